@@ -1,0 +1,286 @@
+"""The command line: thin. Exit codes: 0 done and exact; 1 something failed; 2 bad input; 3 done, not all exact; 130 stopped."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memlab import __version__
+from memlab.recipes import NAMED, Recipe, RecipeError
+from memlab.store import Store, StoreError
+from memlab.texts import Text, TextError, from_path, load_texts
+from memlab.vectors import MemVector, VectorError
+
+app = typer.Typer(
+    name="memlab",
+    help="How much text fits into a few input vectors of a frozen language model?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+store_app = typer.Typer(help="Look into a store of trained vectors.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measurements, resumable: what is in the store is not trained again.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+app.add_typer(bench_app, name="bench")
+
+NOT_EXACT = 3
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="preset, folder, .gguf file, Hugging Face id, toy:<family>")]
+StoreOption = Annotated[Path | None, typer.Option("--store", help="folder of results [default: the user's cache, or MEMLAB_STORE]")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def fail(message: object, code: int) -> typer.Exit:
+    typer.echo(f"memlab: error: {message}", err=True)
+    return typer.Exit(code)
+
+
+def told(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors people can mend become one line and an exit code; anything else stays a traceback, for us to mend."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        from memlab.models import ModelError, PassageError
+
+        try:
+            return command(*args, **kwargs)
+        except (TextError, PassageError, ModelError, RecipeError) as error:
+            raise fail(error, 2) from None
+        except StoreError as error:
+            for vector in error.unsaved:  # training was paid for: keep it somewhere
+                kept = vector.save(Path(tempfile.gettempdir()) / f"memlab-{vector.key[:16]}.safetensors")
+                typer.echo(f"memlab: kept {kept}", err=True)
+            raise fail(error, 1) from None
+        except VectorError as error:
+            raise fail(error, 1) from None
+
+    return wrapped
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        typer.echo(f"memlab {__version__}")
+        raise typer.Exit
+
+
+@app.command("cram")
+@told
+def cram_command(
+    files: Annotated[list[str] | None, typer.Argument(help="text files or folders; - reads standard input")] = None,
+    text: Annotated[str | None, typer.Option("--text", "-t", help="a text on the command line")] = None,
+    model: ModelOption = "smollm2-135m",
+    tokens: Annotated[int | None, typer.Option("--tokens", "-n", help="tokens of each text [default: all of it]")] = None,
+    start: Annotated[int, typer.Option(help="begin at the first sentence from this character on")] = 0,
+    k: Annotated[int, typer.Option("-k", help="vectors before the text")] = 1,
+    recipe: Annotated[str, typer.Option("--recipe", help=f"{', '.join(NAMED)}, or a recipe's JSON")] = "default",
+    seed: Annotated[int | None, typer.Option(help="seed of the first vector")] = None,
+    budget: Annotated[int | None, typer.Option(help="optimiser steps at most")] = None,
+    portable: Annotated[bool, typer.Option("--portable", help="also check in bf16, without cache, in a batch of 8")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a vector for each text, prove that it decodes, and keep it."""
+    chosen = _recipe(recipe, k=k, seed=seed, budget=budget)
+    texts = [Text("text", text, "command line")] if text is not None else []
+    for name in files or []:
+        texts += [Text("stdin", sys.stdin.read(), "standard input")] if name == "-" else from_path(name)
+    if not texts:
+        raise fail("nothing to cram: give a file, or --text 'some text'", 2)
+
+    from memlab.cramming import CramInterrupted, cram
+    from memlab.models import load
+
+    lm = load(model)
+    place = Store(store)
+    passages = [lm.passage(t, tokens, start=start) for t in texts]
+    try:
+        results = cram(lm, passages, chosen, place, portable=portable, progress=not as_json)
+    except CramInterrupted as stopped:
+        typer.echo(f"memlab: {stopped}; what is finished is in {place.path}", err=True)
+        raise typer.Exit(130) from None
+    rows = [_told(lm, place, mem) for mem in results]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+    else:
+        for row in rows:
+            typer.echo(_line(row))
+    if not all(mem.exact for mem in results):
+        raise typer.Exit(NOT_EXACT)
+
+
+@app.command("decode")
+@told
+def decode_command(
+    result: Annotated[str, typer.Argument(metavar="KEY_OR_FILE", help="a key in the store (its first 4 characters or more), or a file")],
+    store: StoreOption = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="model to decode with [default: the one it was trained for]")] = None,
+) -> None:
+    """Decode a stored vector freely and print the text, nothing else."""
+    mem = _open(result, Store(store))
+
+    from memlab.decoding import decode
+    from memlab.models import load
+
+    lm = load(model or mem.model, revision=None if model else mem.revision)
+    typer.echo(lm.decode_ids(decode(lm, [mem], batch=1)[0]), nl=False)
+
+
+@store_app.command("ls")
+@told
+def store_ls(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List the results."""
+    place = Store(store)
+    table = place.table()
+    if as_json:
+        typer.echo(table.to_json(orient="records", indent=1))
+    elif table.empty:
+        typer.echo(f"{place.path} is empty")
+    else:
+        shown = table.assign(key=table.key.str[:12]).drop(columns=["start", "loss_bits"])
+        typer.echo(shown.to_string(index=False, float_format=lambda x: f"{x:.3g}", na_rep="-"))
+
+
+@store_app.command("show")
+@told
+def store_show(result: Annotated[str, typer.Argument(metavar="KEY_OR_FILE")], store: StoreOption = None) -> None:
+    """Everything known about one result, as JSON."""
+    from memlab.vectors import read_metadata
+
+    place = Store(store)
+    mem = _open(result, place)
+    file = Path(result) if Path(result).is_file() else place.file(mem.key)
+    typer.echo(json.dumps({"file": str(file), "portable": mem.portable} | read_metadata(file), indent=1))
+
+
+@store_app.command("verify")
+@told
+def store_verify(
+    store: StoreOption = None,
+    quarantine: Annotated[bool, typer.Option("--quarantine", help="move damaged files out of the way")] = False,
+) -> None:
+    """Read every file and re-hash it."""
+    place = Store(store)
+    total, wrong = len(place), place.verify()
+    for key, reason in wrong.items():
+        typer.echo(f"damaged: {reason}")
+        if quarantine:
+            typer.echo(f"  moved to {place.quarantine(key)}")
+    typer.echo(f"{total - len(wrong)} of {total} results are sound")
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command("models")
+def models_command(as_json: JsonOption = False) -> None:
+    """List the models that have a short name."""
+    from memlab.models.presets import DEFAULT, PRESETS
+    from memlab.models.sources import TOY_FAMILIES
+
+    if as_json:
+        rows = [{"name": p.name, "source": p.source, "note": p.note} for p in PRESETS.values()]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for preset in PRESETS.values():
+        typer.echo(f"{preset.name:20}{preset.source:40}{preset.note}{' (default)' if preset.name == DEFAULT else ''}")
+    for family in TOY_FAMILIES:
+        typer.echo(f"{'toy:' + family:20}{'made here':40}small random weights that can be crammed, for tests")
+    typer.echo("Also: a Hugging Face id, a folder of safetensors, a .gguf file.")
+
+
+@bench_app.command("recovery")
+@told
+def bench_recovery(
+    texts: Annotated[str, typer.Option(help="originals, random, classics, pg19, hf:DATASET, or a path")] = "originals",
+    count: Annotated[int, typer.Option(help="passages, one from each text")] = 8,
+    tokens: Annotated[int, typer.Option("--tokens", "-n")] = 32,
+    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="may be given several times")] = None,
+    model: ModelOption = "smollm2-135m",
+    store: StoreOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="also write the table of passages as CSV")] = None,
+) -> None:
+    """Recipes side by side: teacher-forced, first token given, and from the vector alone."""
+    recipes = [_recipe(name) for name in recipe or ["default", "paper2025"]]
+    chosen = load_texts(texts, count=count)
+
+    from memlab.experiments.recovery import recovery, summary
+    from memlab.models import load
+
+    lm = load(model)
+    table = recovery(lm, chosen, recipes, Store(store), tokens=tokens)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(out, index=False, float_format="%.6g")
+    typer.echo(f"{lm!r}\n{len(chosen)} texts ({texts}), first {tokens} tokens, 95 % Wilson intervals")
+    typer.echo(summary(table).to_string(index=False))
+
+
+def _recipe(name: str, **changes: Any) -> Recipe:
+    given = {field: value for field, value in changes.items() if value is not None}
+    if name.lstrip().startswith("{"):
+        return Recipe.from_json(name).replace(**given)
+    return Recipe.named(name, **given)
+
+
+def _open(result: str, store: Store) -> MemVector:
+    if Path(result).is_file():
+        return MemVector.load(result)
+    if "/" in result or result.endswith(".safetensors"):
+        raise VectorError(f"no file {result}")
+    return store.get(store.find(result))
+
+
+def _told(lm: Any, store: Store, mem: MemVector) -> dict[str, Any]:
+    from memlab.decoding import EXACT, decode
+
+    alone = next(c for c in mem.checks if c.settings == EXACT)
+    return {
+        "key": mem.key,
+        "file": str(store.file(mem.key)),
+        "model": mem.model,
+        "text_id": mem.text.id,
+        "start": mem.text.start,
+        "end": mem.text.end,
+        "tokens": mem.n,
+        "k": mem.k,
+        "recipe": mem.recipe.name,
+        "exact": mem.exact,
+        "portable": mem.portable,
+        "first_wrong": alone.first_wrong,
+        "tokens_right": alone.right,
+        "margin": alone.margin,
+        "teacher_forced": mem.teacher_forced,
+        "loss_bits": mem.loss_bits,
+        "steps": mem.steps,
+        "seconds": mem.seconds,
+        "decoded": lm.decode_ids(mem.token_ids if mem.exact else decode(lm, [mem], batch=1)[0]),
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    state = "exact" if row["exact"] else f"NOT exact (token {row['first_wrong']} is wrong, {row['tokens_right']} right)"
+    head = f"{row['text_id']}: {row['tokens']} tokens in {row['k']} vector{'s' * (row['k'] > 1)}, {state}"
+    return (
+        f"{head}, teacher-forced {row['teacher_forced']:.3f}, {row['steps']} steps, {row['seconds']:.1f} s\n"
+        f"  key {row['key'][:16]}\n  decoded: {row['decoded']!r}"
+    )
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("memlab: stopped", err=True)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

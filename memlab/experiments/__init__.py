@@ -1,0 +1,1 @@
+"""Experiments: each builds a plan, runs it through ``memlab.runs`` and hands back a table."""

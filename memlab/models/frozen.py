@@ -1,0 +1,441 @@
+"""``FrozenLM``: the one face that every model shows to the rest of memlab. Families are told apart here only."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from memlab.models import sources, toys
+from memlab.models.presets import DEFAULT
+from memlab.models.sources import ModelError
+from memlab.texts import Text, originals
+from memlab.vectors import TextSpan
+
+SINK_GAIN = 0.02
+"""Nats a token that a sink prefix must gain on the bundled text to be taken."""
+
+
+class PassageError(ValueError):
+    """A text that cannot become the passage asked for, or a passage a model cannot take."""
+
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """Token ids (n,) of a piece of text. Decoding the ids gives ``string`` back, character for character."""
+
+    ids: np.ndarray
+    string: str
+    span: TextSpan
+    tokenizer_hash: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"<Passage {self.span.id or 'of ids'}:{self.span.start} {len(self)} tokens {self.string[:40]!r}>"
+
+
+_loaded: dict[tuple[Any, ...], FrozenLM] = {}
+
+
+def load(
+    name: str = DEFAULT,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    allow_bin: bool = False,
+) -> FrozenLM:
+    """A frozen model by preset name, Hugging Face id, folder, GGUF file or ``toy:<family>``.
+
+    ``device`` defaults to CUDA, then Apple's MPS, then the CPU; ``dtype`` is that of training passes (bfloat16 where
+    the hardware multiplies it, else float32): weights are kept, and checks made, in float32. ``allow_bin`` lets a
+    repository without safetensors load through ``weights_only``. The same call gives the same object.
+    Raises ``ModelError``.
+    """
+    where = torch.device(device or _best_device())
+    asked = (name, revision, where, dtype, allow_bin)
+    if asked not in _loaded:
+        _loaded[asked] = _load(name, revision, where, dtype, allow_bin)
+    return _loaded[asked]
+
+
+def _load(name: str, revision: str | None, device: torch.device, dtype: torch.dtype | None, allow_bin: bool) -> FrozenLM:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if name.startswith("toy:"):
+        model, tokenizer = toys.toy(name.removeprefix("toy:"))
+        return FrozenLM(model, tokenizer, name=name, device=device, dtype=dtype)
+    folder = sources.locate(name, revision=revision, allow_bin=allow_bin)
+    try:
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # configuration, tokenizer and weights fail in many ways
+        raise ModelError(f"{name} cannot be loaded from {folder}: {type(error).__name__}: {error}") from error
+    return FrozenLM(model, tokenizer, name=name, revision=revision, device=device, dtype=dtype, folder=folder)
+
+
+class FrozenLM:
+    """A causal language model whose weights never change, with what cramming needs to know about it."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        name: str,
+        revision: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.device = torch.device(device or _best_device())
+        self.model = model.to(device=self.device, dtype=torch.float32).eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name, self.revision = name, revision
+        self.dtype = dtype or _best_dtype(self.device)
+        """Dtype of training passes. Never of an exact check."""
+        self.lock = threading.RLock()
+        """Held for each forward pass: notebook callbacks can come from several threads."""
+        self._folder = folder
+        self._facts = sources.Facts(folder) if folder else None
+        self._other_dtypes: dict[torch.dtype, Any] = {torch.float32: self.model}
+        self._embedding = self.model.get_input_embeddings()
+        config = self.model.config.get_text_config()
+        self._cache_name = "cache_params" if "mamba" in config.model_type else "past_key_values"
+        self.vocabulary = int(self._embedding.num_embeddings)
+        """Rows of the embedding: token ids are below it."""
+        self.context = int(getattr(config, "max_position_embeddings", 0) or 0)
+        """Positions the model has, 0 where it has no such limit (state-space models)."""
+
+    @classmethod
+    def from_model(cls, model: Any, tokenizer: Any = None, *, name: str = "my-model", **settings: Any) -> FrozenLM:
+        """Take a transformers causal language model that is already in memory (it is frozen and put in eval mode)."""
+        return cls(model, tokenizer, name=name, **settings)
+
+    def __repr__(self) -> str:
+        return (
+            f"<FrozenLM {self.name} d={self.d} vocabulary={self.vocabulary} context={self.context or 'any'} "
+            f"{self.device} training in {str(self.dtype).removeprefix('torch.')}>"
+        )
+
+    # What it is ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def d(self) -> int:
+        """Width of an input vector (OPT-350M's is not its hidden size, so it is measured)."""
+        return int(self.embed([0]).shape[-1])
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of weights, tied ones once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of sorted (name, dtype, shape, bytes) of the weights as stored."""
+        if self._facts and (known := self._facts.known.get("fingerprint")):
+            return str(known)
+        digest = sources.fingerprint_of(self._folder) if self._folder else None
+        digest = digest or _fingerprint_in_memory(self.model)
+        if self._facts:
+            self._facts.remember(fingerprint=digest)
+        return digest
+
+    @cached_property
+    def config_hash(self) -> str:
+        """Hash of the configuration. Provenance, not key: transformers adds fields from version to version."""
+        return hashlib.sha256(json.dumps(self.model.config.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """Hash of the tokenizer; passages carry it."""
+        if self.tokenizer is None:
+            return f"none, {self.vocabulary} ids"
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        told = fast.to_str() if fast else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    @cached_property
+    def embedding_stats(self) -> dict[str, float]:
+        """Of the embedding module's *output*, over the vocabulary: ``std`` of all numbers, ``norm`` of a mean row.
+
+        Gemma scales inside the module, so its weights would tell another story.
+        """
+        if self._facts and (known := self._facts.known.get("embedding_stats")):
+            return dict(known)
+        total = square = norms = count = 0.0
+        for ids in torch.arange(self.vocabulary).split(8192):
+            rows = self.embed(ids).double()
+            total, square, count = total + rows.sum().item(), square + rows.square().sum().item(), count + rows.numel()
+            norms += rows.norm(dim=-1).sum().item()
+        mean = total / count
+        stats = {"std": (square / count - mean**2) ** 0.5, "norm": norms / self.vocabulary}
+        if self._facts:
+            self._facts.remember(embedding_stats=stats)
+        return stats
+
+    @cached_property
+    def sink_prefix(self) -> tuple[int, ...]:
+        """The token to stand before the vectors, or none: what the model's own cross-entropy likes best.
+
+        Candidates are none and each special token, judged on 256 tokens of a bundled text; none loses only to a gain
+        of at least 0.02 nats a token.
+        """
+        if self._facts and (known := self._facts.known.get("sink_prefix")) is not None:
+            return tuple(known)
+        nats = self.sink_candidates()
+        best = min(nats, key=lambda prefix: nats[prefix])
+        prefix = best if nats[()] - nats[best] >= SINK_GAIN else ()
+        if self._facts:
+            self._facts.remember(sink_prefix=prefix, sink_nats={str(list(k)): v for k, v in nats.items()})
+        return prefix
+
+    def sink_candidates(self) -> dict[tuple[int, ...], float]:
+        """{prefix: mean cross-entropy in nats of tokens 2 to 256 of a bundled text behind it}."""
+        special = sorted(set(getattr(self.tokenizer, "all_special_ids", [])))
+        if not special:
+            return {(): 0.0}
+        # The same 255 tokens are scored whatever stands before them: without a prefix nothing predicts the first.
+        text = next(t for t in originals() if t.id == "essay-on-waiting")
+        ids = self._encode(text.string)[0][:256]
+        candidates: list[tuple[int, ...]] = [(), *((i,) for i in special)]
+        return {c: float(self._nats(ids, c)[1:].mean()) for c in candidates}
+
+    def prefix_ids(self, prefix: str | tuple[int, ...]) -> tuple[int, ...]:
+        """Token ids of a recipe's ``prefix`` for this model."""
+        if prefix == "sink":
+            return self.sink_prefix
+        if prefix == "none":
+            return ()
+        if prefix == "bos":
+            bos = getattr(self.tokenizer, "bos_token_id", None)
+            if bos is None:
+                raise ModelError(f'{self.name} has no BOS token: use prefix="sink", "none" or token ids')
+            return (int(bos),)
+        self._check_ids(np.asarray(prefix))
+        return tuple(int(i) for i in prefix)
+
+    # Texts and tokens ------------------------------------------------------------------------------------------------
+
+    def passage(self, text: Text | str, tokens: int | None = None, *, start: int | str = 0) -> Passage:
+        """Cut a passage of ``tokens`` tokens out of a text; without ``tokens`` all of it.
+
+        It begins at the first sentence that starts at or after character ``start``; ``start="paper"`` takes, as
+        arXiv 2502.13063 does, the second half, by sentence, of the first 1,024 tokens. No special tokens. Where the
+        cut would split a character, so that the ids would not decode to the source, it is moved back by a token or
+        two. Raises ``PassageError``.
+        """
+        if self.tokenizer is None:
+            raise PassageError(f"{self.name} has no tokenizer, so it takes token ids: use lm.passage_of_ids(ids)")
+        text = text if isinstance(text, Text) else Text("typed", text, "typed")
+        if tokens is not None and tokens < 1:
+            raise PassageError(f"tokens={tokens}: a passage has at least 1 token")
+        if tokens is not None and self.context and tokens >= self.context:
+            raise PassageError(f"tokens={tokens}, but {self.name} has a context of {self.context} positions")
+        begin = self._paper_start(text) if start == "paper" else _sentence_start(text.string, int(start))
+        ids, ends, complete = self._encode_from(text.string, begin, tokens)
+        if tokens is None:
+            if self.context and (not complete or len(ids) >= self.context):
+                raise PassageError(
+                    f"text {text.id!r} is longer than {self.name}'s context of {self.context} positions: "
+                    "cut it with tokens=N (on the command line --tokens N)"
+                )
+            tokens = len(ids)
+        elif len(ids) < tokens:
+            raise PassageError(
+                f"text {text.id!r} has {len(ids)} tokens from character {begin} on, {tokens} were asked for: "
+                "ask for fewer, start earlier, or give a longer text"
+            )
+        # A character may be several byte tokens, and a cut between them decodes to a replacement character.
+        for n in range(tokens, max(0, tokens - 8), -1):
+            end = ends[n - 1]
+            if self.decode_ids(ids[:n]) == text.string[begin:end]:
+                span = TextSpan(text.id, text.source, begin, end)
+                return Passage(np.asarray(ids[:n], np.int64), text.string[begin:end], span, self.tokenizer_hash)
+        raise PassageError(
+            f"text {text.id!r} does not survive {self.name}'s tokenizer: from character {begin} on, "
+            f"{text.string[begin : begin + 30]!r} comes back as {self.decode_ids(ids[:tokens])[:30]!r}"
+        )
+
+    def passage_of_ids(self, ids: Sequence[int] | np.ndarray, *, name: str = "") -> Passage:
+        """A passage of given token ids, for models without a tokenizer and for measurements on random tokens."""
+        array = np.asarray(ids, np.int64)
+        if array.ndim != 1 or not len(array):
+            raise PassageError(f"token ids of shape {array.shape}: expected one row of at least one")
+        self._check_ids(array)
+        return Passage(array, self.decode_ids(array) if self.tokenizer else "", TextSpan(name), self.tokenizer_hash)
+
+    def decode_ids(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Text of token ids, nothing skipped and nothing tidied up."""
+        if self.tokenizer is None:
+            return " ".join(map(str, ids))
+        return str(
+            self.tokenizer.decode(
+                [int(i) for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def token_bits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Bits (n,) each token costs this model, behind its sink prefix; NaN for a first token without a prefix."""
+        return self._nats(np.asarray(ids), self.sink_prefix) / np.log(2)
+
+    # The model -------------------------------------------------------------------------------------------------------
+
+    def embed(self, ids: Any) -> torch.Tensor:
+        """Embeddings (n, d) float32 of token ids, from the model's own module."""
+        with torch.no_grad(), self.lock:
+            # np.array first: stored ids are read-only, which torch warns of.
+            ids = ids if isinstance(ids, torch.Tensor) else torch.from_numpy(np.array(ids, np.int64))
+            rows: torch.Tensor = self._embedding(ids.to(self.device))
+            return rows.float()
+
+    def weights(self, dtype: torch.dtype) -> Any:
+        """The model with weights of that dtype; buffers (rotary frequencies, say) stay as they are."""
+        with self.lock:
+            if dtype not in self._other_dtypes:
+                # The copy takes these in place of the originals, ties included, so nothing is held twice.
+                cast = {id(p): torch.nn.Parameter(p.to(dtype), requires_grad=False) for p in self.model.parameters()}
+                self._other_dtypes[dtype] = copy.deepcopy(self.model, dict(cast)).eval()
+            return self._other_dtypes[dtype]
+
+    def logits(self, embeddings: torch.Tensor, keep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Logits (rows, vocabulary), float32, at the positions of ``embeddings`` (b, s, d) where ``keep`` (b, s) is True.
+
+        Causal, without a mask: pad on the right.
+        """
+        out = self.weights(dtype)(inputs_embeds=embeddings.to(dtype), use_cache=False, logits_to_keep=keep)
+        logits: torch.Tensor = out.logits
+        return logits.float()
+
+    @torch.no_grad()
+    def step(
+        self, dtype: torch.dtype, *, embeddings: torch.Tensor | None = None, ids: torch.Tensor | None = None, cache: Any = None
+    ) -> tuple[torch.Tensor, Any]:
+        """Feed ``embeddings`` (b, s, d) or ``ids`` (b, s) after ``cache``; gives the last logits (b, V) and the cache."""
+        model = self.weights(dtype)
+        fed = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings.to(dtype)}
+        with self.lock:
+            # Mamba swallows past_key_values without a word and starts afresh: its cache has another name.
+            out = model(**fed, use_cache=True, logits_to_keep=1, **{self._cache_name: cache})
+        return out.logits[:, -1].float(), getattr(out, self._cache_name)
+
+    @torch.no_grad()
+    def _nats(self, ids: Sequence[int] | np.ndarray, prefix: tuple[int, ...]) -> np.ndarray:
+        ids = np.asarray(ids, np.int64)
+        self._check_ids(ids)
+        row = torch.tensor([*prefix, *ids.tolist()], device=self.device)
+        keep = torch.ones(1, len(row), dtype=torch.bool, device=self.device)
+        with self.lock:
+            logits = self.logits(self.embed(row[None]), keep, torch.float32)
+        nats = torch.nn.functional.cross_entropy(logits[:-1], row[1:], reduction="none").double().cpu().numpy()
+        return np.concatenate([[np.nan], nats]) if not prefix else nats[len(prefix) - 1 :]
+
+    def _check_ids(self, ids: np.ndarray) -> None:
+        if len(ids) and (ids.min() < 0 or ids.max() >= self.vocabulary):
+            raise PassageError(f"token ids must be from 0 to {self.vocabulary - 1} for {self.name}; got {ids.min()} to {ids.max()}")
+
+    def _encode(self, string: str) -> tuple[list[int], list[int]]:
+        """Token ids, and for each the character where it ends."""
+        # verbose=False: transformers warns of texts beyond the context, which is ours to judge.
+        out = self.tokenizer(string, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return out["input_ids"], [end for _, end in out["offset_mapping"]]
+
+    def _encode_from(self, string: str, begin: int, tokens: int | None) -> tuple[list[int], list[int], bool]:
+        # A window that grows: the tokens wanted of a ten-million-character file should not cost the whole file.
+        wanted = tokens if tokens is not None else self.context or len(string)
+        width = 8 * wanted + 256
+        while True:
+            ids, ends = self._encode(string[begin : begin + width])
+            complete = begin + width >= len(string)
+            # The window's own end can change its last tokens, so they only count when it is the text's.
+            if complete or len(ids) >= wanted + 32:
+                return ids, [begin + e for e in ends], complete
+            width *= 2
+
+    def _paper_start(self, text: Text) -> int:
+        ids, ends, _ = self._encode_from(text.string, 0, 1024)
+        starts = _sentence_starts(text.string[: ends[min(len(ids), 1024) - 1]])
+        return starts[len(starts) // 2]
+
+
+# A sentence begins after a full stop, question or exclamation mark (quotes and brackets may close behind it) and white
+# space, unless that was a title, or after an empty line. Rough, as the paper's is: it only decides where a passage
+# starts. Libraries for this want data files of their own.
+_BREAK = re.compile(
+    r"(?:(?<=[.!?])|(?<=[.!?][\"')\]\u2019\u201d]))(?<!(?i:\bmr\.|\bms\.|\bdr\.|\bst\.))(?<!(?i:\bmrs\.))"
+    r"\s+(?=[\"'(\[\u2018\u201c]*[A-Z0-9])|\n\s*\n\s*"
+)
+
+
+def _sentence_starts(string: str) -> list[int]:
+    first = len(string) - len(string.lstrip())
+    return [first, *(m.end() for m in _BREAK.finditer(string) if first < m.end() < len(string))]
+
+
+def _sentence_start(string: str, at: int) -> int:
+    if not 0 <= at < len(string):
+        raise PassageError(f"start={at}: the text has {len(string)} characters")
+    if not string[:at].strip():
+        return len(string) - len(string.lstrip())
+    for match in _BREAK.finditer(string, max(0, at - 3)):
+        if at <= match.end() < len(string):
+            return match.end()
+    raise PassageError(f"start={at}: no sentence begins after that character; start earlier")
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _best_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it; elsewhere it is emulated, and slower than float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu":
+        has: Any = getattr(torch.cpu, "get_capabilities", dict)()
+        return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
+    return torch.float32
+
+
+def _fingerprint_in_memory(model: Any) -> str:
+    digest = hashlib.sha256()
+    # named_parameters lists tied weights once, as a file does.
+    tensors = dict(model.named_parameters())
+    saved = set(model.state_dict())
+    tensors |= {name: b for name, b in model.named_buffers() if name in saved}
+    names = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+    for name, tensor in sorted(tensors.items()):
+        dtype = names.get(tensor.dtype, str(tensor.dtype))
+        digest.update(json.dumps([name, dtype, list(tensor.shape)]).encode())
+        digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """No bar for half a second of reading weights."""
+    from transformers.utils import logging
+
+    was = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was:
+            logging.enable_progress_bar()

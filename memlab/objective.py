@@ -1,0 +1,110 @@
+"""Loss, gradient and teacher-forced score of many passages in one pass, mixed lengths and k.
+
+Rows are ``prefix, mem, suffix, t1 ... t(N-1)``, padded on the right; the last token is scored and never fed. Causal
+models look left only, so neither a mask nor the neighbours matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from memlab.models import FrozenLM
+
+
+@dataclass(frozen=True)
+class Row:
+    """One passage's part of a pass."""
+
+    token_ids: np.ndarray
+    prefix_ids: Sequence[int]
+    suffix_ids: Sequence[int]
+    k: int
+    first_scored: int = 1
+
+    @property
+    def context(self) -> int:
+        """Positions before the first token."""
+        return len(self.prefix_ids) + self.k + len(self.suffix_ids)
+
+    @property
+    def length(self) -> int:
+        """Positions fed."""
+        return self.context + len(self.token_ids) - 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per passage, in order. All tensors are on the CPU."""
+
+    loss: torch.Tensor
+    """Mean cross-entropy of the scored tokens, nats (rows,)."""
+    right: torch.Tensor
+    """Scored tokens that are argmax while the true ones are fed (rows,)."""
+    scored: torch.Tensor
+    margin: torch.Tensor
+    """Smallest lead in logits of a scored token over the best other (rows,)."""
+
+
+class Batch:
+    """What stays the same from step to step: embeddings of the fixed tokens, where the vectors go, what is scored."""
+
+    def __init__(self, lm: FrozenLM, rows: Sequence[Row]) -> None:
+        self.lm = lm
+        size = max(r.length for r in rows)
+        ids = torch.zeros(len(rows), size, dtype=torch.long)
+        self._mem = torch.zeros(len(rows), size, dtype=torch.bool)
+        self._keep = torch.zeros(len(rows), size, dtype=torch.bool)
+        targets = []
+        for i, row in enumerate(rows):
+            if row.first_scored > len(row.token_ids):
+                raise ValueError(f"first_scored={row.first_scored}, but the passage has {len(row.token_ids)} tokens")
+            fixed = [*row.prefix_ids, *[0] * row.k, *row.suffix_ids, *row.token_ids[:-1].tolist()]
+            ids[i, : len(fixed)] = torch.tensor(fixed)
+            self._mem[i, len(row.prefix_ids) : len(row.prefix_ids) + row.k] = True
+            self._keep[i, row.context + row.first_scored - 2 : row.length] = True
+            targets.append(torch.from_numpy(row.token_ids[row.first_scored - 1 :].copy()))
+        self.scored = torch.tensor([len(t) for t in targets])
+        self.positions = int(ids.numel())
+        self._targets = torch.cat(targets).to(lm.device)
+        self._owner = torch.repeat_interleave(torch.arange(len(rows)), self.scored).to(lm.device)
+        self._ids = ids
+        self._mem, self._keep = self._mem.to(lm.device), self._keep.to(lm.device)
+        self._fixed = lm.embed(ids)
+
+    def _per_passage(self, values: torch.Tensor) -> torch.Tensor:
+        return values.new_zeros(len(self.scored)).index_add_(0, self._owner, values)
+
+    def scores(
+        self, mems: Sequence[torch.Tensor], dtype: torch.dtype, *, gradient: bool = False
+    ) -> tuple[Scores, list[torch.Tensor]]:
+        """Score vectors, each (k, d) float32; with ``gradient`` also d loss / d vectors, float32, of those shapes."""
+        with self.lm.lock, torch.set_grad_enabled(gradient):
+            flat = torch.cat(list(mems)).detach().requires_grad_(gradient)
+            embeddings = self._fixed.masked_scatter(self._mem[..., None], flat)
+            logits = self.lm.logits(embeddings, self._keep, dtype)
+            nats = cross_entropy(logits, self._targets, reduction="none")
+            loss = self._per_passage(nats) / self.scored.to(nats.device)
+            gradients: list[torch.Tensor] = []
+            if gradient:
+                # Passages share no variable, so the gradient of the sum is each one's own.
+                (whole,) = torch.autograd.grad(loss.sum(), flat)
+                gradients = list(whole.split([m.shape[0] for m in mems]))
+        with torch.no_grad():
+            lead = true_lead(logits.detach(), self._targets)
+            worst = torch.full_like(loss, torch.inf).scatter_reduce_(0, self._owner, lead, "amin")
+            right = self._per_passage((lead > 0).float())
+            table = torch.stack([loss.detach(), right, worst]).double().cpu()  # one wait for the device
+        return Scores(table[0], table[1].long(), self.scored, table[2]), gradients
+
+
+def true_lead(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Lead of the target's logit over the best other one: logits (r, V), targets (r,) -> (r,); above 0 is argmax."""
+    top = logits.topk(2, dim=-1)
+    true = logits.gather(-1, targets[:, None]).squeeze(-1)
+    other = torch.where(top.indices[:, 0] == targets, top.values[:, 1], top.values[:, 0])
+    return true - other

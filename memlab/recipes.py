@@ -1,0 +1,196 @@
+"""How a mem vector is trained: one frozen, hashable value that says everything the engine may vary.
+
+The key of a stored result contains ``Recipe.canonical()``, the recipe's JSON *without the fields at their default*.
+So a field added later leaves old keys alone, and for the same reason **a field's default never changes**: a better
+default recipe is a better ``Recipe.default()``, with its values written out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+PREFIXES = ("sink", "none", "bos")
+RULES = ("fullmatrix", "adamw")
+SCHEDULES = ("constant", "cosine")
+STOPS = ("exact", "teacher_forced")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run; the message names the field, the value given and what it may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what is trained. Two runs with equal recipes, weights and token ids share one key."""
+
+    k: int = 1
+    """Number of mem vectors before the text."""
+    prefix: str | tuple[int, ...] = "sink"
+    """Tokens before the vectors: ``"sink"`` (the model's measured sink prefix), ``"none"``, ``"bos"``, or ids."""
+    suffix: tuple[int, ...] = ()
+    """Token ids between the vectors and the text."""
+    first_scored: int = 1
+    """Number (from 1) of the first token the loss sees. 1: all of them. The 2025 paper's code scores from token 2."""
+    stop: Literal["exact", "teacher_forced"] = "exact"
+    """``"exact"``: an exact check with at least ``margin``. ``"teacher_forced"``: every scored token is argmax."""
+    margin: float = 1.0
+    """Smallest logit margin, in nats, that an exact check must show before training ends early."""
+    budget: int = 400
+    """Optimiser steps at most."""
+    patience: int = 0
+    """Give up after so many steps without a better teacher-forced accuracy; 0: never."""
+    rule: Literal["fullmatrix", "adamw"] = "fullmatrix"
+    """Update rule, see ``memlab.rules``."""
+    lr: float = 2.0
+    """Step size. For ``fullmatrix``: length of a step as a share of the norm sqrt(d)."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of the gradient's mean and of its second moment."""
+    damping: float = 1e-4
+    """``fullmatrix``: added to the second moment's spectrum, as a share of its largest eigenvalue."""
+    history: int = 200
+    """``fullmatrix``: how many of the last gradients make up the second moment."""
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Step size over the budget: ``"constant"``, or ``"cosine"`` down to 0."""
+    init_scale: float = 1.0
+    """The first vector is normal noise of the embeddings' standard deviation times this."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # JSON knows lists only, and a list is not hashable: tuples whatever came in.
+        for name in ("prefix", "suffix", "betas"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+
+        def need(ok: bool, field: str, expected: str) -> None:
+            if not ok:
+                raise RecipeError(f"recipe.{field} is {getattr(self, field)!r}; expected {expected}")
+
+        def whole(name: str, low: int) -> None:
+            value = getattr(self, name)
+            need(isinstance(value, int) and not isinstance(value, bool) and value >= low, name, f"an integer >= {low}")
+
+        def real(name: str, low: float, open_end: bool) -> None:
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            need(
+                number and (value > low if open_end else value >= low), name, f"a number {'>' if open_end else '>='} {low}"
+            )
+
+        for name, low in (("k", 1), ("first_scored", 1), ("budget", 0), ("patience", 0), ("history", 1), ("seed", 0)):
+            whole(name, low)
+        for name in ("margin", "lr", "init_scale"):
+            real(name, 0, open_end=True)
+        for name in ("damping", "weight_decay"):
+            real(name, 0, open_end=False)
+        need(self.stop in STOPS, "stop", f"one of {STOPS}")
+        need(self.rule in RULES, "rule", f"one of {RULES}")
+        need(self.schedule in SCHEDULES, "schedule", f"one of {SCHEDULES}")
+        need(
+            len(self.betas) == 2 and all(isinstance(b, (int, float)) and 0 <= b < 1 for b in self.betas),
+            "betas",
+            "two numbers in [0, 1)",
+        )
+        need(
+            self.prefix in PREFIXES if isinstance(self.prefix, str) else _ids(self.prefix),
+            "prefix",
+            f"one of {PREFIXES} or token ids",
+        )
+        need(_ids(self.suffix), "suffix", "token ids")
+
+    @classmethod
+    def default(cls, **changes: Any) -> Self:
+        """The best we know: full-matrix preconditioning behind a sink prefix, until an exact check with a margin."""
+        return cls(**changes)
+
+    @classmethod
+    def paper2025(cls, **changes: Any) -> Self:
+        """The protocol of Kuratov et al. (ACL 2025, arXiv 2502.13063), to the letter.
+
+        The vector stands at position 0, tokens 2 to N are scored, AdamW with lr 0.01, betas (0.9, 0.9) and weight
+        decay 0.01 runs for at most 5,000 steps and ends once the teacher-forced accuracy of the scored tokens is 1.0,
+        or, as in their code, after 2,000 steps without a better one. One thing differs: the vector kept is the one
+        that was measured, where their code saves the one after the next step.
+        """
+        paper = dict(
+            prefix="none",
+            first_scored=2,
+            stop="teacher_forced",
+            budget=5000,
+            patience=2000,
+            rule="adamw",
+            lr=0.01,
+            betas=(0.9, 0.9),
+            weight_decay=0.01,
+            schedule="constant",
+        )
+        return cls(**(paper | changes))  # type: ignore[arg-type]
+
+    @classmethod
+    def named(cls, name: str, **changes: Any) -> Self:
+        """The recipe of that name: ``default`` or ``paper2025``."""
+        if name not in NAMED:
+            raise RecipeError(f"no recipe is called {name!r}; there are: {', '.join(NAMED)}")
+        recipe: Self = getattr(cls, name)(**changes)
+        return recipe
+
+    def replace(self, **changes: Any) -> Self:
+        """This recipe with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def canonical(self) -> str:
+        """Canonical JSON: sorted keys, no spaces, no field that is at its default. Part of a result's key."""
+        changed = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
+        }
+        # 2 and 2.0 are one step size, and must be one key.
+        plain = {n: float(v) if isinstance(f, float) else v for n, v in changed.items() for f in [_default(n)]}
+        return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+    def to_json(self) -> str:
+        """All fields as JSON, for people and files; ``from_json`` reads it back."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The recipe that ``to_json`` or ``canonical`` wrote. Raises ``RecipeError`` for anything else."""
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise RecipeError(f"a recipe is a JSON object of Recipe's fields; this is no JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise RecipeError(f"a recipe is a JSON object of Recipe's fields, not a {type(fields).__name__}")
+        known = {f.name for f in dataclasses.fields(cls)}
+        if strange := sorted(set(fields) - known):
+            raise RecipeError(f"a recipe has no field {', '.join(strange)}; it has: {', '.join(sorted(known))}")
+        return cls(**fields)
+
+    @property
+    def name(self) -> str:
+        """``default``, ``paper2025``, or that with what was changed, for tables: ``default k=2 seed=1``."""
+
+        def distance(base: Recipe) -> list[str]:
+            return [
+                f"{f.name}={getattr(self, f.name)}"
+                for f in dataclasses.fields(self)
+                if getattr(self, f.name) != getattr(base, f.name)
+            ]
+
+        best = min(NAMED, key=lambda n: len(distance(Recipe.named(n))))
+        return " ".join([best, *distance(Recipe.named(best))])
+
+
+NAMED = ("default", "paper2025")
+
+
+def _ids(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in value)
+
+
+def _default(field: str) -> Any:
+    return Recipe.__dataclass_fields__[field].default

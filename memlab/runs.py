@@ -1,0 +1,131 @@
+"""Plans of many runs, and the one runner: what is missing is trained, what fails is recorded and stops no other."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from memlab.cramming import cram, key_of
+from memlab.models import FrozenLM, Passage, PassageError, load
+from memlab.recipes import Recipe
+from memlab.store import Store, StoreError
+from memlab.texts import Text
+from memlab.vectors import MemVector
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a passage, the model it was cut for, and how to cram it."""
+
+    lm: FrozenLM
+    passage: Passage
+    recipe: Recipe
+    key: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Jobs in order, each key once, and the passages that could not be made, with the reason."""
+
+    jobs: tuple[Job, ...]
+    rejected: tuple[tuple[str, str], ...] = ()
+    """(model, text and length; why)."""
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self.jobs)
+
+    @classmethod
+    def of(cls, lm: FrozenLM, passages: Iterable[Passage], recipes: Recipe | Iterable[Recipe]) -> Plan:
+        """Every passage with every recipe, on one model."""
+        recipes = [recipes] if isinstance(recipes, Recipe) else list(recipes)
+        return cls._unique(
+            (Job(lm, p, r, key_of(lm, p, r)) for p, r in itertools.product(list(passages), recipes)), rejected=()
+        )
+
+    @classmethod
+    def grid(
+        cls,
+        models: str | FrozenLM | Sequence[str | FrozenLM],
+        texts: Iterable[Text],
+        *,
+        tokens: int | Sequence[int | None] | None,
+        recipes: Recipe | Sequence[Recipe] | None = None,
+        seeds: Sequence[int] | None = None,
+        start: int | str = 0,
+    ) -> Plan:
+        """The grid model x text x length x recipe x seed. A text too short for a length is rejected, not fatal."""
+        recipes = [recipes or Recipe.default()] if not isinstance(recipes, Sequence) else list(recipes)
+        if seeds is not None:
+            recipes = [r.replace(seed=s) for r in recipes for s in seeds]
+        models = [models] if isinstance(models, (str, FrozenLM)) else list(models)
+        lengths = list(tokens) if isinstance(tokens, Sequence) else [tokens]
+        jobs: list[Job] = []
+        rejected: list[tuple[str, str]] = []
+        for lm in (m if isinstance(m, FrozenLM) else load(m) for m in models):
+            for text, n in itertools.product(list(texts), lengths):
+                try:
+                    passage = lm.passage(text, n, start=start)
+                    jobs += [Job(lm, passage, r, key_of(lm, passage, r)) for r in recipes]
+                except PassageError as error:
+                    rejected.append((f"{lm.name}, {text.id}, {n} tokens", str(error)))
+        return cls._unique(jobs, rejected)
+
+    @classmethod
+    def _unique(cls, jobs: Iterable[Job], rejected: Iterable[tuple[str, str]]) -> Plan:
+        return cls(tuple({job.key: job for job in jobs}.values()), tuple(rejected))
+
+    def missing(self, store: Store) -> Plan:
+        """The jobs that have no result in the store yet."""
+        return Plan(tuple(job for job in self.jobs if job.key not in store))
+
+
+@dataclass
+class Report:
+    """What became of a plan. ``results`` are in the plan's order, without the jobs that failed."""
+
+    results: list[MemVector] = field(default_factory=list)
+    trained: int = 0
+    """How many were trained now; the others came from the store."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """{key: error}; also recorded in the store."""
+    rejected: tuple[tuple[str, str], ...] = ()
+    seconds: float = 0.0
+
+
+def run(plan: Plan, store: Store, *, portable: bool = False, progress: bool = True) -> Report:
+    """Train what the store lacks, model by model, in process; interrupt and call again, and it goes on.
+
+    A job that fails is tried once more alone, since its neighbours on the bench may be to blame; if it fails again the
+    error is recorded. A store that cannot be written ends the run: nothing after it could be kept.
+    """
+    began = time.perf_counter()
+    report = Report(rejected=plan.rejected, trained=len(plan.missing(store)))
+    models = {id(job.lm): job.lm for job in plan}
+    for lm in models.values():
+        jobs = [job for job in plan if job.lm is lm]
+        try:
+            cram(lm, [j.passage for j in jobs], [j.recipe for j in jobs], store, portable=portable, progress=progress)
+        except StoreError:
+            raise
+        except Exception:  # whatever it was, the jobs one by one will tell whose it was
+            for job in jobs:
+                _alone(job, store, report, portable)
+    report.results = [store.get(job.key) for job in plan if job.key not in report.failed]
+    report.trained -= len(report.failed)
+    report.seconds = time.perf_counter() - began
+    return report
+
+
+def _alone(job: Job, store: Store, report: Report, portable: bool) -> None:
+    try:
+        cram(job.lm, job.passage, job.recipe, store, portable=portable, progress=False)
+    except StoreError:
+        raise
+    except Exception as error:  # recorded with its kind, and the next job has its turn
+        report.failed[job.key] = f"{type(error).__name__}: {error}"
+        store.record_failure(job.key, report.failed[job.key])

@@ -1,0 +1,222 @@
+"""A folder of finished results, each a file named by its key: ``objects/ab/<key>.safetensors``.
+
+The first complete file of a key wins and is never written again, so any number of programs may write into one store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from platformdirs import user_cache_path
+
+from memlab.vectors import MemVector, VectorError, read_metadata
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SUFFIX = ".safetensors"
+
+
+class StoreError(OSError):
+    """A store that cannot be read or written. ``unsaved`` holds trained vectors that found no place in it."""
+
+    def __init__(self, message: str, unsaved: list[MemVector] | None = None) -> None:
+        super().__init__(message)
+        self.unsaved = unsaved or []
+
+
+class Store:
+    """Finished mem vectors on disk. ``Store()`` is the user's own: ``MEMLAB_STORE``, else the user's cache folder."""
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self.path = Path(path or os.environ.get("MEMLAB_STORE") or user_cache_path("memlab") / "store").expanduser()
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}>"
+
+    def file(self, key: str) -> Path:
+        """Where the result of this key is, or would be."""
+        return self.path / "objects" / key[:2] / f"{key}{_SUFFIX}"
+
+    def __contains__(self, key: str) -> bool:
+        return self.file(key).exists()
+
+    def keys(self) -> Iterator[str]:
+        """The keys of all files here, in no order; whether a file is sound shows when it is read."""
+        for folder in sorted((self.path / "objects").glob("[0-9a-f][0-9a-f]")):
+            yield from (p.name.removesuffix(_SUFFIX) for p in folder.iterdir() if p.suffix == _SUFFIX and p.name[0] != ".")
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.keys())
+
+    def find(self, prefix: str) -> str:
+        """The one key that starts with ``prefix`` (at least 4 characters)."""
+        if len(prefix) < 4:
+            raise StoreError(f"key {prefix!r} is too short: give at least 4 of its 64 characters")
+        found = [k for k in self.keys() if k.startswith(prefix)]
+        if len(found) != 1:
+            some = f"{len(found)} results start" if found else "no result starts"
+            raise StoreError(f"{some} with {prefix!r} in {self.path}; `memlab store ls` lists what is there")
+        return found[0]
+
+    def get(self, key: str) -> MemVector:
+        """The result of a key, its payload hash verified. Raises ``KeyError`` where there is none."""
+        file = self.file(key)
+        if not file.exists():
+            raise KeyError(f"no result {key} in {self.path}")
+        vector = MemVector.load(file)
+        if vector.key != key:
+            raise VectorError(f"{file} holds the result {vector.key}, not the one it is named after")
+        return vector
+
+    def check_writable(self) -> None:
+        """Raise ``StoreError`` now rather than after an hour of training."""
+        probe = self.path / "objects" / f".probe-{uuid.uuid4().hex}"
+        try:
+            probe.parent.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"memlab")
+            probe.unlink()
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def put(self, vector: MemVector) -> str:
+        """Keep a result; returns its key. If the key is there already, the first one stays."""
+        if unfinished := vector.provenance.get("derived") or vector.provenance.get("interrupted"):
+            raise StoreError(f"{vector!r} is not what its key names ({unfinished}): save it with vector.save(path)")
+        key, data = vector.key, vector.to_bytes()
+        final = self.file(key)
+        temporary = final.with_name(f".{key}.{uuid.uuid4().hex}.tmp")
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            _link_if_absent(temporary, final)
+        except OSError as error:
+            raise self._cannot_write(error, [vector]) from error
+        finally:
+            _discard(temporary)
+        return key
+
+    def quarantine(self, key: str) -> Path:
+        """Move a file out of the way, into ``quarantine/``, so that its key can be trained again."""
+        target = self.path / "quarantine" / f"{key}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.file(key), target)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        return target
+
+    def fetch(self, key: str) -> MemVector | None:
+        """The result of a key, or None where it must be trained: absent, or damaged and now in quarantine."""
+        if key not in self:
+            return None
+        try:
+            return self.get(key)
+        except VectorError as error:
+            moved = self.quarantine(key)
+            warnings.warn(f"{error}. Moved to {moved}; it will be trained again", stacklevel=2)
+            return None
+
+    def verify(self) -> dict[str, str]:
+        """Read every file and re-hash its payload. Returns {key: what is wrong}, empty if all is sound."""
+        wrong = {}
+        for key in self.keys():
+            try:
+                self.get(key)
+            except (VectorError, OSError) as error:
+                wrong[key] = str(error)
+        return wrong
+
+    def table(self) -> pd.DataFrame:
+        """One row a result, from the files' metadata (payloads are not read). Damaged files are named in a warning."""
+        import pandas as pd
+
+        rows, damaged = [], []
+        for key in self.keys():
+            try:
+                rows.append(_row(key, read_metadata(self.file(key))))
+            except (VectorError, KeyError, TypeError) as error:
+                damaged.append(str(error))
+        if damaged:
+            warnings.warn(f"{len(damaged)} damaged files left out, `memlab store verify` names all: {damaged[0]}", stacklevel=2)
+        return pd.DataFrame(rows, columns=list(_COLUMNS)).sort_values(["model", "text_id", "tokens"], ignore_index=True)
+
+    def record_failure(self, key: str, error: str) -> None:
+        """Remember why the run of this key failed; a later success makes it moot."""
+        file = self.path / "failures" / f"{key}.json"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_suffix(f".{uuid.uuid4().hex}.tmp")
+            temporary.write_text(json.dumps({"key": key, "error": error}))
+            os.replace(temporary, file)
+        except OSError as problem:
+            raise self._cannot_write(problem) from problem
+
+    def failures(self) -> dict[str, str]:
+        """{key: error} of the runs that failed and have no result since."""
+        found = (json.loads(p.read_text()) for p in sorted((self.path / "failures").glob("*.json")))
+        return {f["key"]: f["error"] for f in found if f["key"] not in self}
+
+    def _cannot_write(self, error: OSError, unsaved: list[MemVector] | None = None) -> StoreError:
+        return StoreError(
+            f"the store {self.path} cannot be written: {error.strerror or error}. "
+            "Free some space or permissions, or choose another folder (--store, MEMLAB_STORE)",
+            unsaved,
+        )
+
+
+_COLUMNS = (
+    "key", "model", "text_id", "start", "tokens", "k", "recipe", "seed", "exact", "portable", "margin",
+    "teacher_forced", "first_given", "loss_bits", "steps", "seconds",
+)  # fmt: skip
+
+
+def _row(key: str, meta: dict[str, Any]) -> dict[str, Any]:
+    from memlab.recipes import Recipe
+    from memlab.vectors import PORTABLE, Check
+
+    checks = [Check(**c) for c in meta["checks"]]
+    recipe = Recipe(**meta["recipe"])
+    tried = {c.settings for c in checks} >= set(PORTABLE)
+    given = next((c for c in checks if c.first_given), None)
+    return {
+        "key": key,
+        "text_id": meta["text"]["id"],
+        "start": meta["text"]["start"],
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "exact": any(c.exact for c in checks),
+        "portable": {c.settings for c in checks if c.passed} >= set(PORTABLE) if tried else None,
+        "margin": next((c.margin for c in checks if c.exact), None),
+        # The paper's way of decoding, in a column of its own: the share right once the first token is given.
+        "first_given": given and given.right / given.tokens,
+        **{c: meta[c] for c in ("model", "tokens", "k", "teacher_forced", "loss_bits", "steps", "seconds")},
+    }
+
+
+def _link_if_absent(temporary: Path, final: Path) -> None:
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        pass  # somebody finished first, with the same inputs
+    except OSError:
+        # A file system without hard links: rename is still atomic, and the check before it almost always enough.
+        if not final.exists():
+            os.replace(temporary, final)
+
+
+def _discard(temporary: Path) -> None:
+    # On a full or read-only disk this can fail too; the error that matters is already on its way.
+    try:
+        temporary.unlink(missing_ok=True)
+    except OSError:
+        pass

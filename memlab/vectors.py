@@ -1,0 +1,371 @@
+"""``MemVector``: a trained vector with all that is needed to decode it, and the checks that say what it decodes to."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from memlab.recipes import Recipe, RecipeError
+
+SCHEMA = 1
+"""Version of the file format. Not part of the key."""
+
+
+class VectorError(ValueError):
+    """A vector or a file of one that cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One free-running greedy decode of a vector, with its settings and outcome."""
+
+    dtype: str
+    """Weights' and activations' dtype: ``float32`` or ``bfloat16``."""
+    device: str
+    batch: int
+    """Rows decoded together: 1, or the vector repeated so many times."""
+    cache: bool
+    """With the model's key-value or state cache; without, every token is a forward pass over all before it."""
+    first_given: bool
+    """The true first token was fed after the vector, as the 2025 paper's code does. Never called exact."""
+    tokens: int
+    """Tokens decoded, the given first one not counted."""
+    right: int
+    """How many of them equal the passage's."""
+    first_wrong: int | None
+    """Position in the passage (from 0) of the first wrong token; None: all are right."""
+    margin: float
+    """Smallest lead, in logits, of the true token over the best other up to and including the first wrong one."""
+
+    @property
+    def passed(self) -> bool:
+        """Every decoded token is right."""
+        return self.first_wrong is None
+
+    @property
+    def exact(self) -> bool:
+        """Passed, from the vector alone, in float32, batch 1, with the cache: what memlab calls exact."""
+        return self.passed and self.settings == ("float32", 1, True, False)
+
+    @property
+    def settings(self) -> tuple[str, int, bool, bool]:
+        """(dtype, batch, cache, first given)."""
+        return self.dtype, self.batch, self.cache, self.first_given
+
+
+PORTABLE = (("float32", 1, True, False), ("bfloat16", 1, True, False), ("float32", 1, False, False), ("float32", 8, True, False))
+"""Settings a portable vector passes in: exact, and also in bf16, without cache, and in a batch of 8."""
+
+
+@dataclass(frozen=True)
+class TextSpan:
+    """Which part of which text was crammed: characters ``start`` to ``end`` of the text ``id``."""
+
+    id: str = ""
+    source: str = ""
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class MemVector:
+    """Trained mem vectors of one passage.
+
+    ``mem`` is (k, d) float32, ``token_ids`` (n,), ``prefix_ids`` (p,) and ``suffix_ids`` (s,) int64. The model's
+    input is ``prefix_ids, mem, suffix_ids``; from it alone an *exact* vector writes ``token_ids``. Values never
+    change: arithmetic and new checks return a new ``MemVector``.
+    """
+
+    mem: np.ndarray
+    token_ids: np.ndarray
+    prefix_ids: np.ndarray
+    suffix_ids: np.ndarray
+    model: str
+    fingerprint: str
+    """Hash of the weights it was trained for."""
+    recipe: Recipe
+    revision: str | None = None
+    parent: str | None = None
+    """Key of the vector the training started from."""
+    checks: tuple[Check, ...] = ()
+    teacher_forced: float | None = None
+    """Share of all n tokens that are argmax while the true ones are fed (float32). Not a proof of decoding."""
+    loss_bits: float | None = None
+    """Cross-entropy of the passage after the vector, bits a token (float32, all n tokens)."""
+    text: TextSpan = field(default_factory=TextSpan)
+    steps: int = 0
+    seconds: float = 0.0
+    """Wall seconds from entering the bench to the last check."""
+    trace: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """``step``, ``loss`` (bits a scored token) and ``accuracy`` (scored tokens, teacher-forced) at most 100 points."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    redaction: Mapping[str, Any] | None = None
+    """Set when the token ids were taken out: ``token_sha256``, ``tokens`` and the ``key`` they gave."""
+
+    def __post_init__(self) -> None:
+        mem = np.ascontiguousarray(self.mem, dtype=np.float32)
+        if mem.ndim != 2 or 0 in mem.shape:
+            raise VectorError(f"mem has shape {np.shape(self.mem)}; expected (k, d), both at least 1")
+        object.__setattr__(self, "mem", _frozen(mem))
+        for name in ("token_ids", "prefix_ids", "suffix_ids"):
+            ids = np.asarray(getattr(self, name), dtype=np.int64)
+            if ids.ndim != 1:
+                raise VectorError(f"{name} has shape {ids.shape}; expected one row of token ids")
+            object.__setattr__(self, name, _frozen(ids))
+
+    def __repr__(self) -> str:
+        state = "exact" if self.exact else "not exact" if self.checks else "unchecked"
+        return f"<MemVector {self.key[:12]} {self.model} k={self.k} d={self.d} tokens={self.n} {state}>"
+
+    # What it is ------------------------------------------------------------------------------------------------------
+
+    @property
+    def k(self) -> int:
+        return int(self.mem.shape[0])
+
+    @property
+    def d(self) -> int:
+        return int(self.mem.shape[1])
+
+    @property
+    def n(self) -> int:
+        """Tokens of the passage, also after redaction."""
+        return int(self.redaction["tokens"]) if self.redaction else len(self.token_ids)
+
+    @property
+    def key(self) -> str:
+        """64 hex digits that name the inputs of the training (not its outcome)."""
+        if self.redaction:
+            return str(self.redaction["key"])
+        return make_key(self.fingerprint, self.token_ids, self.prefix_ids, self.suffix_ids, self.recipe, self.parent)
+
+    @property
+    def exact(self) -> bool:
+        """An exact check was made of this very vector and passed."""
+        return any(c.exact for c in self.checks)
+
+    @property
+    def portable(self) -> bool:
+        """Exact, and also passed in bf16, without cache, and in a batch of 8. False while those were not tried."""
+        return {c.settings for c in self.checks if c.passed} >= set(PORTABLE)
+
+    @property
+    def margin(self) -> float | None:
+        """Smallest logit margin of the exact check, None where there is none."""
+        return next((c.margin for c in self.checks if c.exact), None)
+
+    @property
+    def token_sha256(self) -> str:
+        """Hash of the token ids, the same before and after redaction."""
+        return str(self.redaction["token_sha256"]) if self.redaction else hash_ids(self.token_ids)
+
+    def matches(self, ids: Sequence[int] | np.ndarray) -> bool:
+        """Whether ``ids`` are this vector's passage; works on a redacted vector too."""
+        return hash_ids(np.asarray(ids, dtype=np.int64)) == self.token_sha256
+
+    # Arithmetic for notebooks ----------------------------------------------------------------------------------------
+
+    def with_mem(self, mem: np.ndarray, how: str) -> Self:
+        """Another vector in this one's place. What was known of the old one (checks, trace, key's claim) is dropped."""
+        if np.shape(mem) != self.mem.shape:
+            raise VectorError(f"mem has shape {np.shape(mem)}; expected {self.mem.shape}, as in the vector it replaces")
+        return dataclasses.replace(
+            self,
+            mem=mem,
+            checks=(),
+            teacher_forced=None,
+            loss_bits=None,
+            trace={},
+            provenance={"derived": how, "from": self.key},
+        )
+
+    def with_checks(self, *checks: Check) -> Self:
+        """The same vector with more checks."""
+        return dataclasses.replace(self, checks=self.checks + checks)
+
+    def lerp(self, other: MemVector, t: float) -> Self:
+        """``(1 - t) * self + t * other``; t = 0 and t = 1 give the ends back bit for bit."""
+        if t == 0 or t == 1:
+            return self.with_mem((self, other)[int(t)].mem, f"lerp {t}")
+        return self.with_mem((1 - t) * self.mem + np.float32(t) * other.mem, f"lerp {t} towards {other.key}")
+
+    def perturb(self, radius: float, *, seed: int = 0) -> Self:
+        """A point at Euclidean distance ``radius``, in a direction drawn uniformly."""
+        noise = np.random.default_rng(seed).standard_normal(self.mem.shape)
+        noise *= radius / np.linalg.norm(noise)
+        return self.with_mem((self.mem + noise).astype(np.float32), f"perturb radius {radius} seed {seed}")
+
+    def quantise(self, bits: int) -> Self:
+        """Rounded to a signed integer grid of ``bits`` bits, one scale for each of the k vectors (absmax)."""
+        if not 2 <= bits <= 16:
+            raise VectorError(f"quantise(bits={bits}): expected 2 to 16 bits")
+        top = 2 ** (bits - 1) - 1
+        scale = np.maximum(np.abs(self.mem).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / top
+        return self.with_mem((np.round(self.mem / scale) * scale).astype(np.float32), f"quantise {bits} bits")
+
+    def redacted(self) -> Self:
+        """Without the text: token ids give way to their hash; text id, offsets and length stay, and so does the key."""
+        if self.redaction:
+            return self
+        return dataclasses.replace(
+            self,
+            token_ids=np.empty(0, np.int64),
+            redaction={"token_sha256": self.token_sha256, "tokens": self.n, "key": self.key},
+        )
+
+    # In and out ------------------------------------------------------------------------------------------------------
+
+    def to_bytes(self) -> bytes:
+        """The whole result as one safetensors file: tensors, and one metadata entry ``memlab``, JSON."""
+        tensors = {"mem": self.mem, "prefix_ids": self.prefix_ids, "suffix_ids": self.suffix_ids}
+        if not self.redaction:
+            tensors["token_ids"] = self.token_ids
+        meta = {
+            "schema": SCHEMA,
+            "key": self.key,
+            "model": self.model,
+            "revision": self.revision,
+            "fingerprint": self.fingerprint,
+            "parent": self.parent,
+            "recipe": json.loads(self.recipe.to_json()),
+            "checks": [dataclasses.asdict(c) for c in self.checks],
+            "exact": self.exact,
+            "teacher_forced": self.teacher_forced,
+            "loss_bits": self.loss_bits,
+            "text": dataclasses.asdict(self.text),
+            "tokens": self.n,
+            "k": self.k,
+            "d": self.d,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "trace": {name: list(values) for name, values in self.trace.items()},
+            "provenance": dict(self.provenance),
+            "redaction": dict(self.redaction) if self.redaction else None,
+        }
+        meta["payload_sha256"] = _payload_hash(tensors, meta)
+        # No NaN: the file must be JSON for everybody.
+        return safetensors.numpy.save(tensors, {"memlab": json.dumps(meta, sort_keys=True, allow_nan=False)})
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to a file of one's own (the store names its own). Replaces what is there, never leaves half a file."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(self.to_bytes())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a file that ``save`` or the store wrote, and verify its payload hash."""
+        meta = read_metadata(path)
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except Exception as error:  # safetensors raises its own type and OSError for damage
+            raise VectorError(f"{path} is damaged: {error}") from None
+        claimed = meta.pop("payload_sha256", None)
+        if _payload_hash(tensors, meta) != claimed:
+            raise VectorError(f"{path} is damaged: its contents do not match the hash stored in it")
+        try:
+            vector = cls(
+                mem=tensors["mem"],
+                token_ids=tensors.get("token_ids", np.empty(0, np.int64)),
+                prefix_ids=tensors["prefix_ids"],
+                suffix_ids=tensors["suffix_ids"],
+                recipe=Recipe.from_json(json.dumps(meta["recipe"])),
+                checks=tuple(Check(**c) for c in meta["checks"]),
+                text=TextSpan(**meta["text"]),
+                **{name: meta[name] for name in _PLAIN_FIELDS},
+            )
+        except (KeyError, TypeError, RecipeError) as error:
+            raise VectorError(f"{path} is no memlab vector of schema {SCHEMA}: {error}") from None
+        if vector.key != meta["key"]:
+            raise VectorError(f"{path} claims the key {meta['key'][:12]}, but its inputs give {vector.key[:12]}")
+        return vector
+
+
+_PLAIN_FIELDS = (
+    "model", "revision", "fingerprint", "parent", "teacher_forced", "loss_bits", "steps", "seconds", "trace",
+    "provenance", "redaction",
+)  # fmt: skip
+
+
+def make_key(
+    fingerprint: str,
+    token_ids: np.ndarray,
+    prefix_ids: np.ndarray,
+    suffix_ids: np.ndarray,
+    recipe: Recipe,
+    parent: str | None = None,
+) -> str:
+    """Key of a result: hash of the weights' fingerprint, the ids, the recipe's canonical JSON, and a parent's key."""
+    named: dict[str, Any] = {
+        "weights": fingerprint,
+        "token_ids": [int(i) for i in token_ids],
+        "prefix_ids": [int(i) for i in prefix_ids],
+        "suffix_ids": [int(i) for i in suffix_ids],
+        "recipe": recipe.canonical(),
+    }
+    if parent:
+        named["parent"] = parent
+    return hashlib.sha256(_canonical(named)).hexdigest()
+
+
+def hash_ids(ids: np.ndarray) -> str:
+    """Hash of token ids, the same on any machine."""
+    return hashlib.sha256(np.asarray(ids, dtype="<i8").tobytes()).hexdigest()
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The ``memlab`` metadata of a vector file, without reading its tensors and without verifying them."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            entries = file.metadata() or {}
+    except FileNotFoundError:
+        raise VectorError(f"no file {path}") from None
+    except Exception as error:  # safetensors raises its own type and OSError for damage
+        raise VectorError(f"{path} is damaged or no safetensors file: {error}") from None
+    if "memlab" not in entries:
+        raise VectorError(f"{path} is a safetensors file, but not memlab's: it has no 'memlab' metadata")
+    try:
+        meta = json.loads(entries["memlab"])
+        schema = meta["schema"]
+    except (ValueError, KeyError, TypeError):
+        raise VectorError(f"{path}: its 'memlab' metadata is not the JSON object memlab writes") from None
+    if schema != SCHEMA:
+        raise VectorError(f"{path} has schema {schema!r}; this memlab reads {SCHEMA}: install a newer memlab")
+    result: dict[str, Any] = meta
+    return result
+
+
+def _payload_hash(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(_canonical(meta))
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(_canonical([name, str(array.dtype), list(array.shape)]))
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    # Own copy: freezing a caller's array, or sharing it, would be a surprise on either side.
+    array = array.copy()
+    array.flags.writeable = False
+    return array
