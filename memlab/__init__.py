@@ -32,7 +32,7 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: PLE0604, F822 (the names are found by __getattr__)
+__all__ = [
     "Check", "CramInterrupted", "FrozenLM", "MemVector", "ModelError", "Passage", "PassageError", "Plan", "Progress",
     "Recipe", "RecipeError", "Store", "StoreError", "Text", "TextError", "VectorError", "check", "cram", "decode",
     "load", "load_texts", "run",

@@ -1,4 +1,7 @@
-"""The command line: thin. Exit codes: 0 done and exact; 1 something failed; 2 bad input; 3 done, not all exact; 130 stopped."""
+"""The command line: thin.
+
+Exit codes: 0 done, and exact; 1 something failed; 2 bad input; 3 done, but not all exact; 130 stopped.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 store_app = typer.Typer(help="Look into a store of trained vectors.", no_args_is_help=True)
-bench_app = typer.Typer(help="Measurements, resumable: what is in the store is not trained again.", no_args_is_help=True)
+bench_app = typer.Typer(
+    help="Measurements, resumable: what is in the store is not trained again.", no_args_is_help=True
+)
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
 
 NOT_EXACT = 3
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="preset, folder, .gguf file, Hugging Face id, toy:<family>")]
-StoreOption = Annotated[Path | None, typer.Option("--store", help="folder of results [default: the user's cache, or MEMLAB_STORE]")]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="preset, folder, .gguf file, Hugging Face id, toy:<family>")
+]
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", help="folder of results [default: the user's cache, or MEMLAB_STORE]")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -77,13 +86,17 @@ def cram_command(
     files: Annotated[list[str] | None, typer.Argument(help="text files or folders; - reads standard input")] = None,
     text: Annotated[str | None, typer.Option("--text", "-t", help="a text on the command line")] = None,
     model: ModelOption = "smollm2-135m",
-    tokens: Annotated[int | None, typer.Option("--tokens", "-n", help="tokens of each text [default: all of it]")] = None,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", "-n", help="tokens of each text [default: all of it]")
+    ] = None,
     start: Annotated[int, typer.Option(help="begin at the first sentence from this character on")] = 0,
     k: Annotated[int, typer.Option("-k", help="vectors before the text")] = 1,
     recipe: Annotated[str, typer.Option("--recipe", help=f"{', '.join(NAMED)}, or a recipe's JSON")] = "default",
     seed: Annotated[int | None, typer.Option(help="seed of the first vector")] = None,
     budget: Annotated[int | None, typer.Option(help="optimiser steps at most")] = None,
-    portable: Annotated[bool, typer.Option("--portable", help="also check in bf16, without cache, in a batch of 8")] = False,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="also check in bf16, without cache, in a batch of 8")
+    ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -119,9 +132,14 @@ def cram_command(
 @app.command("decode")
 @told
 def decode_command(
-    result: Annotated[str, typer.Argument(metavar="KEY_OR_FILE", help="a key in the store (its first 4 characters or more), or a file")],
+    result: Annotated[
+        str,
+        typer.Argument(metavar="KEY_OR_FILE", help="a key in the store (its first 4 characters or more), or a file"),
+    ],
     store: StoreOption = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="model to decode with [default: the one it was trained for]")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="model to decode with [default: the one it was trained for]")
+    ] = None,
 ) -> None:
     """Decode a stored vector freely and print the text, nothing else."""
     mem = _open(result, Store(store))
@@ -168,7 +186,7 @@ def store_verify(
 ) -> None:
     """Read every file and re-hash it."""
     place = Store(store)
-    total, wrong = len(place), place.verify()
+    total, wrong = sum(1 for _ in place.keys()), place.verify()
     for key, reason in wrong.items():
         typer.echo(f"damaged: {reason}")
         if quarantine:
@@ -179,8 +197,20 @@ def store_verify(
 
 
 @app.command("models")
-def models_command(as_json: JsonOption = False) -> None:
+@told
+def models_command(
+    get: Annotated[
+        str | None, typer.Option("--get", help="fetch and convert this model now, and say what it is")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the models that have a short name."""
+    if get:
+        from memlab.models import load
+
+        lm = load(get)
+        typer.echo(f"{lm!r}\nweights {lm.fingerprint}\nsink prefix {list(lm.sink_prefix)}")
+        return
     from memlab.models.presets import DEFAULT, PRESETS
     from memlab.models.sources import TOY_FAMILIES
 
@@ -219,7 +249,7 @@ def bench_recovery(
         out.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(out, index=False, float_format="%.6g")
     typer.echo(f"{lm!r}\n{len(chosen)} texts ({texts}), first {tokens} tokens, 95 % Wilson intervals")
-    typer.echo(summary(table).to_string(index=False))
+    typer.echo(summary(table).to_string())
 
 
 def _recipe(name: str, **changes: Any) -> Recipe:

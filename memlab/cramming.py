@@ -1,4 +1,7 @@
-"""The engine: many passages on one bench, each with its own vectors, rule and clock; who is done leaves, who waits enters."""
+"""The engine: many passages on one bench, each with its own vectors, rule and clock.
+
+Who is done leaves, who waits enters.
+"""
 
 from __future__ import annotations
 
@@ -74,24 +77,15 @@ def cram(
     A passage that cannot be crammed exactly in its budget is returned all the same, with the checks that say so.
     Method: per-sample optimisation of input vectors, arXiv 2502.13063.
     """
-    passages = [passages] if isinstance(passages, Passage) else list(passages)
-    recipe = recipe or Recipe.default()
-    recipes = [recipe] * len(passages) if isinstance(recipe, Recipe) else list(recipe)
-    parents = list(start) if isinstance(start, Sequence) else [start] * len(passages)
-    if not len(passages) == len(recipes) == len(parents):
-        raise ValueError(f"{len(passages)} passages, {len(recipes)} recipes, {len(parents)} starts: one each is needed")
-    jobs = [_Job(lm, i, *job) for i, job in enumerate(zip(passages, recipes, parents, strict=True))]
-
+    jobs = _jobs(lm, passages, recipe or Recipe.default(), start)
     done: dict[str, MemVector] = {}
     waiting: list[_Job] = []
-    for job in jobs:
-        if job.key in done or any(job.key == other.key for other in waiting):
-            continue
-        if store and (known := store.fetch(job.key)):
+    for job in {job.key: job for job in jobs}.values():
+        if store is not None and (known := store.fetch(job.key)):
             done[job.key] = known
         else:
             waiting.append(job)
-    if store and waiting:
+    if store is not None and waiting:
         store.check_writable()
     # Long ones first, and so side by side with their like: little padding, and no straggler at the end.
     waiting.sort(key=lambda job: -job.row.length)
@@ -105,13 +99,7 @@ def cram(
                 bench += entered
                 batch = None
             batch = batch or Batch(lm, [job.row for job in bench])
-            scores, gradients = batch.scores([job.mem for job in bench], lm.dtype, gradient=True)
-            for job, loss, right, margin, gradient in zip(
-                bench, scores.loss.tolist(), scores.right.tolist(), scores.margin.tolist(), gradients, strict=True
-            ):
-                job.measured(loss, right, margin)
-                if not job.ended:
-                    job.advance(gradient)
+            _step(batch, bench)
             bar.set_postfix(_postfix(bench), refresh=False)
             bar.update(0)
             if watch and watch(_told(bench, len(done), len(jobs))):
@@ -122,13 +110,13 @@ def cram(
                 done[job.key] = result
                 bench.remove(job)
                 batch = None
-                if store:
+                if store is not None:
                     store.put(result)
                 bar.update(1)
     except KeyboardInterrupt:
         raise CramInterrupted(list(done.values()), [job.snapshot() for job in bench]) from None
     except StoreError as error:
-        error.unsaved = [v for v in done.values() if store and v.key not in store]
+        error.unsaved = [v for v in done.values() if store is not None and v.key not in store]
         raise
     finally:
         bar.close()
@@ -202,7 +190,9 @@ class _Job:
         self._began = time.perf_counter()
         parent = self.parent
         self.mem = (
-            torch.tensor(parent.mem, device=self.lm.device) if parent else initial_mem(self.lm, self.passage, self.recipe)
+            torch.tensor(parent.mem, device=self.lm.device)
+            if parent
+            else initial_mem(self.lm, self.passage, self.recipe)
         )
         self.best = _Best(self.mem)
         self.rule = make_rule(self.recipe)
@@ -294,6 +284,29 @@ class _Job:
             seconds=round(time.perf_counter() - self._began, 3),
             provenance={"ended": self.ended, **_provenance(self.lm)},
         )
+
+
+def _jobs(
+    lm: FrozenLM,
+    passages: Passage | Sequence[Passage],
+    recipe: Recipe | Sequence[Recipe],
+    start: MemVector | Sequence[MemVector] | None,
+) -> list[_Job]:
+    passages = [passages] if isinstance(passages, Passage) else list(passages)
+    recipes = [recipe] * len(passages) if isinstance(recipe, Recipe) else list(recipe)
+    parents = list(start) if isinstance(start, Sequence) else [start] * len(passages)
+    if not len(passages) == len(recipes) == len(parents):
+        raise ValueError(f"{len(passages)} passages, {len(recipes)} recipes, {len(parents)} starts: one each is needed")
+    return [_Job(lm, i, *job) for i, job in enumerate(zip(passages, recipes, parents, strict=True))]
+
+
+def _step(batch: Batch, bench: list[_Job]) -> None:
+    scores, gradients = batch.scores([job.mem for job in bench], bench[0].lm.dtype, gradient=True)
+    measured = zip(scores.loss.tolist(), scores.right.tolist(), scores.margin.tolist(), strict=True)
+    for job, (loss, right, margin), gradient in zip(bench, measured, gradients, strict=True):
+        job.measured(loss, right, margin)
+        if not job.ended:
+            job.advance(gradient)
 
 
 def _admit(bench: list[_Job], waiting: list[_Job]) -> list[_Job]:

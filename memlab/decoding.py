@@ -53,7 +53,13 @@ def decode(
 
 
 def check(
-    lm: FrozenLM, mem: MemVector, *, dtype: str = "float32", batch: int = 1, cache: bool = True, first_given: bool = False
+    lm: FrozenLM,
+    mem: MemVector,
+    *,
+    dtype: str = "float32",
+    batch: int = 1,
+    cache: bool = True,
+    first_given: bool = False,
 ) -> Check:
     """Decode freely and compare with the passage. The defaults are what *exact* means.
 
@@ -85,11 +91,17 @@ def check_portable(lm: FrozenLM, mem: MemVector) -> MemVector:
     """The same vector with the checks that ``mem.portable`` looks at (those made already are not repeated)."""
     made = {c.settings for c in mem.checks}
     return mem.with_checks(
-        *(check(lm, mem, dtype=t, batch=b, cache=c, first_given=f) for t, b, c, f in PORTABLE if (t, b, c, f) not in made)
+        *(
+            check(lm, mem, dtype=t, batch=b, cache=c, first_given=f)
+            for t, b, c, f in PORTABLE
+            if (t, b, c, f) not in made
+        )
     )
 
 
-def teacher_forced(lm: FrozenLM, mem: MemVector, *, first_scored: int = 1, dtype: str = "float32") -> tuple[float, float, float]:
+def teacher_forced(
+    lm: FrozenLM, mem: MemVector, *, first_scored: int = 1, dtype: str = "float32"
+) -> tuple[float, float, float]:
     """(accuracy, loss in bits a token, smallest margin) while the true tokens are fed; not a proof of decoding."""
     require_weights(lm, mem)
     row = Row(mem.token_ids, mem.prefix_ids.tolist(), mem.suffix_ids.tolist(), mem.k, first_scored)

@@ -79,7 +79,9 @@ class Recipe:
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             need(
-                number and (value > low if open_end else value >= low), name, f"a number {'>' if open_end else '>='} {low}"
+                number and (value > low if open_end else value >= low),
+                name,
+                f"a number {'>' if open_end else '>='} {low}",
             )
 
         for name, low in (("k", 1), ("first_scored", 1), ("budget", 0), ("patience", 0), ("history", 1), ("seed", 0)):

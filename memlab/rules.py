@@ -21,7 +21,8 @@ class Rule(Protocol):
 
 def make_rule(recipe: Recipe) -> Rule:
     """A fresh rule, with empty state, for one passage."""
-    return {"fullmatrix": FullMatrix, "adamw": AdamW}[recipe.rule](recipe)
+    rules: dict[str, type[AdamW] | type[FullMatrix]] = {"fullmatrix": FullMatrix, "adamw": AdamW}
+    return rules[recipe.rule](recipe)
 
 
 def step_size(recipe: Recipe, step: int) -> float:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
+from memlab.texts import data_folder
 from memlab.vectors import MemVector, VectorError, read_metadata
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class Store:
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = Path(path or os.environ.get("MEMLAB_STORE") or user_cache_path("memlab") / "store").expanduser()
 
+    @classmethod
+    def bundled(cls) -> Store:
+        """The vectors that come with memlab, which its notebooks open with. To be read only."""
+        return cls(data_folder() / "store")
+
     def __repr__(self) -> str:
         return f"<Store {self.path}>"
 
@@ -50,10 +56,9 @@ class Store:
     def keys(self) -> Iterator[str]:
         """The keys of all files here, in no order; whether a file is sound shows when it is read."""
         for folder in sorted((self.path / "objects").glob("[0-9a-f][0-9a-f]")):
-            yield from (p.name.removesuffix(_SUFFIX) for p in folder.iterdir() if p.suffix == _SUFFIX and p.name[0] != ".")
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self.keys())
+            yield from (
+                p.name.removesuffix(_SUFFIX) for p in folder.iterdir() if p.suffix == _SUFFIX and p.name[0] != "."
+            )
 
     def find(self, prefix: str) -> str:
         """The one key that starts with ``prefix`` (at least 4 characters)."""
@@ -147,7 +152,9 @@ class Store:
             except (VectorError, KeyError, TypeError) as error:
                 damaged.append(str(error))
         if damaged:
-            warnings.warn(f"{len(damaged)} damaged files left out, `memlab store verify` names all: {damaged[0]}", stacklevel=2)
+            warnings.warn(
+                f"{len(damaged)} damaged files left out, `memlab store verify` names all: {damaged[0]}", stacklevel=2
+            )
         return pd.DataFrame(rows, columns=list(_COLUMNS)).sort_values(["model", "text_id", "tokens"], ignore_index=True)
 
     def record_failure(self, key: str, error: str) -> None:

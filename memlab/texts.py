@@ -121,7 +121,7 @@ def from_path(path: str | Path, *, column: str | None = None) -> list[Text]:
 
 
 def hugging_face(dataset: str, *, split: str = "validation", column: str = "text", count: int = 100) -> list[Text]:
-    """The first ``count`` rows of a data set on the Hugging Face hub, streamed. Needs ``pip install 'memlab[data]'``."""
+    """The first ``count`` rows of a Hugging Face data set, streamed. Needs ``pip install 'memlab[data]'``."""
     try:
         from datasets import load_dataset
     except ImportError:
@@ -132,7 +132,7 @@ def hugging_face(dataset: str, *, split: str = "validation", column: str = "text
         for number, row in zip(range(count), rows, strict=False):
             if column not in row:
                 raise TextError(f"data set {dataset} has no column {column!r}; it has: {', '.join(row)}")
-            texts.append(Text(f"{dataset.split('/')[-1]}-{split}-{number}", row[column], f"hf:{dataset}/{split}"))
+            texts.append(Text(f"{dataset.rpartition('/')[2]}-{split}-{number}", row[column], f"hf:{dataset}/{split}"))
     except TextError:
         raise
     except Exception as error:  # the hub's client raises many kinds, and each means: not to be had from here

@@ -63,7 +63,12 @@ class Check:
         return self.dtype, self.batch, self.cache, self.first_given
 
 
-PORTABLE = (("float32", 1, True, False), ("bfloat16", 1, True, False), ("float32", 1, False, False), ("float32", 8, True, False))
+PORTABLE = (
+    ("float32", 1, True, False),
+    ("bfloat16", 1, True, False),
+    ("float32", 1, False, False),
+    ("float32", 8, True, False),
+)
 """Settings a portable vector passes in: exact, and also in bf16, without cache, and in a batch of 8."""
 
 
@@ -195,7 +200,7 @@ class MemVector:
 
     def lerp(self, other: MemVector, t: float) -> Self:
         """``(1 - t) * self + t * other``; t = 0 and t = 1 give the ends back bit for bit."""
-        if t == 0 or t == 1:
+        if t in (0, 1):
             return self.with_mem((self, other)[int(t)].mem, f"lerp {t}")
         return self.with_mem((1 - t) * self.mem + np.float32(t) * other.mem, f"lerp {t} towards {other.key}")
 
@@ -273,7 +278,7 @@ class MemVector:
         meta = read_metadata(path)
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
         except Exception as error:  # safetensors raises its own type and OSError for damage
             raise VectorError(f"{path} is damaged: {error}") from None
         claimed = meta.pop("payload_sha256", None)

@@ -48,24 +48,31 @@ def recovery(
     return pd.DataFrame(rows)
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a recipe and length: shares with their 95 % Wilson intervals, and the median number of steps."""
+READINGS = {
+    "teacher_forced_all": "teacher-forced, all tokens right",
+    "given_passed": "decoded, first token given",
+    "exact": "exact: decoded from the vector alone",
+}
 
-    def share(hits: pd.Series) -> str:
-        low, high = binomtest(int(hits.sum()), len(hits)).proportion_ci(0.95, method="wilson")
-        return f"{int(hits.sum())}/{len(hits)} [{low:.2f}, {high:.2f}]"
 
+def shares(table: pd.DataFrame) -> pd.DataFrame:
+    """Share of passages by recipe, length and reading, with 95 % Wilson intervals: what ``charts.readings`` draws."""
+    table = table.assign(teacher_forced_all=table.teacher_forced == 1)
     rows = []
     for (recipe, tokens), group in table.groupby(["recipe", "tokens"], sort=False):
-        rows.append(
-            {
-                "recipe": recipe,
-                "tokens": tokens,
-                "teacher-forced accuracy": f"{group.teacher_forced.mean():.3f}",
-                "teacher-forced all right": share(group.teacher_forced == 1),
-                "decoded, first token given": share(group.given_passed),
-                "exact (vector alone)": share(group.exact),
-                "median steps": group.steps.median(),
-            }
-        )
-    return pd.DataFrame(rows)
+        for column, reading in READINGS.items():
+            hits = int(group[column].sum())
+            low, high = binomtest(hits, len(group)).proportion_ci(0.95, method="wilson")
+            label = f"{hits}/{len(group)} [{low:.2f}, {high:.2f}]"
+            rows.append((recipe, tokens, reading, hits / len(group), low, high, label))
+    return pd.DataFrame(rows, columns=["recipe", "tokens", "reading", "share", "low", "high", "label"])
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """``shares`` as a table for the terminal, one row a reading, with means and medians below."""
+    table = table.assign(recipe=table.recipe + table.tokens.map(" ({} tokens)".format))
+    wide = shares(table).pivot(index="reading", columns="recipe", values="label").loc[list(READINGS.values())]
+    groups = table.groupby("recipe")
+    wide.loc["teacher-forced accuracy, mean"] = groups.teacher_forced.mean().map("{:.3f}".format)
+    wide.loc["steps, median"] = groups.steps.median().map("{:.0f}".format)
+    return wide.rename_axis(columns=None, index=None)

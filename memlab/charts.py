@@ -1,0 +1,109 @@
+"""One function a picture: a table in, an Altair chart out. Nothing is computed here.
+
+One theme for all: colours that the colour-blind tell apart (Okabe and Ito's), greys that can be read on white and on
+black, no background of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+GREY = "#7b7f86"
+_LITE5 = "application/vnd.vegalite.v5+json"
+
+
+@alt.theme.register("memlab", enable=False)
+def theme() -> Any:
+    """The look of every memlab chart, in Lab's light and dark theme alike."""
+    axis = {"labelColor": GREY, "titleColor": GREY, "domainColor": GREY, "tickColor": GREY, "labelFontSize": 12}
+    title = {"color": GREY, "subtitleColor": GREY, "anchor": "start", "fontSize": 14, "fontWeight": 600}
+    return {
+        "config": {
+            "background": "transparent",
+            "font": "system-ui, sans-serif",
+            "view": {"stroke": None},
+            "axis": axis | {"gridColor": GREY, "gridOpacity": 0.2, "titleFontSize": 12, "titleFontWeight": "normal"},
+            "legend": {"labelColor": GREY, "titleColor": GREY, "labelFontSize": 12},
+            "title": title,
+            "range": {"category": [BLUE, ORANGE, GREEN, PURPLE]},
+        }
+    }
+
+
+def mimebundle(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """What a notebook gets of a chart: Vega-Lite under the version JupyterLab can draw without a network.
+
+    Altair 6 writes Vega-Lite 6 and by default fetches its renderer from a CDN; Lab ships a renderer for version 5,
+    and what memlab's charts use has not changed between the two.
+    """
+    spec = spec | {"$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
+    return {_LITE5: spec, "text/plain": f"<chart: {_title(spec)}>"}
+
+
+def use_offline_renderer() -> None:
+    """Draw Altair charts in JupyterLab without a network, in memlab's theme, for this session."""
+    alt.renderers.register("memlab", mimebundle)
+    alt.renderers.enable("memlab")
+    alt.theme.enable("memlab")
+
+
+def to_svg(chart: alt.TopLevelMixin) -> str:
+    """A chart as SVG text, drawn here, so it needs neither network nor browser. Needs ``vl-convert-python``."""
+    import vl_convert
+
+    with alt.theme.enable("memlab"):
+        svg: str = vl_convert.vegalite_to_svg(json.dumps(chart.to_dict()))
+    return svg
+
+
+def training_curve(
+    trace: pd.DataFrame, *, budget: int | None = None, width: int = 330, height: int = 180
+) -> alt.HConcatChart:
+    """Loss and accuracy of a training; ``trace`` has ``step``, ``loss`` (bits a token), ``accuracy`` (0 to 1)."""
+    last = int(trace["step"].max()) if len(trace) else 0
+    # The axis grows in strides, so that a curve still being drawn does not shrink with every step.
+    edge = max(40, min(budget or 10**9, -(-(last + 1) // 40) * 40))
+    x = alt.X("step:Q", title="step", scale=alt.Scale(domain=[0, edge], nice=False), axis=alt.Axis(tickCount=5))
+    base = alt.Chart(trace).properties(width=width, height=height)
+    loss = base.mark_line(color=BLUE, strokeWidth=2).encode(
+        x, alt.Y("loss:Q", title="bits a token", scale=alt.Scale(domainMin=0)), tooltip=["step", "loss", "accuracy"]
+    )
+    accuracy = base.mark_line(color=ORANGE, strokeWidth=2).encode(
+        x,
+        alt.Y(
+            "accuracy:Q", title="tokens right", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)
+        ),
+        tooltip=["step", "loss", "accuracy"],
+    )
+    return alt.hconcat(
+        loss.properties(title="Cross-entropy of the text"),
+        accuracy.properties(title="Tokens right, teacher-forced"),
+        spacing=40,
+    )
+
+
+def readings(table: pd.DataFrame) -> Any:
+    """Share of passages that come back, by recipe and reading. Columns ``recipe reading share low high label``."""
+    y = alt.Y("reading:N", title=None, sort=None, axis=alt.Axis(labelLimit=260))
+    offset = alt.YOffset("recipe:N", sort=None)
+    colour = alt.Color("recipe:N", title="recipe", sort=None)
+    tips = ["recipe", "reading", "label"]
+    base = alt.Chart(table)
+    bars = base.mark_bar(height=14, opacity=0.85).encode(
+        alt.X("share:Q", title="share of passages", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
+        y, yOffset=offset, color=colour, tooltip=tips,
+    )  # fmt: skip
+    whiskers = base.mark_rule(color=GREY, strokeWidth=2).encode(
+        alt.X("low:Q"), alt.X2("high:Q"), y, yOffset=offset, tooltip=tips
+    )
+    return alt.layer(bars, whiskers).properties(width=520, height=alt.Step(22))
+
+
+def _title(spec: dict[str, Any]) -> str:
+    title = spec.get("title", "")
+    return str(title.get("text", "") if isinstance(title, dict) else title) or "untitled"
