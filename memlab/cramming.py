@@ -93,6 +93,7 @@ def cram(
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), unit="passage", disable=not progress, desc="cram")
     bench: list[_Job] = []
     batch: Batch | None = None
+    drawn = 0.0
     try:
         while bench or waiting:
             if entered := _admit(bench, waiting):
@@ -100,8 +101,9 @@ def cram(
                 batch = None
             batch = batch or Batch(lm, [job.row for job in bench])
             _step(batch, bench)
-            bar.set_postfix(_postfix(bench), refresh=False)
-            bar.update(0)
+            if time.perf_counter() - drawn > 0.2:  # tqdm's own clock looks at finished passages only
+                drawn = time.perf_counter()
+                bar.set_postfix(_postfix(bench))
             if watch and watch(_told(bench, len(done), len(jobs))):
                 raise KeyboardInterrupt
             for job in [job for job in bench if job.ended]:

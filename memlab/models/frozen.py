@@ -6,10 +6,8 @@ import contextlib
 import copy
 import hashlib
 import json
-import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 
 from memlab.models import sources, toys
+from memlab.models.passages import Cutter, Passage, PassageError
 from memlab.models.presets import DEFAULT
 from memlab.models.sources import ModelError
 from memlab.texts import Text, originals
@@ -25,27 +24,6 @@ from memlab.vectors import TextSpan
 
 SINK_GAIN = 0.02
 """Nats a token that a sink prefix must gain on the bundled text to be taken."""
-
-
-class PassageError(ValueError):
-    """A text that cannot become the passage asked for, or a passage a model cannot take."""
-
-
-@dataclass(frozen=True, eq=False)
-class Passage:
-    """Token ids (n,) of a piece of text. Decoding the ids gives ``string`` back, character for character."""
-
-    ids: np.ndarray
-    string: str
-    span: TextSpan
-    tokenizer_hash: str
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __repr__(self) -> str:
-        return f"<Passage {self.span.id or 'of ids'}:{self.span.start} {len(self)} tokens {self.string[:40]!r}>"
-
 
 _loaded: dict[tuple[Any, ...], FrozenLM] = {}
 
@@ -123,6 +101,7 @@ class FrozenLM:
         """Rows of the embedding: token ids are below it."""
         self.context = int(getattr(config, "max_position_embeddings", 0) or 0)
         """Positions the model has, 0 where it has no such limit (state-space models)."""
+        self._cutter = Cutter(tokenizer, name, self.vocabulary, self.context)
 
     @classmethod
     def from_model(cls, model: Any, tokenizer: Any = None, *, name: str = "my-model", **settings: Any) -> FrozenLM:
@@ -163,14 +142,10 @@ class FrozenLM:
         """Hash of the configuration. Provenance, not key: transformers adds fields from version to version."""
         return hashlib.sha256(json.dumps(self.model.config.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
 
-    @cached_property
+    @property
     def tokenizer_hash(self) -> str:
         """Hash of the tokenizer; passages carry it."""
-        if self.tokenizer is None:
-            return f"none, {self.vocabulary} ids"
-        fast = getattr(self.tokenizer, "backend_tokenizer", None)
-        told = fast.to_str() if fast else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
+        return self._cutter.tokenizer_hash
 
     @cached_property
     def embedding_stats(self) -> dict[str, float]:
@@ -214,7 +189,7 @@ class FrozenLM:
             return {(): 0.0}
         # The same 255 tokens are scored whatever stands before them: without a prefix nothing predicts the first.
         text = next(t for t in originals() if t.id == "essay-on-waiting")
-        ids = self._encode(text.string)[0][:256]
+        ids = self._cutter.encode(text.string)[0][:256]
         candidates: list[tuple[int, ...]] = [(), *((i,) for i in special)]
         return {c: float(self._nats(ids, c)[1:].mean()) for c in candidates}
 
@@ -242,37 +217,8 @@ class FrozenLM:
         cut would split a character, so that the ids would not decode to the source, it is moved back by a token or
         two. Raises ``PassageError``.
         """
-        if self.tokenizer is None:
-            raise PassageError(f"{self.name} has no tokenizer, so it takes token ids: use lm.passage_of_ids(ids)")
         text = text if isinstance(text, Text) else Text("typed", text, "typed")
-        if tokens is not None and tokens < 1:
-            raise PassageError(f"tokens={tokens}: a passage has at least 1 token")
-        if tokens is not None and self.context and tokens >= self.context:
-            raise PassageError(f"tokens={tokens}, but {self.name} has a context of {self.context} positions")
-        begin = self._paper_start(text) if start == "paper" else _sentence_start(text.string, int(start))
-        ids, ends, complete = self._encode_from(text.string, begin, tokens)
-        if tokens is None:
-            if self.context and (not complete or len(ids) >= self.context):
-                raise PassageError(
-                    f"text {text.id!r} is longer than {self.name}'s context of {self.context} positions: "
-                    "cut it with tokens=N (on the command line --tokens N)"
-                )
-            tokens = len(ids)
-        elif len(ids) < tokens:
-            raise PassageError(
-                f"text {text.id!r} has {len(ids)} tokens from character {begin} on, {tokens} were asked for: "
-                "ask for fewer, start earlier, or give a longer text"
-            )
-        # A character may be several byte tokens, and a cut between them decodes to a replacement character.
-        for n in range(tokens, max(0, tokens - 8), -1):
-            end = ends[n - 1]
-            if self.decode_ids(ids[:n]) == text.string[begin:end]:
-                span = TextSpan(text.id, text.source, begin, end)
-                return Passage(np.asarray(ids[:n], np.int64), text.string[begin:end], span, self.tokenizer_hash)
-        raise PassageError(
-            f"text {text.id!r} does not survive {self.name}'s tokenizer: from character {begin} on, "
-            f"{text.string[begin : begin + 30]!r} comes back as {self.decode_ids(ids[:tokens])[:30]!r}"
-        )
+        return self._cutter.cut(text, tokens, start)
 
     def passage_of_ids(self, ids: Sequence[int] | np.ndarray, *, name: str = "") -> Passage:
         """A passage of given token ids, for models without a tokenizer and for measurements on random tokens."""
@@ -284,11 +230,7 @@ class FrozenLM:
 
     def decode_ids(self, ids: Sequence[int] | np.ndarray) -> str:
         """Text of token ids, nothing skipped and nothing tidied up."""
-        if self.tokenizer is None:
-            return " ".join(map(str, ids))
-        return str(
-            self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        )
+        return self._cutter.decode(ids)
 
     def token_bits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Bits (n,) each token costs this model, behind its sink prefix; NaN for a first token without a prefix."""
@@ -355,54 +297,6 @@ class FrozenLM:
             raise PassageError(
                 f"token ids must be from 0 to {self.vocabulary - 1} for {self.name}; got {ids.min()} to {ids.max()}"
             )
-
-    def _encode(self, string: str) -> tuple[list[int], list[int]]:
-        """Token ids, and for each the character where it ends."""
-        # verbose=False: transformers warns of texts beyond the context, which is ours to judge.
-        out = self.tokenizer(string, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return out["input_ids"], [end for _, end in out["offset_mapping"]]
-
-    def _encode_from(self, string: str, begin: int, tokens: int | None) -> tuple[list[int], list[int], bool]:
-        # A window that grows: the tokens wanted of a ten-million-character file should not cost the whole file.
-        wanted = tokens if tokens is not None else self.context or len(string)
-        width = 8 * wanted + 256
-        while True:
-            ids, ends = self._encode(string[begin : begin + width])
-            complete = begin + width >= len(string)
-            # The window's own end can change its last tokens, so they only count when it is the text's.
-            if complete or len(ids) >= wanted + 32:
-                return ids, [begin + e for e in ends], complete
-            width *= 2
-
-    def _paper_start(self, text: Text) -> int:
-        ids, ends, _ = self._encode_from(text.string, 0, 1024)
-        starts = _sentence_starts(text.string[: ends[min(len(ids), 1024) - 1]])
-        return starts[len(starts) // 2]
-
-
-# A sentence begins after a full stop, question or exclamation mark (quotes and brackets may close behind it) and white
-# space, unless that was a title, or after an empty line. Rough, as the paper's is: it only decides where a passage
-# starts. Libraries for this want data files of their own.
-_BREAK = re.compile(
-    r"(?:(?<=[.!?])|(?<=[.!?][\"')\]\u2019\u201d]))(?<!(?i:\bmr\.|\bms\.|\bdr\.|\bst\.))(?<!(?i:\bmrs\.))"
-    r"\s+(?=[\"'(\[\u2018\u201c]*[A-Z0-9])|\n\s*\n\s*"
-)
-
-
-def _sentence_starts(string: str) -> list[int]:
-    first = len(string) - len(string.lstrip())
-    return [first, *(m.end() for m in _BREAK.finditer(string) if first < m.end() < len(string))]
-
-
-def _sentence_start(string: str, at: int) -> int:
-    if not 0 <= at < len(string):
-        raise PassageError(f"start={at}: the text has {len(string)} characters")
-    if not string[:at].strip():
-        return len(string) - len(string.lstrip())
-    for match in _BREAK.finditer(string, max(0, at - 3)):
-        if at <= match.end() < len(string):
-            return match.end()
-    raise PassageError(f"start={at}: no sentence begins after that character; start earlier")
 
 
 def _best_device() -> str:

@@ -1,0 +1,52 @@
+"""A Chromium for the browser tests: one that is there, else Playwright's download, else Debian's package.
+
+``python -m tests.browser_setup`` gets one where none is; it never fails, and says what it found.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def find_browser() -> str | None:
+    """Path of a Chromium or Chrome, Playwright's own included; None where there is none."""
+    for name in NAMES:
+        if path := shutil.which(name):
+            return path
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = playwright.chromium.executable_path
+    return path if Path(path).exists() else None
+
+
+def get_browser() -> str | None:
+    """``find_browser``, and where there is none, an attempt to install one."""
+    if found := find_browser():
+        return found
+    _try([sys.executable, "-m", "playwright", "install", "chromium"])
+    if found := find_browser():
+        return found
+    if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
+        _try(["apt-get", "update", "-qq"])
+        _try(["apt-get", "install", "-y", "-qq", "chromium"])
+    return find_browser()
+
+
+def _try(command: list[str]) -> None:
+    print("trying:", " ".join(command), flush=True)
+    try:
+        subprocess.run(command, check=False, timeout=600, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print("  ", error)
+
+
+if __name__ == "__main__":
+    browser = get_browser()
+    print(f"browser: {browser}" if browser else "NO BROWSER: the browser tests will be skipped")

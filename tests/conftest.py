@@ -1,0 +1,59 @@
+"""Fixtures: the toys, the real model, a store that is thrown away, a browser."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import numpy as np
+import pytest
+
+from memlab.store import Store
+
+FAMILIES = ("llama", "gpt_neox", "opt", "olmo", "mamba", "gemma3", "qwen2")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def toy():
+    from memlab.models import load
+
+    return load("toy:llama")
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def any_toy(request):
+    from memlab.models import load
+
+    return load(f"toy:{request.param}")
+
+
+@pytest.fixture(scope="session")
+def real():
+    from memlab.models import load
+
+    return load("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from tests.browser_setup import find_browser
+
+    found = find_browser()
+    if not found:
+        message = "no Chromium: the browser tests did NOT run (python -m tests.browser_setup gets one)"
+        if os.environ.get("MEMLAB_REQUIRE_BROWSER"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+def random_passages(lm, count=8, tokens=8, seed=0):
+    rng = np.random.default_rng(seed)
+    return [lm.passage_of_ids(rng.integers(0, lm.vocabulary, tokens), name=f"random-{i}") for i in range(count)]

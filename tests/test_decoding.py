@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+import torch
+
+from memlab import FrozenLM, MemVector, ModelError, Recipe, VectorError, check, cram, decode
+from memlab.decoding import check_portable, teacher_forced
+from tests.conftest import random_passages
+
+
+def vector(lm, seed=0, k=2, n=6, prefix=(), suffix=()):
+    rng = np.random.default_rng(seed)
+    return MemVector(
+        mem=rng.standard_normal((k, lm.d)) * 0.3,
+        token_ids=rng.integers(0, lm.vocabulary, n),
+        prefix_ids=np.array(prefix, np.int64),
+        suffix_ids=np.array(suffix, np.int64),
+        model=lm.name,
+        fingerprint=lm.fingerprint,
+        recipe=Recipe.default(k=k),
+    )
+
+
+def generated(lm, mem, n):
+    """Greedy ids from transformers' own generate, given the embeddings alone."""
+    embedding = lm.model.get_input_embeddings()
+    parts = [embedding(torch.tensor(mem.prefix_ids)), torch.tensor(mem.mem), embedding(torch.tensor(mem.suffix_ids))]
+    return lm.model.generate(
+        inputs_embeds=torch.cat(parts)[None], max_new_tokens=n, do_sample=False, eos_token_id=None, pad_token_id=0
+    )[0].numpy()
+
+
+def test_decode_is_what_generate_writes(any_toy):
+    mems = [
+        vector(any_toy, 0),
+        vector(any_toy, 1, k=1, prefix=(3,)),
+        vector(any_toy, 2, k=3, suffix=(9,)),
+        vector(any_toy, 3),
+    ]
+    for mem, ids in zip(mems, decode(any_toy, mems, tokens=12), strict=True):
+        np.testing.assert_array_equal(ids, generated(any_toy, mem, 12))
+
+
+def test_lengths_default_to_the_passage(toy):
+    assert [len(ids) for ids in decode(toy, [vector(toy, n=3), vector(toy, 1, n=7)])] == [3, 7]
+
+
+def test_a_check_reports_the_decode(any_toy):
+    """Targets are what generate writes, with one token changed: the check must name that place."""
+    mem = vector(any_toy)
+    written = generated(any_toy, mem, 8)
+    right = MemVector(**{**vars(mem), "token_ids": written})
+    for settings in ({}, {"cache": False}, {"batch": 8}):
+        made = check(any_toy, right, **settings)
+        assert made.passed
+        assert made.margin > 0
+        assert (made.tokens, made.right) == (8, 8)
+    wrong = written.copy()
+    wrong[3] = (wrong[3] + 1) % any_toy.vocabulary
+    made = check(any_toy, MemVector(**{**vars(mem), "token_ids": wrong}))
+    assert (made.first_wrong, made.right, made.exact) == (3, 7, False)
+    assert made.margin < 0
+
+
+def test_the_margin_is_the_smallest_lead(toy):
+    mem = vector(toy, k=1)
+    ids = generated(toy, mem, 5)
+    embeddings = torch.cat([torch.tensor(mem.mem), toy.model.get_input_embeddings()(torch.tensor(ids[:-1]))])
+    top = toy.model(inputs_embeds=embeddings[None]).logits[0].topk(2, dim=-1).values
+    made = check(toy, MemVector(**{**vars(mem), "token_ids": ids}))
+    assert made.margin == pytest.approx(float((top[:, 0] - top[:, 1]).min()), rel=1e-3)
+
+
+def test_the_first_token_given_is_a_reading_of_its_own(toy):
+    mem = vector(toy, k=1)
+    first = int(generated(toy, mem, 1)[0])
+    other = (first + 1) % toy.vocabulary
+    embedding = toy.model.get_input_embeddings()
+    seeded = torch.cat([torch.tensor(mem.mem), embedding(torch.tensor([other]))])[None]
+    rest = toy.model.generate(
+        inputs_embeds=seeded, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    whispered = MemVector(**{**vars(mem), "token_ids": np.array([other, *rest[0].tolist()])})
+    given = check(toy, whispered, first_given=True)
+    assert given.passed
+    assert not given.exact
+    assert given.tokens == 4
+    assert check(toy, whispered).first_wrong == 0
+    with pytest.raises(VectorError, match="nothing left"):
+        check(toy, vector(toy, n=1), first_given=True)
+
+
+def test_portable_is_tried_in_all_four_settings(toy):
+    (mem,) = cram(toy, random_passages(toy, 1), Recipe.default(k=2), progress=False)
+    assert mem.exact
+    assert not mem.portable
+    full = check_portable(toy, mem)
+    assert len(full.checks) == 4
+    assert full.portable == all(c.passed for c in full.checks)
+    assert check_portable(toy, full).checks == full.checks
+
+
+def test_teacher_forced_sees_the_true_prefix(toy):
+    mem = vector(toy, k=1)
+    ids = torch.tensor(mem.token_ids)
+    embeddings = torch.cat([torch.tensor(mem.mem), toy.model.get_input_embeddings()(ids[:-1])])[None]
+    logits = toy.model(inputs_embeds=embeddings).logits[0]
+    accuracy, bits, _ = teacher_forced(toy, mem)
+    assert accuracy == pytest.approx(float((logits.argmax(-1) == ids).float().mean()))
+    assert bits == pytest.approx(torch.nn.functional.cross_entropy(logits, ids).item() / np.log(2), rel=1e-4)
+
+
+def test_other_weights_are_refused(toy):
+    from memlab import load
+
+    other = load("toy:qwen2")
+    for call in (lambda: decode(other, [vector(toy)]), lambda: check(other, vector(toy))):
+        with pytest.raises(ModelError, match=r"trained for toy:llama .* is toy:qwen2"):
+            call()
+    with pytest.raises(ValueError, match="expected one of"):
+        check(toy, vector(toy), dtype="int3")
+    with pytest.raises(VectorError, match="redacted"):
+        check(toy, vector(toy).redacted())
+
+
+def test_a_model_from_memory_decodes_vectors_of_the_same_weights(toy):
+    mem = vector(toy)
+    from memlab.models.toys import toy as make_toy
+
+    again = FrozenLM.from_model(*make_toy("llama"), name="elsewhere")
+    np.testing.assert_array_equal(decode(again, [mem])[0], decode(toy, [mem])[0])

@@ -1,0 +1,323 @@
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from memlab.models import PRESETS, FrozenLM, ModelError, PassageError, load
+from memlab.models import sources as sources_module
+from memlab.models.passages import Cutter, sentence_starts
+from memlab.texts import Text, originals
+
+
+def test_frozen_and_in_eval_mode(any_toy):
+    assert not any(p.requires_grad for p in any_toy.model.parameters())
+    assert not any_toy.model.training
+    assert any_toy.d == 384
+    assert load(any_toy.name) is any_toy
+
+
+def test_embedding_stats_are_of_the_modules_output(any_toy):
+    rows = any_toy.model.get_input_embeddings()(torch.arange(any_toy.vocabulary)).float()
+    assert any_toy.embedding_stats["std"] == pytest.approx(float(rows.std(correction=0)), rel=1e-4)
+    assert any_toy.embedding_stats["norm"] == pytest.approx(float(rows.norm(dim=-1).mean()), rel=1e-4)
+
+
+def test_logits_are_the_models_own(any_toy):
+    """Only where asked, from embeddings, padded on the right: the same as the plain call on ids."""
+    rng = np.random.default_rng(0)
+    ids = torch.tensor(rng.integers(0, any_toy.vocabulary, (2, 9)))
+    plain = [any_toy.model(input_ids=ids[:1]).logits[0], any_toy.model(input_ids=ids[1:, :5]).logits[0]]
+    keep = torch.zeros(2, 9, dtype=torch.bool)
+    keep[0, 3:], keep[1, 1:5] = True, True
+    with torch.no_grad():
+        got = any_toy.logits(any_toy.embed(ids), keep, torch.float32)
+    torch.testing.assert_close(got, torch.cat([plain[0][3:], plain[1][1:5]]), atol=2e-4, rtol=1e-4)
+
+
+def test_steps_with_cache_equal_one_pass(any_toy):
+    ids = torch.tensor(np.random.default_rng(1).integers(0, any_toy.vocabulary, (3, 7)))
+    whole = any_toy.model(input_ids=ids).logits
+    logits, cache = any_toy.step(torch.float32, embeddings=any_toy.embed(ids[:, :4]))
+    torch.testing.assert_close(logits, whole[:, 3], atol=2e-4, rtol=1e-4)
+    for i in range(4, 7):
+        logits, cache = any_toy.step(torch.float32, ids=ids[:, i : i + 1], cache=cache)
+        torch.testing.assert_close(logits, whole[:, i], atol=2e-4, rtol=1e-4)
+
+
+def test_other_dtypes_cast_weights_and_leave_buffers(any_toy):
+    half = any_toy.weights(torch.bfloat16)
+    assert all(p.dtype == torch.bfloat16 for p in half.parameters())
+    assert all(p.dtype == torch.float32 for p in any_toy.model.parameters())
+    for (name, mine), theirs in zip(half.named_buffers(), any_toy.model.buffers(), strict=True):
+        assert mine.dtype == theirs.dtype, name
+    assert any_toy.weights(torch.bfloat16) is half
+
+
+def test_token_bits(any_toy):
+    ids = np.array([3, 50, 7, 7])
+    logits = any_toy.model(input_ids=torch.tensor(ids[None])).logits[0].double().log_softmax(-1)
+    bits = any_toy.token_bits(ids)
+    assert np.isnan(bits[0])  # a toy has no sink prefix, so nothing predicts the first token
+    expected = [-logits[i, ids[i + 1]].item() / np.log(2) for i in range(3)]
+    np.testing.assert_allclose(bits[1:], expected, rtol=1e-4)
+
+
+def test_toys_are_the_same_every_time():
+    fresh = FrozenLM(*sources_toy("llama"), name="again")
+    assert fresh.fingerprint == load("toy:llama").fingerprint
+    assert load("toy:qwen2").fingerprint != load("toy:llama").fingerprint
+
+
+def sources_toy(family):
+    from memlab.models.toys import toy
+
+    return toy(family)
+
+
+def test_one_bit_of_one_weight_is_another_model():
+    model, tokenizer = sources_toy("opt")
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-3
+    assert FrozenLM.from_model(model, tokenizer).fingerprint != load("toy:opt").fingerprint
+
+
+def test_fingerprint_is_of_the_stored_tensors(tmp_path):
+    """Hash of sorted (name, dtype, shape, bytes), computed here from the tensors themselves; the same in memory."""
+    model, tokenizer = sources_toy("llama")
+    model.save_pretrained(tmp_path / "m", max_shard_size="1MB")
+    tokenizer.save_pretrained(tmp_path / "m")
+    assert len(list((tmp_path / "m").glob("*.safetensors"))) > 1
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(json.dumps([name, "F32", list(tensor.shape)]).encode() + tensor.numpy().tobytes())
+    lm = load(str(tmp_path / "m"))
+    assert lm.fingerprint == digest.hexdigest() == load("toy:llama").fingerprint
+
+
+def test_facts_are_forgotten_when_files_change(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMLAB_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "w").write_text("a")
+    sources_module.Facts(folder).remember(fingerprint="x")
+    assert sources_module.Facts(folder).known == {"fingerprint": "x"}
+    (folder / "w").write_text("ab")
+    assert sources_module.Facts(folder).known == {}
+
+
+# What cannot be loaded
+
+
+def test_bin_weights_need_a_word_and_run_no_code(tmp_path):
+    model, tokenizer = sources_toy("gpt_neox")
+    folder = tmp_path / "m"
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="allow_bin=True"):
+        load(str(folder))
+    assert load(str(folder), allow_bin=True).fingerprint == load("toy:gpt_neox").fingerprint
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "was-here"),)
+
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Evil()}))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load(str(folder), allow_bin=True, dtype=torch.float32)
+    assert not (tmp_path / "was-here").exists()
+
+
+def test_a_truncated_weights_file(tmp_path):
+    model, tokenizer = sources_toy("opt")
+    model.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("toy:gpt5", "toy:llama"),
+        ("./nowhere", "no file or folder"),
+        ("nowhere/model.gguf", "no file or folder"),
+    ],
+)
+def test_unknown_local_names(name, reason):
+    with pytest.raises(ModelError, match=reason):
+        load(name)
+
+
+def test_wrong_kinds_of_file(tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"hello")
+    with pytest.raises(ModelError, match="no GGUF"):
+        load(str(tmp_path / "x.bin"))
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load(str(tmp_path))
+    (tmp_path / "x.gguf").write_bytes(b"hello")
+    with pytest.raises(ModelError, match="cannot be read as a GGUF"):
+        load(str(tmp_path / "x.gguf"))
+
+
+@pytest.mark.parametrize("name", ["smollm2-135", "somebody/some-model", "pythia-160m"])
+def test_the_hub_out_of_reach(name, tmp_path):
+    """A port where nothing listens stands in for the missing network."""
+    env = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    code = f"from memlab import load, ModelError\ntry: load({name!r})\nexcept ModelError as e: print(e)"
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    assert "cannot be reached" in out
+    assert "toy:" in out
+    assert ("Did you mean smollm2-135m" in out) == (name == "smollm2-135")
+
+
+def _hub_says(kind, monkeypatch):
+    import httpx
+    import huggingface_hub
+
+    response = httpx.Response(403, request=httpx.Request("GET", "http://hub"))
+
+    def refuse(*_, **__):
+        raise kind("no", response=response)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+
+
+def test_gated_and_unknown_repositories(monkeypatch):
+    from huggingface_hub import errors
+
+    _hub_says(errors.GatedRepoError, monkeypatch)
+    with pytest.raises(ModelError, match=r"gated.*hf auth login"):
+        load("llama-3.2-1b")
+    _hub_says(errors.RepositoryNotFoundError, monkeypatch)
+    with pytest.raises(ModelError, match="unknown model 'some/thing'"):
+        load("some/thing")
+
+
+def test_the_papers_fourteen_models_are_presets():
+    hub = [p for p in PRESETS.values() if p.repo]
+    assert len(hub) == 14
+    assert all(p.repo.count("/") == 1 for p in hub)
+
+
+# Passages
+
+
+@pytest.fixture(scope="module")
+def bytes_tokenizer():
+    """A byte-level BPE, trained here, so that a character can be several tokens and a token several characters."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator([t.string for t in originals()[:8]], trainer)
+    return Cutter(PreTrainedTokenizerFast(tokenizer_object=bpe), "bpe", 600, 4096)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 17, 64])
+def test_passages_decode_to_the_source(bytes_tokenizer, tokens):
+    for text in originals()[:12]:
+        p = bytes_tokenizer.cut(text, tokens, 0)
+        assert len(p) == tokens
+        assert bytes_tokenizer.decode(p.ids) == p.string == text.string[p.span.start : p.span.end]
+
+
+def test_a_cut_never_splits_a_character(bytes_tokenizer):
+    text = Text("emoji", "Tea \U0001f375 and cake \U0001f370, na\u00efve caf\u00e9 \u4e16\u754c " * 9)
+    for tokens in range(1, 60):
+        p = bytes_tokenizer.cut(text, tokens, 0)
+        assert tokens - 3 <= len(p) <= tokens
+        assert bytes_tokenizer.decode(p.ids) == p.string == text.string[: p.span.end]
+
+
+def test_a_window_gives_the_ids_of_the_whole(bytes_tokenizer):
+    text = originals()[3]
+    whole, _ = bytes_tokenizer.encode(text.string)
+    assert bytes_tokenizer.cut(text, 200, 0).ids.tolist() == whole[:200]
+
+
+def test_sentences():
+    string = ' He said. "Go on." Mr. Smith left! Then it rained.\n\nnew para'
+    assert [string[i : i + 6] for i in sentence_starts(string)] == ["He sai", '"Go on', "Mr. Sm", "Then i", "new pa"]
+
+
+def test_start_moves_to_a_sentence(bytes_tokenizer):
+    text = Text("t", 'He said. "Go on." Mr. Smith left! Then it rained, and it rained on.')
+    for start in range(50):
+        begin = next((s for s in sentence_starts(text.string) if s >= start), None)
+        if begin is None:
+            with pytest.raises(PassageError, match="no sentence"):
+                bytes_tokenizer.cut(text, 3, start)
+        else:
+            assert bytes_tokenizer.cut(text, 3, start).span.start == begin
+
+
+def test_the_papers_cut_is_the_second_half_of_a_chunk(bytes_tokenizer):
+    text = max(originals(), key=lambda t: len(t.string))
+    _, ends = bytes_tokenizer.encode(text.string)
+    starts = sentence_starts(text.string[: ends[1023]])
+    p = bytes_tokenizer.cut(text, 32, "paper")
+    assert p.span.start in starts
+    before = sum(s < p.span.start for s in starts)
+    assert abs(before - (len(starts) - before)) <= 1
+
+
+def test_bad_passages(toy):
+    for text, tokens, reason in [
+        ("Hello.", 0, "at least 1 token"),
+        ("Hello.", 7, "has 6 tokens .* 7 were asked for"),
+        ("Hello.", 512, "context of 512"),
+        ("Hello. " * 100, None, r"longer than .* --tokens N"),
+        ("Gr\u00fc\u00df Gott", None, "cannot encode"),
+    ]:
+        with pytest.raises(PassageError, match=reason):
+            toy.passage(text, tokens)
+    with pytest.raises(PassageError, match="from 0 to 95"):
+        toy.passage_of_ids([1, 96])
+    with pytest.raises(PassageError, match="start=99"):
+        toy.passage("Hello.", 2, start=99)
+    assert toy.passage("Hello, world.\nYes").string == "Hello, world.\nYes"
+
+
+def test_models_without_a_tokenizer_take_ids():
+    lm = FrozenLM.from_model(sources_toy("llama")[0])
+    assert lm.passage_of_ids([1, 2]).ids.tolist() == [1, 2]
+    with pytest.raises(PassageError, match="passage_of_ids"):
+        lm.passage("Hello")
+
+
+def test_prefixes(toy):
+    assert toy.prefix_ids("none") == toy.prefix_ids("sink") == ()
+    assert toy.prefix_ids((4, 5)) == (4, 5)
+    with pytest.raises(ModelError, match="no BOS"):
+        toy.prefix_ids("bos")
+
+
+def test_the_sink_prefix_is_what_cross_entropy_likes():
+    """A model whose embeddings make one special token a help: the choice must find it, and say by how much."""
+    model, tokenizer = sources_toy("llama")
+    tokenizer.add_special_tokens({"bos_token": "\n", "eos_token": "~"})
+    lm = FrozenLM.from_model(model, tokenizer)
+    nats = lm.sink_candidates()
+    specials = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    assert set(nats) == {(), (specials[0],), (specials[1],)}
+    text = next(t for t in originals() if t.id == "essay-on-waiting")
+    ids = tokenizer(text.string[:400], add_special_tokens=False)["input_ids"][:256]
+    for special in specials:
+        logits = model(input_ids=torch.tensor([[special, *ids]])).logits[0]
+        by_hand = torch.nn.functional.cross_entropy(logits[1:-1], torch.tensor(ids[1:])).item()
+        assert nats[(special,)] == pytest.approx(by_hand, rel=1e-4)
+    best = min(nats, key=nats.get)
+    assert lm.sink_prefix == (best if nats[()] - nats[best] >= 0.02 else ())

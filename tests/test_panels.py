@@ -1,0 +1,107 @@
+"""Charts and panels without a browser; test_browser.py looks at them in one."""
+
+import json
+import threading
+
+import pandas as pd
+import pytest
+
+from memlab import charts, load
+from memlab.panels import OWN, cram_panel, marked, setup
+
+
+@pytest.fixture
+def panel(store):
+    panel = cram_panel(load("toy:gemma3"), store)
+    panel.tokens.value, panel.k.value = 8, 4
+    return panel
+
+
+def test_cram_shows_the_text_and_keeps_the_vector(panel, store):
+    panel.start.click()
+    mem = panel.wait(60)
+    assert mem.exact
+    assert list(store.keys()) == [mem.key]
+    assert mem.text.id == "fiction-salt-ferry"
+    assert "exact" in panel.decoded.value
+    assert "memlab-wrong" not in panel.decoded.value
+    assert "<svg" in panel.curve.value
+    assert panel.links.value.count("download=") == 2
+    assert "Done" in panel.status.value
+    assert panel.halt.disabled
+    assert not panel.start.disabled
+    panel.start.click()  # from the store now, with the stored trace
+    assert panel.wait(60).to_bytes() == mem.to_bytes()
+    assert "<svg" in panel.curve.value
+
+
+def test_own_words_and_what_is_wrong_with_them(panel):
+    panel.source.value = OWN
+    assert panel.words.value == ""
+    for words, reason in [("", "is empty"), ("Hm", "8 were asked for"), ("<b>Gr\u00fc\u00df</b>", "cannot encode")]:
+        panel.words.value = words
+        panel.start.click()
+        assert panel.wait(60) is None
+        assert reason in panel.status.value
+        assert not panel.start.disabled
+    panel.words.value = "My own words"
+    panel.start.click()
+    assert panel.wait(60).text.id == "typed"
+
+
+def test_stop_shows_what_there_is(panel, store):
+    panel.source.value = OWN
+    panel.words.value = "All of this is far too much for a toy to keep. " * 4
+    panel.tokens.value, panel.k.value = 120, 1
+    panel.start.click()
+    while "Step" not in panel.status.value:
+        threading.Event().wait(0.05)
+    panel.halt.click()
+    mem = panel.wait(60)
+    assert not mem.exact
+    assert "memlab-wrong" in panel.decoded.value
+    assert "Stopped at step" in panel.status.value
+    assert list(store.keys()) == []
+
+
+def test_two_panels_at_once(store):
+    lm = load("toy:gemma3")
+    panels = [cram_panel(lm, store) for _ in range(2)]
+    for i, panel in enumerate(panels):
+        panel.tokens.value, panel.k.value, panel.seed.value = 12, 4, i
+        panel.start.click()
+    assert [p.wait(60).exact for p in panels] == [True, True]
+
+
+def test_sliders_and_boxes_go_together(panel):
+    slider, box = panel.children[2].children[0].children
+    slider.value = 31
+    assert box.value == panel.tokens.value == 31
+    assert slider.description
+
+
+def test_marked_escapes_and_marks():
+    lm = load("toy:llama")
+    truth, got = (lm.passage(s).ids for s in ("<b>&x", "<b>!x"))
+    shown = marked(lm, got, truth)
+    assert "&lt;b&gt;" in shown
+    assert shown.count("memlab-wrong") == 1
+    assert "token 4: should be &#x27;&amp;&#x27;" in shown
+
+
+def test_charts_need_no_network_and_speak_labs_version():
+    charts.use_offline_renderer()
+    trace = pd.DataFrame({"step": [0, 1, 2], "loss": [9.0, 4.0, 1.0], "accuracy": [0.0, 0.5, 1.0]})
+    chart = charts.training_curve(trace)
+    bundle = chart._repr_mimebundle_()
+    spec = bundle["application/vnd.vegalite.v5+json"]
+    assert spec["$schema"].endswith("v5.json")
+    assert spec["config"]["background"] == "transparent"
+    assert "http" not in json.dumps(spec).replace(spec["$schema"], "")
+    assert charts.to_svg(chart).startswith("<svg")
+
+
+def test_setup(store):
+    lm, mine = setup("toy:opt", store)
+    assert lm is load("toy:opt")
+    assert mine is store

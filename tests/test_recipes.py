@@ -1,0 +1,82 @@
+import dataclasses
+import hashlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memlab.recipes import NAMED, Recipe, RecipeError
+
+
+def test_is_a_value():
+    assert Recipe.default() == Recipe.default(k=1)
+    assert hash(Recipe.paper2025()) == hash(Recipe.paper2025())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe.default().k = 2
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe.default(), Recipe.paper2025(k=4, seed=3), Recipe(prefix=(1, 2), suffix=(5,))]
+)
+def test_json_round_trip(recipe):
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert Recipe.from_json(recipe.canonical()) == recipe
+
+
+def test_canonical_leaves_out_defaults_and_knows_numbers():
+    assert Recipe().canonical() == "{}"
+    assert Recipe(seed=3, k=2).canonical() == '{"k":2,"seed":3}'
+    assert Recipe(margin=2).canonical() == Recipe(margin=2.0).canonical() == '{"margin":2.0}'
+
+
+def test_defaults_never_change():
+    """Keys leave out fields at their default, so another default would give old keys a new meaning."""
+    defaults = json.dumps(dataclasses.asdict(Recipe()), sort_keys=True)
+    assert hashlib.sha256(defaults.encode()).hexdigest()[:16] == "1f2c16a929706855"
+
+
+def test_paper2025_is_the_published_protocol():
+    """arXiv 2502.13063: AdamW, lr 0.01, betas (0.9, 0.9), weight decay 0.01, 5,000 steps, vector at position 0."""
+    r = Recipe.paper2025()
+    assert (r.rule, r.lr, r.betas, r.weight_decay, r.budget) == ("adamw", 0.01, (0.9, 0.9), 0.01, 5000)
+    assert (r.prefix, r.suffix, r.first_scored, r.stop, r.schedule) == ("none", (), 2, "teacher_forced", "constant")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("k", 0), ("k", 1.5), ("k", True), ("budget", -1), ("lr", 0), ("lr", float("nan")), ("lr", "fast"),
+        ("betas", (0.9, 1.0)), ("betas", (0.9,)), ("rule", "sgd"), ("prefix", "eos"), ("prefix", (-1,)),
+        ("margin", 0), ("schedule", None), ("suffix", ("a",)),
+    ],
+)  # fmt: skip
+def test_bad_fields_are_named(field, value):
+    with pytest.raises(RecipeError, match=rf"recipe\.{field} is .*expected"):
+        Recipe(**{field: value})
+
+
+def test_names():
+    assert [Recipe.named(n).name for n in NAMED] == list(NAMED)
+    assert Recipe.paper2025(seed=7).name == "paper2025 seed=7"
+    with pytest.raises(RecipeError, match="default, paper2025"):
+        Recipe.named("fastest")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+fields = st.sampled_from([f.name for f in dataclasses.fields(Recipe)])
+
+
+@given(
+    st.one_of(st.text(), json_values.map(json.dumps), st.dictionaries(fields, json_values, max_size=4).map(json.dumps))
+)
+def test_any_file_gives_a_recipe_or_a_recipe_error(text):
+    try:
+        recipe = Recipe.from_json(text)
+    except RecipeError:
+        return
+    assert Recipe.from_json(recipe.to_json()) == recipe

@@ -1,0 +1,68 @@
+import pytest
+
+from memlab import Plan, Recipe, StoreError, cram, run
+from memlab.experiments.recovery import recovery, shares, summary
+from memlab.texts import Text
+from tests.conftest import random_passages
+
+TEXTS = [Text("a", "Hello there, world."), Text("b", "Go on."), Text("c", "It rained all of the day long.")]
+
+
+def test_a_grid_has_every_combination_once():
+    plan = Plan.grid(
+        ["toy:llama", "toy:opt"], TEXTS, tokens=[4, 8], recipes=[Recipe.default(k=2), Recipe.default(k=4)], seeds=[0, 1]
+    )
+    # 2 models x (3 texts of 4 tokens + 2 of 8) x 2 recipes x 2 seeds; "Go on." has 6 tokens
+    assert len(plan) == 2 * 5 * 2 * 2
+    assert len({job.key for job in plan}) == len(plan)
+    assert [what for what, _ in plan.rejected] == ["toy:llama, b, 8 tokens", "toy:opt, b, 8 tokens"]
+
+
+def test_run_trains_what_is_missing_and_resumes(toy, store):
+    plan = Plan.grid(toy, TEXTS, tokens=6, recipes=Recipe.default(k=4))
+    cram(toy, plan.jobs[1].passage, plan.jobs[1].recipe, store, progress=False)
+    assert len(plan.missing(store)) == 2
+    report = run(plan, store, progress=False)
+    assert (report.trained, report.failed) == (2, {})
+    assert [m.key for m in report.results] == [j.key for j in plan]
+    assert len(plan.missing(store)) == 0
+    assert run(plan, store, progress=False).trained == 0
+
+
+def test_a_failing_job_is_recorded_and_stops_no_other(toy, store, monkeypatch):
+    plan = Plan.of(toy, random_passages(toy, 3), Recipe.default(k=4))
+    bad = plan.jobs[1].key
+    from memlab.cramming import _Job
+
+    enter = _Job.enter
+    monkeypatch.setattr(_Job, "enter", lambda job: 1 / 0 if job.key == bad else enter(job))
+    report = run(plan, store, progress=False)
+    assert report.failed == {bad: "ZeroDivisionError: division by zero"}
+    assert report.trained == len(report.results) == 2
+    assert store.failures() == report.failed
+    monkeypatch.undo()
+    assert run(plan, store, progress=False).trained == 1
+    assert store.failures() == {}
+
+
+def test_a_broken_store_ends_the_run(toy, store, monkeypatch):
+    def broken(_):
+        raise StoreError("full")
+
+    monkeypatch.setattr(store, "put", broken)
+    with pytest.raises(StoreError):
+        run(Plan.of(toy, random_passages(toy, 2), Recipe.default(k=4)), store, progress=False)
+
+
+def test_recovery_reads_each_vector_in_three_ways(toy, store):
+    recipes = [Recipe.default(k=4), Recipe.paper2025(k=4, lr=0.1, budget=300)]
+    table = recovery(toy, TEXTS, recipes, store, tokens=6)
+    assert len(table) == 6
+    exact = table[table.exact]
+    assert (exact.alone_right == 1).all()
+    assert (exact.teacher_forced == 1).all()
+    told = shares(table).set_index(["recipe", "reading"])
+    ours = told.loc[("default k=4", "exact: decoded from the vector alone")]
+    assert (ours.share, ours.high) == (1, 1)
+    assert ours.low == pytest.approx(0.4385, abs=1e-3)  # Wilson's interval of 3 in 3, by his formula
+    assert "steps, median" in summary(table).index

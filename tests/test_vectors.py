@@ -1,0 +1,174 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from memlab.recipes import Recipe
+from memlab.vectors import PORTABLE, Check, MemVector, TextSpan, VectorError, read_metadata
+
+
+def make(seed=0, k=2, d=6, **changes):
+    rng = np.random.default_rng(seed)
+    fields = dict(
+        mem=rng.standard_normal((k, d)).astype(np.float32),
+        token_ids=np.array([5, 1, 9]),
+        prefix_ids=np.array([0]),
+        suffix_ids=np.array([], np.int64),
+        model="toy:llama",
+        fingerprint="f" * 64,
+        recipe=Recipe.default(k=k),
+        text=TextSpan("tale", "somewhere", 3, 17),
+        trace={"step": [0, 1], "loss": [9.5, 1.25], "accuracy": [0.0, 1.0]},
+        seconds=1.5,
+        steps=1,
+    )
+    return MemVector(**(fields | changes))
+
+
+def made(dtype="float32", batch=1, cache=True, given=False, wrong=None):
+    return Check(dtype, "cpu", batch, cache, given, 3, 3 - (wrong is not None), wrong, 1.5)
+
+
+def test_key_is_the_documented_hash():
+    named = {
+        "weights": "f" * 64, "token_ids": [5, 1, 9], "prefix_ids": [0], "suffix_ids": [], "recipe": '{"k":2}',
+    }  # fmt: skip
+    told = json.dumps(named, sort_keys=True, separators=(",", ":")).encode()
+    assert make().key == hashlib.sha256(told).hexdigest()
+
+
+def test_key_names_the_inputs_and_nothing_else():
+    base = make().key
+    assert make(seed=1).key == make(steps=9).key == make(checks=(made(),)).key == base
+    changes = [
+        dict(token_ids=np.array([5, 1])), dict(prefix_ids=np.array([], np.int64)), dict(suffix_ids=np.array([3])),
+        dict(fingerprint="e" * 64), dict(recipe=Recipe.default(k=2, seed=1)), dict(parent="a" * 64),
+    ]  # fmt: skip
+    assert len({make(**c).key for c in changes} | {base}) == len(changes) + 1
+
+
+def test_file_round_trip(tmp_path):
+    mem = make(
+        checks=(made(), made(given=True, wrong=2)), teacher_forced=1.0, loss_bits=0.25, provenance={"torch": "x"}
+    )
+    back = MemVector.load(mem.save(tmp_path / "a.safetensors"))
+    assert back.mem.tobytes() == mem.mem.tobytes()
+    assert back.key == mem.key
+    assert (back.checks, back.recipe, back.text, dict(back.provenance)) == (
+        mem.checks,
+        mem.recipe,
+        mem.text,
+        mem.provenance,
+    )
+    assert back.to_bytes() == mem.to_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_arrays_are_frozen_copies():
+    mine = np.zeros((2, 6), np.float32)
+    mem = make(mem=mine)
+    mine[0, 0] = 7
+    assert mem.mem[0, 0] == 0
+    with pytest.raises(ValueError, match="read-only"):
+        mem.mem[0, 0] = 1
+
+
+def test_exact_needs_the_very_settings():
+    assert make(checks=(made(),)).exact
+    for other in (made("bfloat16"), made(batch=8), made(cache=False), made(given=True), made(wrong=0)):
+        assert not make(checks=(other,)).exact
+
+
+def test_portable_needs_all_four():
+    four = tuple(Check(t, "cpu", b, c, f, 3, 3, None, 1.0) for t, b, c, f in PORTABLE)
+    assert make(checks=four).portable
+    for i in range(4):
+        assert not make(checks=four[:i] + four[i + 1 :]).portable
+
+
+def test_arithmetic_drops_what_was_known():
+    a, b = make(checks=(made(),), teacher_forced=1.0), make(seed=1)
+    for changed in (a.lerp(b, 0.5), a.perturb(0.1), a.quantise(8)):
+        assert not changed.checks
+        assert changed.teacher_forced is None
+        assert changed.provenance["from"] == a.key
+    assert a.lerp(b, 0).mem.tobytes() == a.mem.tobytes()
+    assert a.lerp(b, 1).mem.tobytes() == b.mem.tobytes()
+    np.testing.assert_allclose(a.lerp(b, 0.25).mem, 0.75 * a.mem + 0.25 * b.mem, rtol=1e-6)
+    assert np.linalg.norm(a.perturb(0.5, seed=3).mem - a.mem) == pytest.approx(0.5, rel=1e-5)
+    assert not np.array_equal(a.perturb(0.5, seed=3).mem, a.perturb(0.5, seed=4).mem)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_quantise_rounds_to_a_grid(bits):
+    a = make(k=3, d=500)
+    q = a.quantise(bits)
+    step = np.abs(a.mem).max(1, keepdims=True) / (2 ** (bits - 1) - 1)
+    assert np.abs(q.mem - a.mem).max() <= step.max() / 2 * 1.001
+    assert all(len(np.unique(row)) <= 2**bits - 1 for row in q.mem)
+    with pytest.raises(VectorError, match="2 to 16"):
+        a.quantise(1)
+
+
+def test_redaction_takes_the_text_out_and_keeps_the_name(tmp_path):
+    mem = make(checks=(made(),))
+    red = MemVector.load(mem.redacted().save(tmp_path / "r.safetensors"))
+    assert red.key == mem.key
+    assert (red.n, len(red.token_ids), red.text) == (3, 0, mem.text)
+    assert red.matches([5, 1, 9])
+    assert not red.matches([5, 1, 8])
+    assert "token_ids" not in (tmp_path / "r.safetensors").read_bytes()[:200].decode("latin1")
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    file = make(checks=(made(),)).save(tmp_path / "a.safetensors")
+    sound = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in [0, 8, len(sound) - 1, *rng.integers(0, len(sound), 150)]:
+        damaged = bytearray(sound)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        file.write_bytes(damaged)
+        try:
+            loaded = MemVector.load(file)
+        except VectorError as error:
+            assert str(file) in str(error)  # noqa: PT017 (some flips are harmless, see below)
+        else:  # the header's padding and the spacing of its JSON carry nothing
+            assert loaded.to_bytes() == sound
+
+
+@pytest.mark.parametrize("length", [0, 3, 8, 100, -1, -7])
+def test_truncated_files_are_refused(tmp_path, length):
+    file = make().save(tmp_path / "a.safetensors")
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(VectorError, match="damaged"):
+        MemVector.load(file)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    plain = tmp_path / "plain.safetensors"
+    save_file({"mem": np.zeros((1, 2), np.float32)}, plain)
+    with pytest.raises(VectorError, match="not memlab's"):
+        MemVector.load(plain)
+    for meta, reason in [("no json", "not the JSON"), ("[1]", "not the JSON"), ('{"schema": 99}', "schema 99")]:
+        save_file({"mem": np.zeros((1, 2), np.float32)}, plain, {"memlab": meta})
+        with pytest.raises(VectorError, match=reason):
+            MemVector.load(plain)
+    (tmp_path / "p").write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(VectorError, match="no safetensors"):
+        MemVector.load(tmp_path / "p")
+    with pytest.raises(VectorError, match="no file"):
+        MemVector.load(tmp_path / "absent")
+
+
+def test_metadata_is_plain_json(tmp_path):
+    meta = read_metadata(make(checks=(made(),)).save(tmp_path / "a.safetensors"))
+    assert meta["exact"] is True
+    assert meta["schema"] == 1
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4,), (1, 2, 3)])
+def test_shapes_are_checked(shape):
+    with pytest.raises(VectorError, match=r"expected \(k, d\)"):
+        make(mem=np.zeros(shape, np.float32))
