@@ -1,0 +1,130 @@
+"""The notebooks in a real JupyterLab and a real browser, with the network shut; pictures are left in tests/output."""
+
+import pytest
+
+from memlab import MemVector, Store
+from tests.browser_lab import OUTPUT, browser_page, errors, jupyter_lab, open_notebook, run_all, set_theme
+
+pytestmark = [pytest.mark.browser, pytest.mark.real]
+PANEL = ".memlab-cram-panel"
+
+
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab")
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    with jupyter_lab(folder, store=folder / "store") as address, browser_page(browser) as page:
+        yield address, page, Store(folder / "store")
+
+
+def finished(page, word="Done"):
+    page.wait_for_selector(f"{PANEL} .memlab-status:has-text('{word}')", timeout=180_000)
+
+
+def picture(page, name):
+    """The panel alone, and fail if something in it is wider than it is."""
+    panel = page.locator(PANEL).first
+    panel.scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    panel.screenshot(path=str(OUTPUT / f"{name}.png"))
+    hidden = panel.evaluate(
+        """p => [...p.querySelectorAll('svg, .memlab-decoded, .memlab-status')].filter(e => {
+             const a = e.getBoundingClientRect(), b = p.getBoundingClientRect();
+             return a.right > b.right + 2 || a.width === 0 }).map(e => e.outerHTML.slice(0, 80))"""
+    )
+    assert not hidden
+
+
+def test_first_notebook(lab):
+    address, page, store = lab
+    open_notebook(page, address, "01_cram_and_decode.ipynb")
+    run_all(page)
+    assert errors(page) == []
+    panel = page.locator(PANEL).first
+
+    # Cram, and watch it move.
+    panel.locator("button:has-text('Cram')").click()
+    page.wait_for_selector(f"{PANEL} .memlab-status:has-text('Step')", timeout=60_000)
+    assert panel.locator("button:has-text('Cram')").is_disabled()
+    early = panel.locator("svg").first.inner_html()
+    finished(page)
+    assert panel.locator("svg").first.inner_html() != early
+    assert "exact" in panel.inner_text()
+    assert panel.locator(".memlab-decoded").inner_text().startswith("The salt ferry left Quell")
+    assert panel.locator(".memlab-wrong").count() == 0
+
+    # Both themes, as the reader sees them.
+    picture(page, "01-panel-light")
+    page.screenshot(path=str(OUTPUT / "01-page-light.png"))
+    set_theme(page, "JupyterLab Dark")
+    picture(page, "01-panel-dark")
+    page.screenshot(path=str(OUTPUT / "01-page-dark.png"))
+
+    # Table and picture can be taken away.
+    with page.expect_download() as table:
+        panel.locator("a:has-text('Table')").click()
+    rows = table.value.path().read_text().splitlines()
+    assert rows[0] == "step,loss,accuracy"
+    assert len(rows) > 5
+    with page.expect_download() as drawn:
+        panel.locator("a:has-text('Picture')").click()
+    assert drawn.value.path().read_text().startswith("<svg")
+
+    # Every control moves something.
+    panel.locator("select").select_option("(my own words)")
+    words = panel.locator("textarea")
+    assert words.input_value() == ""
+    words.fill(
+        "Seven green kettles argued about the weather until the postman, who had no opinion, sat down among them."
+    )
+    for box, number in zip(panel.locator("input[type=number]").all(), (12, 2, 7), strict=True):
+        box.fill(str(number))
+        box.press("Enter")
+    panel.locator("button:has-text('Cram')").click()
+    page.wait_for_selector(f"{PANEL} .memlab-decoded:has-text('Seven green kettles')", timeout=180_000)
+    finished(page)
+    made = [store.get(key) for key in store.keys()]
+    (own,) = [m for m in made if m.text.id == "typed"]
+    assert (own.n, own.k, own.recipe.seed, own.exact) == (12, 2, 7, True)
+    assert isinstance(own, MemVector)
+
+    # Sliders answer to the keyboard, and the box follows.
+    box = panel.locator("input[type=number]").first
+    panel.locator(".noUi-handle").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(500)
+    assert box.input_value() == "13"
+
+    # Stop: what a half-trained vector says, wrong tokens marked.
+    box.fill("60")
+    box.press("Enter")
+    words.fill("colourless acrobat thirty volcano mitten sulphur because tangent parsley widow elbow " * 8)
+    panel.locator("button:has-text('Cram')").click()
+    page.wait_for_selector(f"{PANEL} .memlab-status:has-text('Step')", timeout=60_000)
+    panel.locator("button:has-text('Stop')").click()
+    finished(page, "Stopped")
+    assert panel.locator(".memlab-wrong").count() > 0
+    picture(page, "01-stopped-dark")
+    set_theme(page, "JupyterLab Light")
+    picture(page, "01-stopped-light")
+
+    # Bad input is answered in the panel.
+    words.fill("")
+    panel.locator("button:has-text('Cram')").click()
+    finished(page, "is empty")
+
+    assert errors(page) == []
+    assert page.refused == []
+
+
+def test_the_whole_notebook_can_be_read(lab):
+    """Pictures of every output below the panel, in both themes; charts are drawn, not printed."""
+    _, page, _ = lab
+    outputs = page.locator(".jp-Cell-outputWrapper")
+    assert page.locator(".vega-embed canvas, .vega-embed svg").count() >= 1
+    for theme in ("Light", "Dark"):
+        set_theme(page, f"JupyterLab {theme}")
+        for i in range(outputs.count()):
+            outputs.nth(i).scroll_into_view_if_needed()
+            page.wait_for_timeout(150)
+            page.screenshot(path=str(OUTPUT / f"01-{theme.lower()}-{i:02d}.png"))

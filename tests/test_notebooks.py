@@ -1,0 +1,52 @@
+"""Every notebook: clean as committed, and run from top to bottom."""
+
+import ast
+import os
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from tests.browser_lab import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+names = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@names
+def test_committed_without_outputs_and_short(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.cells[0].cell_type == "markdown"
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs
+            assert cell.execution_count is None
+            assert len(cell.source.splitlines()) <= 20
+            for node in ast.walk(ast.parse(cell.source)):
+                assert not isinstance(node, ast.FunctionDef) or node.end_lineno - node.lineno < 5
+
+
+@pytest.mark.notebook
+@pytest.mark.real
+@names
+def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMLAB_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": ROOT / "notebooks"}}
+    )
+    client.execute(env=os.environ.copy())
+    shown = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+    assert not [o for o in shown if o.output_type == "error"]
+    # Training bars and warnings go there: what a reader sees should be neither.
+    complaints = [o.text for o in shown if o.output_type == "stream" and o.name == "stderr" and "Warning" in o.text]
+    assert not complaints
+    kinds = {kind for o in shown if "data" in o for kind in o.data}
+    assert "application/vnd.vegalite.v6.json" not in kinds
+    assert any("vegalite.v5" in kind for kind in kinds)
