@@ -78,18 +78,7 @@ def cram(
     Method: per-sample optimisation of input vectors, arXiv 2502.13063.
     """
     jobs = _jobs(lm, passages, recipe or Recipe.default(), start)
-    done: dict[str, MemVector] = {}
-    waiting: list[_Job] = []
-    for job in {job.key: job for job in jobs}.values():
-        if store is not None and (known := store.fetch(job.key)):
-            done[job.key] = known
-        else:
-            waiting.append(job)
-    if store is not None and waiting:
-        store.check_writable()
-    # Long ones first, and so side by side with their like: little padding, and no straggler at the end.
-    waiting.sort(key=lambda job: -job.row.length)
-
+    done, waiting = _look_up(jobs, store)
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), unit="passage", disable=not progress, desc="cram")
     bench: list[_Job] = []
     batch: Batch | None = None
@@ -184,7 +173,7 @@ class _Job:
         self.trace: list[tuple[int, float, float]] = []
         self._every = 1
         self._next_check = 0
-        self._checked: MemVector | None = None
+        self._kept: MemVector | None = None
         self._began = 0.0
 
     def enter(self) -> None:
@@ -206,49 +195,55 @@ class _Job:
         if not np.isfinite(loss):
             self.ended = "diverged"
             return
-        self._note(loss / np.log(2), self.accuracy)
         if (right, -loss) > (self.best.right, -self.best.loss):
             # Patience counts from a better accuracy, not from a better loss.
             step = self.steps if right > self.best.right else self.best.step
             self.best = _Best(self.mem, step, right, loss)
-        if right == scored:
-            if self.recipe.stop == "teacher_forced":
-                self.ended = "teacher_forced"
-            elif margin >= self.recipe.margin and self.steps >= self._next_check and self._is_exact():
-                self.ended = "exact"
+        if right == scored and self.steps >= self._next_check and self._passes(margin):
+            self.ended = self.recipe.stop
         if not self.ended and self.steps >= self.recipe.budget:
             self.ended = "budget"
         if not self.ended and self.recipe.patience and self.steps - self.best.step >= self.recipe.patience:
             self.ended = "patience"
+        self._note(loss / np.log(2), self.accuracy)
 
     def advance(self, gradient: torch.Tensor) -> None:
         """One step of the rule. A new tensor, so that what was measured stays what it was."""
         self.mem = self.mem + self.rule.step(self.mem, gradient)
         self.steps += 1
 
-    def _is_exact(self) -> bool:
-        """Whether the vectors just measured decode freely in float32, with the recipe's margin; then they are kept."""
+    def _passes(self, margin: float) -> bool:
+        """Whether the vectors just measured are what the recipe wants, in float32 whatever they were trained in.
+
+        If so they are kept: all scored tokens argmax, or decoded freely and with the recipe's margin.
+        """
+        exact = self.recipe.stop == "exact"
+        if exact and margin < self.recipe.margin:
+            return False
         candidate = self.snapshot(self.mem)
-        # One pass in float32 first: it tells nearly always, at a fraction of the price.
-        *_, margin = decoding.teacher_forced(self.lm, candidate, first_scored=self.recipe.first_scored)
-        if margin >= self.recipe.margin:
+        # One pass in float32: for an exact stop it foretells the decode nearly always, at a fraction of the price.
+        accuracy, _, margin = decoding.teacher_forced(self.lm, candidate, first_scored=self.recipe.first_scored)
+        if accuracy == 1 and (not exact or margin >= self.recipe.margin):
             made = decoding.check(self.lm, candidate)
-            if made.exact and made.margin >= self.recipe.margin:
-                self._checked = candidate.with_checks(made)
+            if not exact or (made.exact and made.margin >= self.recipe.margin):
+                self._kept = candidate.with_checks(made)
                 return True
         self._next_check = self.steps + 3
         return False
 
     def _note(self, bits: float, accuracy: float) -> None:
-        if self.steps % self._every == 0:
+        if self.steps % self._every == 0 or self.ended:  # the last point always: it is the one people look for
             self.trace.append((self.steps, bits, accuracy))
-        if len(self.trace) >= TRACE_POINTS:  # half the points, twice as far apart
+        if len(self.trace) >= TRACE_POINTS and not self.ended:  # half the points, twice as far apart
             self._every *= 2
             self.trace = [point for point in self.trace if point[0] % self._every == 0]
 
+    def _trace(self) -> dict[str, tuple[float, ...]]:
+        columns = list(zip(*self.trace, strict=True)) or [(), (), ()]
+        return dict(zip(("step", "loss", "accuracy"), columns, strict=True))
+
     def snapshot(self, mem: torch.Tensor | None = None) -> MemVector:
         """The best vectors so far (or ``mem``) as a value: unchecked, and unfit for a store."""
-        steps, bits, accuracy = zip(*self.trace, strict=True) if self.trace else ((), (), ())
         return MemVector(
             mem=(self.best.mem if mem is None else mem).cpu().numpy(),
             token_ids=self.passage.ids,
@@ -262,13 +257,13 @@ class _Job:
             text=self.passage.span,
             steps=self.steps,
             seconds=round(time.perf_counter() - self._began, 3),
-            trace={"step": steps, "loss": bits, "accuracy": accuracy},
+            trace=self._trace(),
             provenance={"interrupted": f"at step {self.steps}"},
         )
 
     def result(self, portable: bool) -> MemVector:
         """The vector that is kept, with its checks: the very one that was measured, not one a step newer."""
-        kept = self._checked or self.snapshot()
+        kept = self._kept or self.snapshot()
         accuracy, bits, _ = decoding.teacher_forced(self.lm, kept)
         finite = np.isfinite(bits)
         if not kept.checks:
@@ -282,6 +277,7 @@ class _Job:
             kept,
             teacher_forced=accuracy,
             loss_bits=bits if finite else None,
+            trace=self._trace(),
             steps=self.steps,
             seconds=round(time.perf_counter() - self._began, 3),
             provenance={"ended": self.ended, **_provenance(self.lm)},
@@ -300,6 +296,19 @@ def _jobs(
     if not len(passages) == len(recipes) == len(parents):
         raise ValueError(f"{len(passages)} passages, {len(recipes)} recipes, {len(parents)} starts: one each is needed")
     return [_Job(lm, i, *job) for i, job in enumerate(zip(passages, recipes, parents, strict=True))]
+
+
+def _look_up(jobs: Sequence[_Job], store: Store | None) -> tuple[dict[str, MemVector], list[_Job]]:
+    """What the store has, by key, and what must be trained, each key once."""
+    unique = {job.key: job for job in jobs}
+    if store is None:
+        done = {}
+    else:
+        done = {key: known for key in unique if (known := store.fetch(key))}
+        if len(done) < len(unique):
+            store.check_writable()
+    # Long ones first, and so side by side with their like: little padding, and no straggler at the end.
+    return done, sorted((job for key, job in unique.items() if key not in done), key=lambda job: -job.row.length)
 
 
 def _step(batch: Batch, bench: list[_Job]) -> None:

@@ -98,7 +98,7 @@ class Batch:
             lead = true_lead(logits.detach(), self._targets)
             worst = torch.full_like(loss, torch.inf).scatter_reduce_(0, self._owner, lead, "amin")
             right = self._per_passage((lead > 0).float())
-            table = torch.stack([loss.detach(), right, worst]).double().cpu()  # one wait for the device
+            table = torch.stack([loss.detach(), right, worst]).cpu().double()  # one wait for the device
         return Scores(table[0], table[1].long(), self.scored, table[2]), gradients
 
 

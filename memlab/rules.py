@@ -84,8 +84,8 @@ class FullMatrix:
         self.gradients[:, slot] = gradient
         held = min(self.steps + 1, size)
         rows = self.gradients[:, :held]
-        # Small, and wanted in float64, which not every accelerator has.
-        products = torch.einsum("khd,kd->kh", rows, gradient).double().cpu()
+        # Small, and wanted in float64, which not every accelerator has: on the CPU.
+        products = torch.einsum("khd,kd->kh", rows, gradient).cpu().double()
         self.gram[:, slot, :held] = products
         self.gram[:, :held, slot] = products
 

