@@ -1,7 +1,7 @@
 """One function a picture: a table in, an Altair chart out. Nothing is computed here.
 
-One theme for all: colours that the colour-blind tell apart (Okabe and Ito's), greys that can be read on white and on
-black, no background of their own.
+One theme for all: colours that the colour-blind tell apart (Okabe and Ito's, the blue lightened for dark pages),
+greys that can be read on white and on black, no background of their own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+BLUE, ORANGE, GREEN, PURPLE = "#2A8CCB", "#D55E00", "#009E73", "#CC79A7"
 GREY = "#7b7f86"
 _LITE5 = "application/vnd.vegalite.v5+json"
 
@@ -83,7 +83,8 @@ def training_curve(
     return alt.hconcat(
         loss.properties(title="Cross-entropy of the text"),
         accuracy.properties(title="Tokens right, teacher-forced"),
-        spacing=40,
+        spacing=75,
+        bounds="flush",
     )
 
 

@@ -249,6 +249,7 @@ def bench_recovery(
         out.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(out, index=False, float_format="%.6g")
     typer.echo(f"{lm!r}\n{len(chosen)} texts ({texts}), first {tokens} tokens, 95 % Wilson intervals")
+    typer.echo(f"{table.attrs['trained']} trained now, in {table.attrs['seconds']:.0f} s; the others were in the store")
     typer.echo(summary(table).to_string())
 
 

@@ -37,6 +37,7 @@ class Progress:
     passages: tuple[int, ...]
     """Their places in the list given to ``cram``."""
     steps: tuple[int, ...]
+    """Steps taken before the vectors that the next three speak of."""
     loss_bits: tuple[float, ...]
     """Cross-entropy of the vectors then measured, bits a scored token."""
     accuracy: tuple[float, ...]
@@ -191,7 +192,7 @@ class _Job:
     def measured(self, loss: float, right: int, margin: float) -> None:
         """Take note of what the vectors now score, and decide whether they are the ones to keep."""
         scored = len(self.passage) - self.recipe.first_scored + 1
-        self.loss, self.accuracy, self.margin = loss, right / scored, margin
+        self.measured_at, self.loss, self.accuracy, self.margin = self.steps, loss, right / scored, margin
         if not np.isfinite(loss):
             self.ended = "diverged"
             return
@@ -336,7 +337,7 @@ def _admit(bench: list[_Job], waiting: list[_Job]) -> list[_Job]:
 def _postfix(bench: Sequence[_Job]) -> dict[str, Any]:
     return {
         "on bench": len(bench),
-        "step": f"{max(j.steps for j in bench)}/{max(j.recipe.budget for j in bench)}",
+        "step": f"{max(j.measured_at for j in bench)}/{max(j.recipe.budget for j in bench)}",
         "bits/token": f"{np.mean([j.loss for j in bench]) / np.log(2):.2f}",
         "right": f"{np.mean([j.accuracy for j in bench]):.0%}",
     }
@@ -345,7 +346,7 @@ def _postfix(bench: Sequence[_Job]) -> dict[str, Any]:
 def _told(bench: Sequence[_Job], finished: int, total: int) -> Progress:
     return Progress(
         tuple(j.index for j in bench),
-        tuple(j.steps for j in bench),
+        tuple(j.measured_at for j in bench),
         tuple(j.loss / float(np.log(2)) for j in bench),
         tuple(j.accuracy for j in bench),
         tuple(j.margin for j in bench),

@@ -73,7 +73,7 @@ class CramPanel(w.VBox):
         wide = {"description_width": "90px"}
         names = [OWN, *(t.id for t in originals())]
         self.source = w.Dropdown(options=names, value="fiction-salt-ferry", description="Text", style=wide)
-        self.words = w.Textarea(description="Words", rows=4, style=wide, layout=w.Layout(width="auto"))
+        self.words = w.Textarea(description="Words", rows=6, style=wide, layout=w.Layout(width="auto"))
         self.tokens, tokens = _number("Tokens", 24, 2, 128)
         self.k, vectors = _number("Vectors k", 1, 1, 8)
         self.seed, seeds = _number("Seed", 0, 0, 99)

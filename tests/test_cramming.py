@@ -91,6 +91,14 @@ def test_mixed_lengths_and_k_come_back_in_order(toy, store):
     assert [m.key for m in mems] == [key_of(toy, p, r) for p, r in zip(passages, recipes, strict=True)]
 
 
+def test_a_watcher_sees_what_the_trace_keeps(toy):
+    seen = []
+    (mem,) = cram(toy, random_passages(toy, 1), Recipe.default(k=2), progress=False, watch=seen.append)
+    told = [(p.steps[0], p.loss_bits[0], p.accuracy[0]) for p in seen]
+    assert told == list(zip(*(mem.trace[c] for c in ("step", "loss", "accuracy")), strict=True))
+    assert [t[0] for t in told] == list(range(mem.steps + 1))
+
+
 def test_more_passages_than_places_on_the_bench(toy, store, monkeypatch):
     monkeypatch.setattr("memlab.cramming.POSITIONS", 40)
     seen = []

@@ -22,7 +22,10 @@ from memlab.texts import Text
 def recovery(
     lm: FrozenLM, texts: Sequence[Text], recipes: Sequence[Recipe], store: Store, *, tokens: int, start: int | str = 0
 ) -> pd.DataFrame:
-    """One row a passage and recipe: the three readings (shares right, passed or not), steps and seconds."""
+    """One row a passage and recipe: the three readings (shares right, passed or not) and steps.
+
+    ``attrs`` say how many were ``trained`` now, and the wall ``seconds`` of that.
+    """
     report = run(Plan.grid(lm, texts, tokens=tokens, recipes=list(recipes), start=start), store)
     rows = []
     for mem in report.results:
@@ -45,7 +48,9 @@ def recovery(
                 "key": mem.key,
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs |= {"trained": report.trained, "seconds": report.seconds}
+    return table
 
 
 READINGS = {
