@@ -74,6 +74,12 @@ def test_toys_are_the_same_every_time():
     assert load("toy:qwen2").fingerprint != load("toy:llama").fingerprint
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Facts about throw-away folders stay out of the user's cache."""
+    monkeypatch.setenv("MEMLAB_CACHE", str(tmp_path / "cache"))
+
+
 def sources_toy(family):
     from memlab.models.toys import toy
 
@@ -100,8 +106,7 @@ def test_fingerprint_is_of_the_stored_tensors(tmp_path):
     assert lm.fingerprint == digest.hexdigest() == load("toy:llama").fingerprint
 
 
-def test_facts_are_forgotten_when_files_change(tmp_path, monkeypatch):
-    monkeypatch.setenv("MEMLAB_CACHE", str(tmp_path / "cache"))
+def test_facts_are_forgotten_when_files_change(tmp_path):
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "w").write_text("a")
@@ -128,7 +133,7 @@ def test_bin_weights_need_a_word_and_run_no_code(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "was-here"),)
 
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Evil()}))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Evil()}, protocol=2))
     with pytest.raises(ModelError, match="cannot be loaded"):
         load(str(folder), allow_bin=True, dtype=torch.float32)
     assert not (tmp_path / "was-here").exists()

@@ -1,10 +1,12 @@
 import json
+import sys
 import time
+import types
 
 import pandas as pd
 import pytest
 
-from memlab.texts import Text, TextError, classics, from_path, load_texts, originals, random_words
+from memlab.texts import Text, TextError, classics, from_path, hugging_face, load_texts, originals, random_words
 
 
 def test_originals_are_many_long_enough_and_of_many_kinds():
@@ -104,6 +106,27 @@ def test_by_name(tmp_path, monkeypatch):
     assert load_texts("classics")[0].id == "classic-1"
     assert len(load_texts("originals", count=3)) == 3
     assert len(load_texts("random", count=2)) == 2
+
+
+def test_hugging_face_data_sets(monkeypatch):
+    """A stand-in for the library: rows come lazily, and only those asked for."""
+    asked = []
+
+    def load_dataset(name, *, split, streaming):
+        asked.append((name, split, streaming))
+        return ({"text": f"Book {i}."} for i in range(10**9))
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    assert [t.string for t in load_texts("pg19", count=2)] == ["Book 0.", "Book 1."]
+    assert asked == [("emozilla/pg19", "validation", True)]
+    with pytest.raises(TextError, match="no column 'body'; it has: text"):
+        hugging_face("a/b", column="body")
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=lambda *_, **__: 1 / 0))
+    with pytest.raises(TextError, match="could not be read: ZeroDivisionError"):
+        load_texts("hf:a/b")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(TextError, match=r"memlab\[data\]"):
+        load_texts("hf:a/b")
 
 
 def test_ten_million_characters_are_read_quickly(tmp_path):
