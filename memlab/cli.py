@@ -18,8 +18,8 @@ import typer
 from memlab import __version__
 from memlab.recipes import NAMED, Recipe, RecipeError
 from memlab.store import Store, StoreError
-from memlab.texts import Text, TextError, from_path, load_texts
-from memlab.vectors import MemVector, VectorError
+from memlab.texts import Text, TextError, from_bytes, from_path, load_texts
+from memlab.vectors import PORTABLE, MemVector, VectorError
 
 app = typer.Typer(
     name="memlab",
@@ -43,6 +43,8 @@ ModelOption = Annotated[
 StoreOption = Annotated[
     Path | None, typer.Option("--store", help="folder of results [default: the user's cache, or MEMLAB_STORE]")
 ]
+RevisionOption = Annotated[str | None, typer.Option(help="branch, tag or commit of a Hugging Face model")]
+BinOption = Annotated[bool, typer.Option("--allow-bin", help="load pickled .bin weights, where nothing else is")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -56,6 +58,7 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        from memlab.cramming import CramInterrupted
         from memlab.models import ModelError, PassageError
 
         try:
@@ -69,6 +72,9 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
             raise fail(error, 1) from None
         except VectorError as error:
             raise fail(error, 1) from None
+        except CramInterrupted as stopped:
+            typer.echo(f"memlab: {stopped}; what is finished is in the store", err=True)
+            raise typer.Exit(130) from None
 
     return wrapped
 
@@ -90,10 +96,12 @@ def cram_command(
         int | None, typer.Option("--tokens", "-n", help="tokens of each text [default: all of it]")
     ] = None,
     start: Annotated[int, typer.Option(help="begin at the first sentence from this character on")] = 0,
-    k: Annotated[int, typer.Option("-k", help="vectors before the text")] = 1,
+    k: Annotated[int | None, typer.Option("-k", help="vectors before the text [default: the recipe's, 1]")] = None,
     recipe: Annotated[str, typer.Option("--recipe", help=f"{', '.join(NAMED)}, or a recipe's JSON")] = "default",
     seed: Annotated[int | None, typer.Option(help="seed of the first vector")] = None,
     budget: Annotated[int | None, typer.Option(help="optimiser steps at most")] = None,
+    revision: RevisionOption = None,
+    allow_bin: BinOption = False,
     portable: Annotated[
         bool, typer.Option("--portable", help="also check in bf16, without cache, in a batch of 8")
     ] = False,
@@ -104,21 +112,20 @@ def cram_command(
     chosen = _recipe(recipe, k=k, seed=seed, budget=budget)
     texts = [Text("text", text, "command line")] if text is not None else []
     for name in files or []:
-        texts += [Text("stdin", sys.stdin.read(), "standard input")] if name == "-" else from_path(name)
+        if name == "-":
+            texts.append(Text("stdin", from_bytes(sys.stdin.buffer.read(), "standard input"), "standard input"))
+        else:
+            texts += from_path(name)
     if not texts:
         raise fail("nothing to cram: give a file, or --text 'some text'", 2)
 
-    from memlab.cramming import CramInterrupted, cram
+    from memlab.cramming import cram
     from memlab.models import load
 
-    lm = load(model)
+    lm = load(model, revision=revision, allow_bin=allow_bin)
     place = Store(store)
     passages = [lm.passage(t, tokens, start=start) for t in texts]
-    try:
-        results = cram(lm, passages, chosen, place, portable=portable, progress=not as_json)
-    except CramInterrupted as stopped:
-        typer.echo(f"memlab: {stopped}; what is finished is in {place.path}", err=True)
-        raise typer.Exit(130) from None
+    results = cram(lm, passages, chosen, place, portable=portable, progress=not as_json)
     rows = [_told(lm, place, mem) for mem in results]
     if as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
@@ -140,6 +147,7 @@ def decode_command(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="model to decode with [default: the one it was trained for]")
     ] = None,
+    allow_bin: BinOption = False,
 ) -> None:
     """Decode a stored vector freely and print the text, nothing else."""
     mem = _open(result, Store(store))
@@ -147,7 +155,7 @@ def decode_command(
     from memlab.decoding import decode
     from memlab.models import load
 
-    lm = load(model or mem.model, revision=None if model else mem.revision)
+    lm = load(model or mem.model, revision=None if model else mem.revision, allow_bin=allow_bin)
     typer.echo(lm.decode_ids(decode(lm, [mem], batch=1)[0]), nl=False)
 
 
@@ -155,7 +163,7 @@ def decode_command(
 @told
 def store_ls(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List the results."""
-    place = Store(store)
+    place = _there(store)
     table = place.table()
     if as_json:
         typer.echo(table.to_json(orient="records", indent=1))
@@ -185,7 +193,7 @@ def store_verify(
     quarantine: Annotated[bool, typer.Option("--quarantine", help="move damaged files out of the way")] = False,
 ) -> None:
     """Read every file and re-hash it."""
-    place = Store(store)
+    place = _there(store)
     total, wrong = sum(1 for _ in place.keys()), place.verify()
     for key, reason in wrong.items():
         typer.echo(f"damaged: {reason}")
@@ -248,7 +256,10 @@ def bench_recovery(
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(out, index=False, float_format="%.6g")
-    typer.echo(f"{lm!r}\n{len(chosen)} texts ({texts}), first {tokens} tokens, 95 % Wilson intervals")
+    measured = f"{table.text_id.nunique()} of {len(chosen)} texts ({texts})"
+    typer.echo(f"{lm!r}\n{measured}, first {tokens} tokens, 95 % Wilson intervals")
+    for what, why in table.attrs["lost"].items():
+        typer.echo(f"left out: {what}: {why}", err=True)
     typer.echo(f"{table.attrs['trained']} trained now, in {table.attrs['seconds']:.0f} s; the others were in the store")
     typer.echo(summary(table).to_string())
 
@@ -258,6 +269,13 @@ def _recipe(name: str, **changes: Any) -> Recipe:
     if name.lstrip().startswith("{"):
         return Recipe.from_json(name).replace(**given)
     return Recipe.named(name, **given)
+
+
+def _there(path: Path | None) -> Store:
+    place = Store(path)
+    if path and not place.path.is_dir():
+        raise StoreError(f"there is no store at {path}")
+    return place
 
 
 def _open(result: str, store: Store) -> MemVector:
@@ -283,7 +301,7 @@ def _told(lm: Any, store: Store, mem: MemVector) -> dict[str, Any]:
         "k": mem.k,
         "recipe": mem.recipe.name,
         "exact": mem.exact,
-        "portable": mem.portable,
+        "portable": mem.portable if len(mem.checks) >= len(PORTABLE) else None,
         "first_wrong": alone.first_wrong,
         "tokens_right": alone.right,
         "margin": alone.margin,
@@ -306,11 +324,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     """Entry point."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        typer.echo("memlab: stopped", err=True)
-        raise SystemExit(130) from None
+    app()
 
 
 if __name__ == "__main__":

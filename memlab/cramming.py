@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from memlab import decoding
+from memlab import __version__, decoding
 from memlab.models import FrozenLM, Passage, PassageError
 from memlab.objective import Batch, Row
 from memlab.recipes import Recipe
@@ -75,44 +75,30 @@ def cram(
     passage, instead of from noise. ``portable`` adds the checks that ``mem.portable`` looks at. ``watch`` is called
     after every step and stops the training by returning True, as an interrupt does: both raise ``CramInterrupted``.
 
-    A passage that cannot be crammed exactly in its budget is returned all the same, with the checks that say so.
+    A passage that cannot be crammed exactly in its budget is returned all the same, with the checks that say so. If
+    something else fails midway, the exception's ``finished`` holds what was done (``unsaved`` of a ``StoreError``, what
+    the store could not take).
     Method: per-sample optimisation of input vectors, arXiv 2502.13063.
     """
     jobs = _jobs(lm, passages, recipe or Recipe.default(), start)
     done, waiting = _look_up(jobs, store)
-    bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), unit="passage", disable=not progress, desc="cram")
     bench: list[_Job] = []
-    batch: Batch | None = None
-    drawn = 0.0
     try:
-        while bench or waiting:
-            if entered := _admit(bench, waiting):
-                bench += entered
-                batch = None
-            batch = batch or Batch(lm, [job.row for job in bench])
-            _step(batch, bench)
-            if time.perf_counter() - drawn > 0.2:  # tqdm's own clock looks at finished passages only
-                drawn = time.perf_counter()
-                bar.set_postfix(_postfix(bench))
-            if watch and watch(_told(bench, len(done), len(jobs))):
-                raise KeyboardInterrupt
-            for job in [job for job in bench if job.ended]:
-                result = job.result(portable)
-                # On the books first, so that a store that fails, or an interrupt, cannot lose it.
-                done[job.key] = result
-                bench.remove(job)
-                batch = None
-                if store is not None:
-                    store.put(result)
-                bar.update(1)
+        _train(lm, bench, waiting, done, store=store, portable=portable, progress=progress, watch=watch)
     except KeyboardInterrupt:
+        if store is not None:  # the interrupt may have come between a result and its place in there
+            list(map(store.put, done.values()))
         raise CramInterrupted(list(done.values()), [job.snapshot() for job in bench]) from None
     except StoreError as error:
         error.unsaved = [v for v in done.values() if store is not None and v.key not in store]
         raise
-    finally:
-        bar.close()
-    return [done[job.key] for job in jobs]
+    except Exception as error:
+        error.finished = list(done.values())  # type: ignore[attr-defined]  # out of memory, say: they were paid for
+        raise
+    results = [done[job.key] for job in jobs]
+    if portable:  # what came from the store may not have been asked this yet
+        results = [decoding.check_portable(lm, mem) if mem.exact else mem for mem in results]
+    return results
 
 
 def key_of(lm: FrozenLM, passage: Passage, recipe: Recipe, parent: MemVector | None = None) -> str:
@@ -153,10 +139,14 @@ class _Job:
             )
         prefix = lm.prefix_ids(recipe.prefix)
         self.row = Row(passage.ids, prefix, recipe.suffix, recipe.k, recipe.first_scored)
+        lm.check_ids(np.array(recipe.suffix, np.int64))
+        lm.check_ids(passage.ids)
         if lm.context and self.row.length > lm.context:
+            room = lm.context - self.row.context + 1
             raise PassageError(
                 f"{len(passage)} tokens behind {self.row.context} positions of prefix, vectors and suffix exceed "
-                f"{lm.name}'s context of {lm.context}: cut the passage to {lm.context - self.row.context + 1} tokens"
+                f"{lm.name}'s context of {lm.context}: "
+                + (f"cut the passage to {room} tokens" if room > 0 else "use fewer vectors (k)")
             )
         if len(passage) < recipe.first_scored:
             raise PassageError(f"the recipe scores from token {recipe.first_scored} on, the passage has {len(passage)}")
@@ -164,8 +154,10 @@ class _Job:
             decoding.require_weights(lm, parent)
             if parent.k != recipe.k:
                 raise VectorError(f"the vector to start from has k={parent.k}, the recipe k={recipe.k}")
-        parent_key = parent.key if parent else None
-        self.key = make_key(lm.fingerprint, passage.ids, np.array(prefix), np.array(recipe.suffix), recipe, parent_key)
+        self.parent_key = parent.identity if parent else None
+        self.key = make_key(
+            lm.fingerprint, passage.ids, np.array(prefix), np.array(recipe.suffix), recipe, self.parent_key
+        )
         self.mem = torch.empty(0)
         self.best = _Best(self.mem)
         self.steps = 0
@@ -254,7 +246,7 @@ class _Job:
             revision=self.lm.revision,
             fingerprint=self.lm.fingerprint,
             recipe=self.recipe,
-            parent=self.parent.key if self.parent else None,
+            parent=self.parent_key,
             text=self.passage.span,
             steps=self.steps,
             seconds=round(time.perf_counter() - self._began, 3),
@@ -306,10 +298,55 @@ def _look_up(jobs: Sequence[_Job], store: Store | None) -> tuple[dict[str, MemVe
         done = {}
     else:
         done = {key: known for key in unique if (known := store.fetch(key))}
+        for key, known in done.items():
+            if known.redaction:  # the passage is at hand, so its ids can be put back
+                done[key] = known.restored(unique[key].passage.ids)
         if len(done) < len(unique):
             store.check_writable()
     # Long ones first, and so side by side with their like: little padding, and no straggler at the end.
     return done, sorted((job for key, job in unique.items() if key not in done), key=lambda job: -job.row.length)
+
+
+def _train(
+    lm: FrozenLM,
+    bench: list[_Job],
+    waiting: list[_Job],
+    done: dict[str, MemVector],
+    *,
+    store: Store | None,
+    portable: bool,
+    progress: bool,
+    watch: Callable[[Progress], bool | None] | None,
+) -> None:
+    """Train until nobody waits and the bench is empty; results go into ``done`` and the store as they come."""
+    total = len(done) + len(waiting)
+    # Counted in steps, so that even one passage has a time left: what is left at most, less as passages end early.
+    bar = tqdm(total=sum(j.recipe.budget for j in waiting), unit="step", disable=not (progress and waiting))
+    batch: Batch | None = None
+    drawn = 0.0
+    with bar:
+        while bench or waiting:
+            if entered := _admit(bench, waiting):
+                bench += entered
+                batch = None
+            batch = batch or Batch(lm, [job.row for job in bench])
+            _step(batch, bench)
+            bar.update(sum(not job.ended for job in bench))
+            if time.perf_counter() - drawn > 0.2:
+                drawn = time.perf_counter()
+                bar.set_description(f"crammed {len(done)} of {total}", refresh=False)
+                bar.set_postfix(_postfix(bench))
+            if watch and watch(_told(bench, len(done), total)):
+                raise KeyboardInterrupt
+            for job in [job for job in bench if job.ended]:
+                # On the books first, so that a store that fails, or an interrupt, cannot lose it.
+                done[job.key] = job.result(portable)
+                bench.remove(job)
+                batch = None
+                if store is not None:
+                    store.put(done[job.key])
+                bar.total -= job.recipe.budget - job.steps
+        bar.set_description(f"crammed {len(done)} of {total}")
 
 
 def _step(batch: Batch, bench: list[_Job]) -> None:
@@ -357,7 +394,7 @@ def _told(bench: Sequence[_Job], finished: int, total: int) -> Progress:
 
 def _provenance(lm: FrozenLM) -> dict[str, Any]:
     return {
-        "memlab": version("memlab"),
+        "memlab": __version__,
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "device": str(lm.device),

@@ -17,15 +17,18 @@ from memlab.objective import Batch, Row, true_lead
 from memlab.vectors import PORTABLE, Check, MemVector, VectorError
 
 _NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-EXACT, GIVEN = PORTABLE[0], ("float32", 1, True, True)
+EXACT = PORTABLE[0]
 
 
 def require_weights(lm: FrozenLM, mem: MemVector) -> None:
     """Refuse to run a vector on weights it was not trained for."""
     if mem.fingerprint != lm.fingerprint:
+        way = (
+            f"load {mem.model}" if mem.model != lm.name else f"{lm.name} has changed, load it at the vector's revision"
+        )
         raise ModelError(
-            f"this vector was trained for {mem.model} (weights {mem.fingerprint[:12]}), "
-            f"and the model given is {lm.name} (weights {lm.fingerprint[:12]}): load {mem.model}"
+            f"this vector was trained for {mem.model} (weights {mem.fingerprint[:12]}, revision {mem.revision}), "
+            f"and the model given is {lm.name} (weights {lm.fingerprint[:12]}, revision {lm.revision}): {way}"
         )
     if mem.d != lm.d:
         raise VectorError(f"the vector has width {mem.d}, {lm.name} takes {lm.d}")
@@ -77,13 +80,14 @@ def check(
     for position, (target, logits) in enumerate(zip(targets, stream, strict=False), int(first_given)):
         # Every row must be right: a vector that survives only in one place of a batch is not portable.
         lead = float(true_lead(logits, logits.new_full((batch,), int(target), dtype=torch.long)).min())
-        correct = bool((logits.argmax(-1) == int(target)).all())
+        # The argmax of logits that are no numbers is 0, and proves nothing. JSON has neither NaN nor infinity.
+        lead = max(lead, -1e30) if np.isfinite(lead) else -1e30
+        correct = lead > -1e30 and bool((logits.argmax(-1) == int(target)).all())
         right += correct
         if first_wrong is None:
             margin = min(margin, lead)
             if not correct:
                 first_wrong = position
-    margin = float(np.clip(np.nan_to_num(margin, nan=-1e30), -1e30, 1e30))  # JSON has no infinity
     return Check(dtype, lm.device.type, batch, cache, first_given, len(targets), right, first_wrong, margin)
 
 

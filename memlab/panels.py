@@ -24,6 +24,8 @@ from memlab.texts import Text, TextError, originals
 from memlab.vectors import MemVector, VectorError
 
 OWN = "(my own words)"
+SHOWN = 1000
+"""Characters of a bundled text that the panel shows; crammed is the text."""
 _WRONG = "color:#D55E00;font-weight:600;text-decoration:underline wavy #D55E00"
 _TEXT = "color:var(--jp-content-font-color1,inherit);font-size:14px;line-height:1.6"
 
@@ -58,8 +60,7 @@ def marked(lm: FrozenLM, ids: Any, truth: Any) -> str:
 
 def readout(lm: FrozenLM, mem: MemVector) -> w.HTML:
     """A stored vector decoded now, next to what its teacher-forced accuracy promised."""
-    ids = decode(lm, [mem], batch=1)[0]
-    return w.HTML(_readout(lm, mem, ids))
+    return w.HTML(_readout(lm, mem, decode(lm, [mem], batch=1)[0]))
 
 
 class CramPanel(w.VBox):
@@ -101,7 +102,7 @@ class CramPanel(w.VBox):
 
     def _fill(self, _: Any = None) -> None:
         picked = next((t for t in originals() if t.id == self.source.value), None)
-        self.words.value = picked.string[:1000] if picked else ""
+        self.words.value = picked.string[:SHOWN] if picked else ""
         self.words.placeholder = "Type or paste some text"
 
     def _begin(self) -> None:
@@ -118,7 +119,11 @@ class CramPanel(w.VBox):
     def _work(self) -> None:
         try:
             self._train()
-        except (TextError, PassageError, ModelError, StoreError, VectorError) as error:
+        except StoreError as error:
+            self.result = next(iter(error.unsaved), None)
+            kept = " The vector is in panel.result: save it with .save(path)." if self.result else ""
+            self.status.value = _say(f"{error}.{kept}", wrong=True)
+        except (TextError, PassageError, ModelError, VectorError) as error:
             self.status.value = _say(str(error), wrong=True)
         except Exception as error:  # a thread's traceback is seen by nobody: say it where the reader looks
             self.status.value = _say(f"{type(error).__name__}: {error}", wrong=True)
@@ -128,8 +133,8 @@ class CramPanel(w.VBox):
 
     def _train(self) -> None:
         picked = next((t for t in originals() if t.id == self.source.value), None)
-        known = picked is not None and picked.string.startswith(self.words.value)
-        text = picked if picked is not None and known else Text("typed", self.words.value, "typed")
+        untouched = picked is not None and self.words.value == picked.string[:SHOWN]
+        text = picked if picked is not None and untouched else Text("typed", self.words.value, "typed")
         passage = self.lm.passage(text, self.tokens.value)
         recipe = Recipe.default(k=self.k.value, seed=self.seed.value)
         began, drawn, points = time.perf_counter(), 0.0, []
@@ -172,19 +177,19 @@ def _frame(points: list[tuple[int, float, float]]) -> pd.DataFrame:
 
 def _readout(lm: FrozenLM, mem: MemVector, ids: Any) -> str:
     made = next((c for c in mem.checks if c.settings == EXACT), None)
-    right = int((ids == mem.token_ids).sum())
+    truth = ids if mem.redaction else mem.token_ids  # without the ids there is nothing to compare with
+    right = int((ids == truth).sum())
     verdict = "<b>exact</b>" if mem.exact else "<b>not exact</b>"
-    numbers = [
-        f"{mem.n} tokens in {mem.k} vector{'s' if mem.k > 1 else ''}: {verdict}",
-        f"{right} of {mem.n} tokens right",
-    ]
+    numbers = [f"{mem.n} tokens in {mem.k} vector{'s' if mem.k > 1 else ''}: {verdict}"]
+    if not mem.redaction:
+        numbers.append(f"{right} of {mem.n} tokens right")
     if mem.teacher_forced is not None:
         numbers.append(f"teacher-forced {mem.teacher_forced:.1%}")
     if made and mem.exact:
         numbers.append(f"smallest margin {made.margin:.2f}")
     head = f'<div style="{_TEXT}">Decoded from the vector alone &mdash; {" &middot; ".join(numbers)}</div>'
     box = "border-left:3px solid var(--jp-border-color1,#999);margin:6px 0;padding:2px 12px"
-    return f'{head}<div class="memlab-decoded" style="{box}">{marked(lm, ids, mem.token_ids)}</div>'
+    return f'{head}<div class="memlab-decoded" style="{box}">{marked(lm, ids, truth)}</div>'
 
 
 def _number(name: str, value: int, low: int, high: int) -> tuple[w.BoundedIntText, w.HBox]:

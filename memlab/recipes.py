@@ -66,6 +66,8 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
+        if isinstance(self.betas, tuple) and all(_number(b) for b in self.betas):
+            object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))  # (0, .9) is (0.0, .9)
 
         def need(ok: bool, field: str, expected: str) -> None:
             if not ok:
@@ -77,7 +79,7 @@ class Recipe:
 
         def real(name: str, low: float, open_end: bool) -> None:
             value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            number = _number(value)
             need(
                 number and (value > low if open_end else value >= low),
                 name,
@@ -94,7 +96,9 @@ class Recipe:
         need(self.rule in RULES, "rule", f"one of {RULES}")
         need(self.schedule in SCHEDULES, "schedule", f"one of {SCHEDULES}")
         need(
-            len(self.betas) == 2 and all(isinstance(b, (int, float)) and 0 <= b < 1 for b in self.betas),
+            isinstance(self.betas, tuple)
+            and len(self.betas) == 2
+            and all(_number(b) and 0 <= b < 1 for b in self.betas),
             "betas",
             "two numbers in [0, 1)",
         )
@@ -131,7 +135,7 @@ class Recipe:
             weight_decay=0.01,
             schedule="constant",
         )
-        return cls(**(paper | changes))  # type: ignore[arg-type]
+        return cls(**(paper | changes))  # type: ignore[arg-type]  # a dict of mixed types
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> Self:
@@ -188,6 +192,15 @@ class Recipe:
 
 
 NAMED = ("default", "paper2025")
+
+
+def _number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def _ids(value: Any) -> bool:

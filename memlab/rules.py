@@ -99,6 +99,7 @@ class FullMatrix:
         floor = self.recipe.damping * spectrum[:, -1:] + 1e-300
         shrunk = (spectrum.clamp_min(0) + floor).rsqrt()[..., None] * (basis.mT @ (mean / root)[:, None])
         mixture = root[:, None] * (basis @ shrunk)  # (k, held, 1): the step as a mixture of past gradients
+        mixture = mixture / mixture.abs().amax(1, keepdim=True).clamp_min(1e-300)  # its length is set below anyway
         direction = (rows.mT @ mixture.to(rows)).squeeze(-1)
         length = direction.norm(dim=-1, keepdim=True).clamp_min(1e-30)
         rate = step_size(self.recipe, self.steps - 1)

@@ -63,11 +63,12 @@ class Plan:
         if seeds is not None:
             recipes = [r.replace(seed=s) for r in recipes for s in seeds]
         models = [models] if isinstance(models, (str, FrozenLM)) else list(models)
+        texts = list(texts)
         lengths = list(tokens) if isinstance(tokens, Sequence) else [tokens]
         jobs: list[Job] = []
         rejected: list[tuple[str, str]] = []
         for lm in (m if isinstance(m, FrozenLM) else load(m) for m in models):
-            for text, n in itertools.product(list(texts), lengths):
+            for text, n in itertools.product(texts, lengths):
                 try:
                     passage = lm.passage(text, n, start=start)
                     jobs += [Job(lm, passage, r, key_of(lm, passage, r)) for r in recipes]
@@ -104,28 +105,33 @@ def run(plan: Plan, store: Store, *, portable: bool = False, progress: bool = Tr
     error is recorded. A store that cannot be written ends the run: nothing after it could be kept.
     """
     began = time.perf_counter()
-    report = Report(rejected=plan.rejected, trained=len(plan.missing(store)))
-    models = {id(job.lm): job.lm for job in plan}
-    for lm in models.values():
+    report = Report(rejected=plan.rejected)
+    known = {job.key for job in plan if job.key in store}
+    done: dict[str, MemVector] = {}
+
+    def go(jobs: list[Job]) -> None:
+        lm = jobs[0].lm
+        results = cram(
+            lm, [j.passage for j in jobs], [j.recipe for j in jobs], store, portable=portable, progress=progress
+        )
+        done.update({mem.key: mem for mem in results})
+
+    for lm in {id(job.lm): job.lm for job in plan}.values():
         jobs = [job for job in plan if job.lm is lm]
         try:
-            cram(lm, [j.passage for j in jobs], [j.recipe for j in jobs], store, portable=portable, progress=progress)
+            go(jobs)
         except StoreError:
             raise
         except Exception:  # whatever it was, the jobs one by one will tell whose it was
             for job in jobs:
-                _alone(job, store, report, portable)
-    report.results = [store.get(job.key) for job in plan if job.key not in report.failed]
-    report.trained -= len(report.failed)
+                try:
+                    go([job])
+                except StoreError:
+                    raise
+                except Exception as error:  # recorded with its kind, and the next job has its turn
+                    report.failed[job.key] = f"{type(error).__name__}: {error}"
+                    store.record_failure(job.key, report.failed[job.key])
+    report.results = [done[job.key] for job in plan if job.key in done]
+    report.trained = len(set(done) - known)
     report.seconds = time.perf_counter() - began
     return report
-
-
-def _alone(job: Job, store: Store, report: Report, portable: bool) -> None:
-    try:
-        cram(job.lm, job.passage, job.recipe, store, portable=portable, progress=False)
-    except StoreError:
-        raise
-    except Exception as error:  # recorded with its kind, and the next job has its turn
-        report.failed[job.key] = f"{type(error).__name__}: {error}"
-        store.record_failure(job.key, report.failed[job.key])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from platformdirs import user_cache_path
 
 from memlab.texts import data_folder
-from memlab.vectors import MemVector, VectorError, read_metadata
+from memlab.vectors import DamagedError, MemVector, VectorError, read_metadata
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,7 @@ class Store:
             raise KeyError(f"no result {key} in {self.path}")
         vector = MemVector.load(file)
         if vector.key != key:
-            raise VectorError(f"{file} holds the result {vector.key}, not the one it is named after")
+            raise DamagedError(f"{file} holds the result {vector.key}, not the one it is named after")
         return vector
 
     def check_writable(self) -> None:
@@ -92,9 +92,12 @@ class Store:
 
     def put(self, vector: MemVector) -> str:
         """Keep a result; returns its key. If the key is there already, the first one stays."""
-        if unfinished := vector.provenance.get("derived") or vector.provenance.get("interrupted"):
-            raise StoreError(f"{vector!r} is not what its key names ({unfinished}): save it with vector.save(path)")
+        if not vector.pristine:
+            why = vector.provenance.get("derived") or vector.provenance.get("interrupted")
+            raise StoreError(f"{vector!r} is not what its key names ({why}): save it with vector.save(path)")
         key, data = vector.key, vector.to_bytes()
+        if key in self:
+            self.fetch(key)  # a damaged file gives way
         final = self.file(key)
         temporary = final.with_name(f".{key}.{uuid.uuid4().hex}.tmp")
         try:
@@ -121,12 +124,15 @@ class Store:
         return target
 
     def fetch(self, key: str) -> MemVector | None:
-        """The result of a key, or None where it must be trained: absent, or damaged and now in quarantine."""
+        """The result of a key, or None where it must be trained: absent, or damaged and now in quarantine.
+
+        A file that is sound but cannot be read now (a newer memlab's, say) is an error, not damage.
+        """
         if key not in self:
             return None
         try:
             return self.get(key)
-        except VectorError as error:
+        except DamagedError as error:
             moved = self.quarantine(key)
             warnings.warn(f"{error}. Moved to {moved}; it will be trained again", stacklevel=2)
             return None
@@ -149,8 +155,8 @@ class Store:
         for key in self.keys():
             try:
                 rows.append(_row(key, read_metadata(self.file(key))))
-            except (VectorError, KeyError, TypeError) as error:
-                damaged.append(str(error))
+            except (ValueError, KeyError, TypeError) as error:
+                damaged.append(f"{self.file(key)}: {error}")
         if damaged:
             warnings.warn(
                 f"{len(damaged)} damaged files left out, `memlab store verify` names all: {damaged[0]}", stacklevel=2

@@ -114,7 +114,8 @@ def from_path(path: str | Path, *, column: str | None = None) -> list[Text]:
         value = row[name]
         if not isinstance(value, str) or not value.strip():
             raise TextError(f"{path}, row {number + 1}: column {name!r} holds no text but {value!r:.80}")
-        texts.append(Text(str(row.get("id") or f"{path.stem}-{number}"), value, path.name))
+        name = row.get("id")
+        texts.append(Text(f"{path.stem}-{number}" if name in (None, "") else str(name), value, path.name))
     if not texts:
         raise TextError(f"{path} has no rows")
     return texts
@@ -167,9 +168,13 @@ def load_texts(name: str, *, count: int | None = None, seed: int = 0) -> list[Te
 
 def _plain(path: Path) -> str:
     try:
-        raw = path.read_bytes()
+        return from_bytes(path.read_bytes(), str(path))
     except OSError as error:
         raise TextError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def from_bytes(raw: bytes, path: str) -> str:
+    """The text in bytes that came from ``path``; refuses what is no text."""
     try:
         string = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -186,7 +191,7 @@ def _plain(path: Path) -> str:
 
 def _rows(path: Path, ending: str) -> Iterator[Any]:
     if ending == ".jsonl":
-        for number, line in enumerate(_plain(path).splitlines(), 1):
+        for number, line in enumerate(_plain(path).split("\n"), 1):
             if line.strip():
                 try:
                     yield json.loads(line)
@@ -196,7 +201,7 @@ def _rows(path: Path, ending: str) -> Iterator[Any]:
     import pandas as pd
 
     try:
-        frame = pd.read_csv(path, dtype=str) if ending == ".csv" else pd.read_parquet(path)
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False) if ending == ".csv" else pd.read_parquet(path)
     except Exception as error:  # pandas and pyarrow raise many kinds for a damaged file
         raise TextError(f"{path} cannot be read as {ending[1:]}: {error}") from None
     yield from frame.to_dict("records")

@@ -25,6 +25,10 @@ class VectorError(ValueError):
     """A vector or a file of one that cannot be used; the message names the file and the reason."""
 
 
+class DamagedError(VectorError):
+    """A file whose contents are not what was written: truncated, altered, or no vector at all."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One free-running greedy decode of a vector, with its settings and outcome."""
@@ -121,6 +125,8 @@ class MemVector:
         mem = np.ascontiguousarray(self.mem, dtype=np.float32)
         if mem.ndim != 2 or 0 in mem.shape:
             raise VectorError(f"mem has shape {np.shape(self.mem)}; expected (k, d), both at least 1")
+        if not np.isfinite(mem).all():
+            raise VectorError("mem holds numbers that are not finite: no model can be fed with it")
         object.__setattr__(self, "mem", _frozen(mem))
         for name in ("token_ids", "prefix_ids", "suffix_ids"):
             ids = np.asarray(getattr(self, name), dtype=np.int64)
@@ -153,6 +159,18 @@ class MemVector:
         if self.redaction:
             return str(self.redaction["key"])
         return make_key(self.fingerprint, self.token_ids, self.prefix_ids, self.suffix_ids, self.recipe, self.parent)
+
+    @property
+    def pristine(self) -> bool:
+        """It is what its key names: trained to the end, not derived from another and not interrupted."""
+        return not (self.provenance.get("derived") or self.provenance.get("interrupted"))
+
+    @property
+    def identity(self) -> str:
+        """What a warm start names as its parent: the key, or a hash of key and numbers where those are others."""
+        if self.pristine:
+            return self.key
+        return hashlib.sha256(self.key.encode() + self.mem.astype("<f4").tobytes()).hexdigest()
 
     @property
     def exact(self) -> bool:
@@ -228,6 +246,12 @@ class MemVector:
             redaction={"token_sha256": self.token_sha256, "tokens": self.n, "key": self.key},
         )
 
+    def restored(self, ids: Sequence[int] | np.ndarray) -> Self:
+        """The opposite of ``redacted``, by whoever has the token ids. Refuses any others."""
+        if not self.matches(ids):
+            raise VectorError(f"these {len(ids)} ids are not the {self.n} that were taken out of {self.key[:12]}")
+        return dataclasses.replace(self, token_ids=np.asarray(ids, np.int64), redaction=None)
+
     # In and out ------------------------------------------------------------------------------------------------------
 
     def to_bytes(self) -> bytes:
@@ -279,11 +303,11 @@ class MemVector:
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except Exception as error:  # safetensors raises its own type and OSError for damage
-            raise VectorError(f"{path} is damaged: {error}") from None
+        except safetensors.SafetensorError as error:
+            raise DamagedError(f"{path} is damaged: {error}") from None
         claimed = meta.pop("payload_sha256", None)
         if _payload_hash(tensors, meta) != claimed:
-            raise VectorError(f"{path} is damaged: its contents do not match the hash stored in it")
+            raise DamagedError(f"{path} is damaged: its contents do not match the hash stored in it")
         try:
             vector = cls(
                 mem=tensors["mem"],
@@ -298,7 +322,7 @@ class MemVector:
         except (KeyError, TypeError, RecipeError) as error:
             raise VectorError(f"{path} is no memlab vector of schema {SCHEMA}: {error}") from None
         if vector.key != meta["key"]:
-            raise VectorError(f"{path} claims the key {meta['key'][:12]}, but its inputs give {vector.key[:12]}")
+            raise DamagedError(f"{path} claims the key {meta['key'][:12]}, but its inputs give {vector.key[:12]}")
         return vector
 
 
@@ -341,15 +365,19 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
             entries = file.metadata() or {}
     except FileNotFoundError:
         raise VectorError(f"no file {path}") from None
-    except Exception as error:  # safetensors raises its own type and OSError for damage
-        raise VectorError(f"{path} is damaged or no safetensors file: {error}") from None
+    except safetensors.SafetensorError as error:
+        raise DamagedError(f"{path} is damaged or no safetensors file: {error}") from None
+    except OSError as error:
+        if Path(path).is_file() and Path(path).stat().st_size == 0:
+            raise DamagedError(f"{path} is damaged: it is empty") from None
+        raise VectorError(f"{path} cannot be read: {error}") from None
     if "memlab" not in entries:
-        raise VectorError(f"{path} is a safetensors file, but not memlab's: it has no 'memlab' metadata")
+        raise DamagedError(f"{path} is a safetensors file, but not memlab's: it has no 'memlab' metadata")
     try:
         meta = json.loads(entries["memlab"])
         schema = meta["schema"]
     except (ValueError, KeyError, TypeError):
-        raise VectorError(f"{path}: its 'memlab' metadata is not the JSON object memlab writes") from None
+        raise DamagedError(f"{path}: its 'memlab' metadata is not the JSON object memlab writes") from None
     if schema != SCHEMA:
         raise VectorError(f"{path} has schema {schema!r}; this memlab reads {SCHEMA}: install a newer memlab")
     result: dict[str, Any] = meta

@@ -16,14 +16,17 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 def find_browser() -> str | None:
     """Path of a Chromium or Chrome, Playwright's own included; None where there is none."""
-    for name in NAMES:
-        if path := shutil.which(name):
-            return path
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import Error, sync_playwright
 
     with sync_playwright() as playwright:
-        path = playwright.chromium.executable_path
-    return path if Path(path).exists() else None
+        for path in [*map(shutil.which, NAMES), playwright.chromium.executable_path]:
+            if path and Path(path).exists():
+                try:  # a file is not enough: its libraries may be missing, or it is a stub that asks for a snap
+                    playwright.chromium.launch(executable_path=path, args=["--no-sandbox"]).close()
+                except Error:
+                    continue
+                return path
+    return None
 
 
 def get_browser() -> str | None:

@@ -12,24 +12,39 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from memlab import decoding
-from memlab.models import FrozenLM
+from memlab.models import FrozenLM, PassageError
 from memlab.recipes import Recipe
 from memlab.runs import Plan, run
-from memlab.store import Store
+from memlab.store import Store, StoreError
 from memlab.texts import Text
 
 
 def recovery(
-    lm: FrozenLM, texts: Sequence[Text], recipes: Sequence[Recipe], store: Store, *, tokens: int, start: int | str = 0
+    lm: FrozenLM,
+    texts: Sequence[Text],
+    recipes: Sequence[Recipe],
+    store: Store,
+    *,
+    tokens: int,
+    start: int | str = 0,
+    train: bool = True,
 ) -> pd.DataFrame:
     """One row a passage and recipe: the three readings (shares right, passed or not) and steps.
 
-    ``attrs`` say how many were ``trained`` now, and the wall ``seconds`` of that.
+    ``attrs``: how many were ``trained`` now, the wall ``seconds`` of that, and what was ``lost`` (jobs without a row,
+    and why). With ``train=False`` the store must hold all, and nothing is written.
     """
-    report = run(Plan.grid(lm, texts, tokens=tokens, recipes=list(recipes), start=start), store)
+    plan = Plan.grid(lm, texts, tokens=tokens, recipes=list(recipes), start=start)
+    if not len(plan):
+        raise PassageError(f"no text gives a passage of {tokens} tokens: {dict(plan.rejected)}")
+    if not train and len(missing := plan.missing(store)):
+        raise StoreError(f"{len(missing)} of {len(plan)} results are missing from {store.path}, and train=False")
+    report = run(plan, store)
     rows = []
     for mem in report.results:
-        given = next((c for c in mem.checks if c.first_given), None) or decoding.check(lm, mem, first_given=True)
+        given = next((c for c in mem.checks if c.first_given), None)
+        if given is None and mem.n > 1:
+            given = decoding.check(lm, mem, first_given=True)
         alone = next(c for c in mem.checks if c.settings == decoding.EXACT)
         rows.append(
             {
@@ -38,8 +53,8 @@ def recovery(
                 "start": mem.text.start,
                 "tokens": mem.n,
                 "teacher_forced": mem.teacher_forced,
-                "given_right": given.right / given.tokens,
-                "given_passed": given.passed,
+                "given_right": given.right / given.tokens if given else None,
+                "given_passed": given.passed if given else None,
                 "alone_right": alone.right / alone.tokens,
                 "exact": mem.exact,
                 "margin": alone.margin,
@@ -49,7 +64,8 @@ def recovery(
             }
         )
     table = pd.DataFrame(rows)
-    table.attrs |= {"trained": report.trained, "seconds": report.seconds}
+    lost = dict(report.rejected) | report.failed
+    table.attrs |= {"trained": report.trained, "seconds": report.seconds, "lost": lost}
     return table
 
 

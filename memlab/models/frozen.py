@@ -62,10 +62,16 @@ def _load(
     folder = sources.locate(name, revision=revision, allow_bin=allow_bin)
     try:
         with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            # Said outright, since transformers would otherwise ask on the terminal: no code of a repository is run.
+            safe = bool(sources.weight_files(folder))
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=safe, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # configuration, tokenizer and weights fail in many ways
         raise ModelError(f"{name} cannot be loaded from {folder}: {type(error).__name__}: {error}") from error
+    if folder.parent.name == "snapshots":
+        revision = folder.name  # the commit, since what a branch's name means moves on
     return FrozenLM(model, tokenizer, name=name, revision=revision, device=device, dtype=dtype, folder=folder)
 
 
@@ -84,6 +90,9 @@ class FrozenLM:
         folder: Path | None = None,
     ) -> None:
         self.device = torch.device(device or _best_device())
+        self._folder = folder
+        if folder is None and any(p.dtype != torch.float32 for p in model.parameters()):
+            self.fingerprint = _fingerprint_in_memory(model)  # of the weights as they came
         self.model = model.to(device=self.device, dtype=torch.float32).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name, self.revision = name, revision
@@ -91,7 +100,6 @@ class FrozenLM:
         """Dtype of training passes. Never of an exact check."""
         self.lock = threading.RLock()
         """Held for each forward pass: notebook callbacks can come from several threads."""
-        self._folder = folder
         self._facts = sources.Facts(folder) if folder else None
         self._other_dtypes: dict[torch.dtype, Any] = {torch.float32: self.model}
         self._embedding = self.model.get_input_embeddings()
@@ -105,7 +113,10 @@ class FrozenLM:
 
     @classmethod
     def from_model(cls, model: Any, tokenizer: Any = None, *, name: str = "my-model", **settings: Any) -> FrozenLM:
-        """Take a transformers causal language model that is already in memory (it is frozen and put in eval mode)."""
+        """Take a transformers causal language model that is already in memory.
+
+        It is taken over, not copied: frozen, put in eval mode, and its weights become float32.
+        """
         return cls(model, tokenizer, name=name, **settings)
 
     def __repr__(self) -> str:
@@ -184,7 +195,8 @@ class FrozenLM:
 
     def sink_candidates(self) -> dict[tuple[int, ...], float]:
         """{prefix: mean cross-entropy in nats of tokens 2 to 256 of a bundled text behind it}."""
-        special = sorted(set(getattr(self.tokenizer, "all_special_ids", [])))
+        # Some tokenizers know special tokens (of pictures, say) that the embedding has no row for.
+        special = sorted(i for i in set(getattr(self.tokenizer, "all_special_ids", [])) if i < self.vocabulary)
         if not special:
             return {(): 0.0}
         # The same 255 tokens are scored whatever stands before them: without a prefix nothing predicts the first.
@@ -204,7 +216,7 @@ class FrozenLM:
             if bos is None:
                 raise ModelError(f'{self.name} has no BOS token: use prefix="sink", "none" or token ids')
             return (int(bos),)
-        self._check_ids(np.asarray(prefix))
+        self.check_ids(np.asarray(prefix))
         return tuple(int(i) for i in prefix)
 
     # Texts and tokens ------------------------------------------------------------------------------------------------
@@ -214,8 +226,8 @@ class FrozenLM:
 
         It begins at the first sentence that starts at or after character ``start``; ``start="paper"`` takes, as
         arXiv 2502.13063 does, the second half, by sentence, of the first 1,024 tokens. No special tokens. Where the
-        cut would split a character, so that the ids would not decode to the source, it is moved back by a token or
-        two. Raises ``PassageError``.
+        cut would split a character, so that the ids would not decode to the source, it is moved back by a few tokens
+        (7 at most; a character has no more). Raises ``PassageError``.
         """
         text = text if isinstance(text, Text) else Text("typed", text, "typed")
         return self._cutter.cut(text, tokens, start)
@@ -225,8 +237,15 @@ class FrozenLM:
         array = np.asarray(ids, np.int64)
         if array.ndim != 1 or not len(array):
             raise PassageError(f"token ids of shape {array.shape}: expected one row of at least one")
-        self._check_ids(array)
+        self.check_ids(array)
         return Passage(array, self.decode_ids(array) if self.tokenizer else "", TextSpan(name), self.tokenizer_hash)
+
+    def check_ids(self, ids: np.ndarray) -> None:
+        """Raise ``PassageError`` for ids that the embedding has no row for."""
+        if len(ids) and (ids.min() < 0 or ids.max() >= self.vocabulary):
+            raise PassageError(
+                f"token ids must be from 0 to {self.vocabulary - 1} for {self.name}; got {ids.min()} to {ids.max()}"
+            )
 
     def decode_ids(self, ids: Sequence[int] | np.ndarray) -> str:
         """Text of token ids, nothing skipped and nothing tidied up."""
@@ -258,7 +277,8 @@ class FrozenLM:
     def logits(self, embeddings: torch.Tensor, keep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Logits (rows, V), float32, at the positions of ``embeddings`` (b, s, d) where ``keep`` (b, s) is True.
 
-        Causal, without a mask: pad on the right.
+        Causal, without a mask: pad on the right. In a reduced dtype the head's rounding stays in: it costs training
+        nothing that was measured, and what decides (stops, checks) is asked in float32.
         """
         out = self.weights(dtype)(inputs_embeds=embeddings.to(dtype), use_cache=False, logits_to_keep=keep)
         logits: torch.Tensor = out.logits
@@ -284,19 +304,13 @@ class FrozenLM:
     @torch.no_grad()
     def _nats(self, ids: Sequence[int] | np.ndarray, prefix: tuple[int, ...]) -> np.ndarray:
         ids = np.asarray(ids, np.int64)
-        self._check_ids(ids)
+        self.check_ids(ids)
         row = torch.tensor([*prefix, *ids.tolist()], device=self.device)
         keep = torch.ones(1, len(row), dtype=torch.bool, device=self.device)
         with self.lock:
             logits = self.logits(self.embed(row[None]), keep, torch.float32)
         nats = torch.nn.functional.cross_entropy(logits[:-1], row[1:], reduction="none").cpu().double().numpy()
         return np.concatenate([[np.nan], nats]) if not prefix else nats[len(prefix) - 1 :]
-
-    def _check_ids(self, ids: np.ndarray) -> None:
-        if len(ids) and (ids.min() < 0 or ids.max() >= self.vocabulary):
-            raise PassageError(
-                f"token ids must be from 0 to {self.vocabulary - 1} for {self.name}; got {ids.min()} to {ids.max()}"
-            )
 
 
 def _best_device() -> str:

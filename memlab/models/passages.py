@@ -76,6 +76,7 @@ class Cutter:
             raise PassageError(f"tokens={tokens}: a passage has at least 1 token")
         if tokens is not None and self.context and tokens >= self.context:
             raise PassageError(f"tokens={tokens}, but {self.model_name} has a context of {self.context} positions")
+        whole = tokens is None
         begin = self._paper_start(text) if start == "paper" else sentence_start(text.string, int(start))
         ids, ends, complete = self._encode_from(text.string, begin, tokens)
         if tokens is None:
@@ -90,12 +91,15 @@ class Cutter:
                 f"text {text.id!r} has {len(ids)} tokens from character {begin} on, {tokens} were asked for: "
                 "ask for fewer, start earlier, or give a longer text"
             )
-        # A character may be several byte tokens, and a cut between them decodes to a replacement character.
-        for n in range(tokens, max(0, tokens - 8), -1):
+        # A character may be several byte tokens, and a cut between them decodes to a replacement character. A text
+        # that is wanted whole has no cut to move.
+        for n in range(tokens, tokens - 1 if whole else max(0, tokens - 8), -1):
             end = ends[n - 1]
-            if self.decode(ids[:n]) == text.string[begin:end]:
+            if self.decode(ids[:n]) == text.string[begin:end] and max(ids[:n]) < self.vocabulary:
                 span = TextSpan(text.id, text.source, begin, end)
                 return Passage(np.asarray(ids[:n], np.int64), text.string[begin:end], span, self.tokenizer_hash)
+        if max(ids[:tokens]) >= self.vocabulary:
+            raise PassageError(f"text {text.id!r} has a token that {self.model_name}'s embedding has no row for")
         raise PassageError(
             f"text {text.id!r} does not survive {self.model_name}'s tokenizer: from character {begin} on, "
             f"{text.string[begin : begin + 30]!r} comes back as {self.decode(ids[:tokens])[:30]!r}"

@@ -59,16 +59,19 @@ def converted(label: str, gguf: Any) -> Path:
     final = cache_folder() / "models" / label
     if (final / "config.json").exists():
         return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    # Built aside and renamed: a conversion that is killed leaves nothing that looks finished.
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=".converting-") as temporary:
-        work = Path(temporary)
-        _convert(gguf(work), work / "done")
-        try:
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        # Built aside and renamed: a conversion that is killed leaves nothing that looks finished.
+        with tempfile.TemporaryDirectory(dir=final.parent, prefix=".converting-") as temporary:
+            work = Path(temporary)
+            _convert(gguf(work), work / "done")
             os.replace(work / "done", final)
-        except OSError:
-            if not (final / "config.json").exists():  # else: somebody else was quicker
-                raise
+    except OSError as error:
+        if not (final / "config.json").exists():  # else: somebody else was quicker
+            raise ModelError(
+                f"{label} cannot be converted in {cache_folder()}: {error}. It takes about 1 GB there; "
+                "free some space or permissions, or set MEMLAB_CACHE to another folder"
+            ) from error
     return final
 
 
@@ -78,8 +81,10 @@ def _convert(gguf: Path, target: Path) -> None:
 
     print(f"memlab: converting {gguf.name} to safetensors, once ...", file=sys.stderr)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
     except Exception as error:  # gguf, numpy and transformers each raise their own kinds
         raise ModelError(f"{gguf} cannot be read as a GGUF model: {type(error).__name__}: {error}") from error
     # save_pretrained refuses a model that came from GGUF, so its weights move into one that did not.
@@ -143,7 +148,7 @@ def _from_hub(repo: str, revision: str | None, allow_bin: bool, asked: str) -> P
     ways = f"Without a network these work: smollm2-135m, toy:{{{','.join(TOY_FAMILIES)}}}, a folder, a .gguf file"
     try:
         folder = fetch(_HUB_FILES)
-        if allow_bin and not list(folder.glob("*.safetensors")):
+        if allow_bin and not weight_files(folder):
             folder = fetch([*_HUB_FILES, "pytorch_model*.bin"])
     except errors.GatedRepoError:
         raise ModelError(
@@ -158,26 +163,41 @@ def _from_hub(repo: str, revision: str | None, allow_bin: bool, asked: str) -> P
     except Exception as error:  # no network shows as one of many kinds, from several libraries
         raise ModelError(
             f"cannot get model {asked!r}: it is no preset with its own weights and no file or folder here, and the "
-            f"Hugging Face hub cannot be reached ({type(error).__name__}). {hint}{ways}"
+            f"Hugging Face hub cannot be reached or read ({type(error).__name__}: {_first_line(error)}). {hint}{ways}"
         ) from error
     return _with_weights(folder, allow_bin, repo)
 
 
 def _with_weights(folder: Path, allow_bin: bool, asked: str) -> Path:
-    if list(folder.glob("*.safetensors")):
+    if weight_files(folder):
         return folder
     if allow_bin and list(folder.glob("pytorch_model*.bin")):
         return folder
     raise ModelError(
         f"{asked} has no safetensors weights. Pickled .bin files can run code when loaded; if you trust the source, "
-        "say allow_bin=True (they are then read with weights_only), or convert them to safetensors"
+        "say allow_bin=True (--allow-bin; they are then read with weights_only), or convert them to safetensors"
     )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers reads of a folder; others (adapters, originals) may lie beside them."""
+    if (single := folder / "model.safetensors").exists():
+        return [single]
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text())
+        return [folder / name for name in sorted(set(index["weight_map"].values()))]
+    except (OSError, ValueError, KeyError, AttributeError):
+        return []
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]
 
 
 def fingerprint_of(folder: Path) -> str | None:
     """Hash of sorted (name, dtype, shape, bytes) of all tensors, as stored; None where there are no safetensors."""
     tensors: dict[str, tuple[Path, str, list[int], int, int]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         with file.open("rb") as handle:
             length = int.from_bytes(handle.read(8), "little")
             if length > file.stat().st_size:
