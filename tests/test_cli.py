@@ -183,3 +183,25 @@ def test_recovery_bench(cli, tmp_path):
     assert result.exit_code == 0, result.output
     assert "exact: decoded from the vector alone" in result.stdout
     assert len((tmp_path / "d" / "out.csv").read_text().splitlines()) == 3
+
+
+def test_a_recipe_in_json_is_taken_at_its_word(cli):
+    row = json.loads(cli("cram", "--text", "Hello", "--recipe", '{"k": 4, "seed": 3}', *TOY, "--json").stdout)[0]
+    assert row["k"] == 4
+    assert row["recipe"] == "default k=4 seed=3"
+    assert row["portable"] is None
+    row = json.loads(cli("cram", "--text", "Hello", "--recipe", '{"k": 4}', "-k", 2, *TOY, "--json").stdout)[0]
+    assert row["k"] == 2
+
+
+def test_binary_standard_input(cli):
+    result = cli("cram", "-", *TOY, input=b"\xff\xfe\x00")
+    assert result.exit_code == 2
+    assert "standard input is not UTF-8" in result.stderr
+
+
+def test_a_store_that_is_not_there(cli):
+    for command in ("ls", "verify"):
+        result = cli("store", command, "--store", "typo")
+        assert result.exit_code == 1
+        assert "there is no store at typo" in result.stderr

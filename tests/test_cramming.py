@@ -242,6 +242,10 @@ def test_bad_requests(toy, store):
         cram(toy, dataclasses.replace(passage, tokenizer_hash="x"), progress=False)
     with pytest.raises(PassageError, match="context of 512"):
         cram(toy, toy.passage_of_ids([1] * 512), Recipe.default(k=2), progress=False)
+    with pytest.raises(PassageError, match="fewer vectors"):
+        cram(toy, passage, Recipe.default(k=600), progress=False)
+    with pytest.raises(PassageError, match="from 0 to 95"):
+        cram(toy, passage, Recipe.default(suffix=(9999,)), progress=False)
     with pytest.raises(PassageError, match="scores from token 2"):
         cram(toy, toy.passage_of_ids([1]), Recipe.paper2025(), progress=False)
     (mem,) = cram(toy, passage, Recipe.default(k=4, budget=1), progress=False)
@@ -274,3 +278,68 @@ def test_a_store_that_breaks_midway_loses_nothing(toy, store, monkeypatch):
         cram(toy, random_passages(toy, 8), Recipe.default(k=4), store, progress=False)
     assert len(list(store.keys())) == 2
     assert [m.key for m in caught.value.unsaved] == [calls[2].key]
+
+
+def test_starts_that_differ_have_keys_that_differ(toy, store):
+    (passage,) = random_passages(toy, 1)
+    recipe = Recipe.default(k=4)
+    (mem,) = cram(toy, passage, recipe, progress=False)
+    far = mem.perturb(300.0)
+    keys = [m.key for start in (mem, far) for m in cram(toy, passage, recipe, store, start=start, progress=False)]
+    assert len(set(keys)) == 2
+    assert all(store.get(key).key == key for key in keys)
+
+
+def test_portable_is_also_asked_of_what_was_stored(toy, store):
+    (passage,) = random_passages(toy, 1)
+    (plain,) = cram(toy, passage, Recipe.default(k=4), store, progress=False)
+    (asked,) = cram(toy, passage, Recipe.default(k=4), store, portable=True, progress=False)
+    assert (len(plain.checks), len(asked.checks)) == (1, 4)
+
+
+def test_redacted_results_get_their_ids_back(toy, store):
+    (passage,) = random_passages(toy, 1)
+    (mem,) = cram(toy, passage, Recipe.default(k=4), progress=False)
+    store.put(mem.redacted())
+    (back,) = cram(toy, passage, Recipe.default(k=4), store, progress=False)
+    assert back.to_bytes() == mem.to_bytes()
+
+
+def test_an_interrupt_between_a_result_and_the_store(toy, store, monkeypatch):
+    put, calls = store.put, []
+
+    def slow(mem):
+        calls.append(mem)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return put(mem)
+
+    monkeypatch.setattr(store, "put", slow)
+    with pytest.raises(CramInterrupted) as stopped:
+        cram(toy, random_passages(toy, 4), Recipe.default(k=4), store, progress=False)
+    assert {m.key for m in stopped.value.finished} == set(store.keys())
+    assert calls[0].key in store
+
+
+def test_any_other_failure_hands_over_what_was_done(toy, monkeypatch):
+    from memlab.cramming import _Job
+
+    result, calls = _Job.result, []
+
+    def failing(job, portable):
+        calls.append(job.key)
+        if len(calls) == 3:
+            raise MemoryError
+        return result(job, portable)
+
+    monkeypatch.setattr(_Job, "result", failing)
+    with pytest.raises(MemoryError) as caught:
+        cram(toy, random_passages(toy, 4), Recipe.default(k=4), progress=False)
+    assert [m.key for m in caught.value.finished] == calls[:2]
+
+
+def test_time_left_is_shown_for_a_single_passage(toy, capsys):
+    cram(toy, random_passages(toy, 1, 150), Recipe.default(budget=60))
+    shown = capsys.readouterr().err
+    assert "60/60" in shown.replace(" ", "")
+    assert "crammed 1 of 1" in shown

@@ -128,3 +128,12 @@ def test_a_model_from_memory_decodes_vectors_of_the_same_weights(toy):
 
     again = FrozenLM.from_model(*make_toy("llama"), name="elsewhere")
     np.testing.assert_array_equal(decode(again, [mem])[0], decode(toy, [mem])[0])
+
+
+def test_logits_that_are_no_numbers_prove_nothing(toy, monkeypatch):
+    """The argmax of NaNs is 0: a passage of zeros would look exact."""
+    mem = MemVector(**{**vars(vector(toy)), "token_ids": np.zeros(3, np.int64)})
+    monkeypatch.setattr(toy, "step", lambda *_, **__: (torch.full((1, 96), torch.nan), None))
+    made = check(toy, mem)
+    assert (made.exact, made.first_wrong) == (False, 0)
+    assert made.margin < 0

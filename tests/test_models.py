@@ -326,3 +326,71 @@ def test_the_sink_prefix_is_what_cross_entropy_likes():
         assert nats[(special,)] == pytest.approx(by_hand, rel=1e-4)
     best = min(nats, key=nats.get)
     assert lm.sink_prefix == (best if nats[()] - nats[best] >= 0.02 else ())
+
+
+def test_no_code_of_a_folder_is_run(tmp_path, monkeypatch):
+    """transformers would ask on the terminal whether to trust it; memlab never does, whatever is answered."""
+    model, tokenizer = sources_toy("llama")
+    model.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config |= {"model_type": "strange", "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "m" / "code.py").write_text(f"import os; os.mkdir({str(tmp_path / 'was-here')!r})")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load(str(tmp_path / "m"))
+    assert not (tmp_path / "was-here").exists()
+
+
+def test_a_stray_safetensors_file_is_not_the_model(tmp_path):
+    model, tokenizer = sources_toy("opt")
+    model.config.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    torch.save(model.state_dict(), tmp_path / "m" / "pytorch_model.bin")
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(2)}, tmp_path / "m" / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="allow_bin"):
+        load(str(tmp_path / "m"))
+    lm = load(str(tmp_path / "m"), allow_bin=True)
+    assert lm.fingerprint == load("toy:opt").fingerprint
+
+
+def test_half_precision_weights_have_one_fingerprint(tmp_path):
+    model, tokenizer = sources_toy("qwen2")
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    folder = load(str(tmp_path / "m"))
+    assert folder.model.dtype == torch.float32
+    assert FrozenLM.from_model(model, tokenizer).fingerprint == folder.fingerprint != load("toy:qwen2").fingerprint
+
+
+def test_special_tokens_without_an_embedding():
+    """Gemma 3's tokenizer knows a token of pictures that its language model has no row for."""
+    model, tokenizer = sources_toy("gemma3")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<picture>"]})
+    lm = FrozenLM.from_model(model, tokenizer)
+    assert lm.sink_prefix == ()
+    with pytest.raises(PassageError, match="no row"):
+        lm.passage("A <picture>.", 4)
+
+
+def test_a_whole_text_never_loses_its_tail():
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({c: i for i, c in enumerate("the caf\u00e9")}, unk_token="t"))
+    words.normalizer = normalizers.NFC()
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    cutter = Cutter(PreTrainedTokenizerFast(tokenizer_object=words), "nfc", 9, 64)
+    with pytest.raises(PassageError, match="does not survive"):
+        cutter.cut(Text("t", "the cafe\u0301"), None, 0)
+
+
+def test_a_cache_that_cannot_be_made(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    monkeypatch.setenv("MEMLAB_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(ModelError, match="MEMLAB_CACHE"):
+        load(str(tmp_path / "x.gguf"))

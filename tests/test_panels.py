@@ -6,8 +6,8 @@ import threading
 import pandas as pd
 import pytest
 
-from memlab import charts, load
-from memlab.panels import OWN, cram_panel, marked, setup
+from memlab import StoreError, charts, load
+from memlab.panels import OWN, cram_panel, marked, readout, setup
 
 
 @pytest.fixture
@@ -105,3 +105,29 @@ def test_setup(store):
     lm, mine = setup("toy:opt", store)
     assert lm is load("toy:opt")
     assert mine is store
+
+
+def test_edited_words_are_the_readers_own(panel):
+    panel.words.value = "The salt and nothing else"
+    panel.start.click()
+    mem = panel.wait(60)
+    assert mem.text.id == "typed"
+    panel.words.value = "The"
+    panel.start.click()
+    assert panel.wait(60) is None
+    assert "has 3 tokens" in panel.status.value
+
+
+def test_a_store_that_fails_leaves_the_vector_in_the_panel(panel, store, monkeypatch):
+    monkeypatch.setattr(store, "put", lambda mem: (_ for _ in ()).throw(StoreError("disk full", [mem])))
+    panel.start.click()
+    assert panel.wait(60).exact
+    assert "panel.result" in panel.status.value
+
+
+def test_a_redacted_vector_can_be_read_out(panel):
+    panel.start.click()
+    mem = panel.wait(60)
+    shown = readout(panel.lm, mem.redacted()).value
+    assert "The salt" in shown
+    assert "memlab-wrong" not in shown

@@ -48,7 +48,7 @@ def test_paper2025_is_the_published_protocol():
     [
         ("k", 0), ("k", 1.5), ("k", True), ("budget", -1), ("lr", 0), ("lr", float("nan")), ("lr", "fast"),
         ("betas", (0.9, 1.0)), ("betas", (0.9,)), ("rule", "sgd"), ("prefix", "eos"), ("prefix", (-1,)),
-        ("margin", 0), ("schedule", None), ("suffix", ("a",)),
+        ("margin", 0), ("betas", 0.9), ("lr", 10**400), ("schedule", None), ("suffix", ("a",)),
     ],
 )  # fmt: skip
 def test_bad_fields_are_named(field, value):
@@ -80,3 +80,8 @@ def test_any_file_gives_a_recipe_or_a_recipe_error(text):
     except RecipeError:
         return
     assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_equal_recipes_have_equal_keys():
+    assert Recipe(betas=(0, 0.9)) == Recipe(betas=(0.0, 0.9))
+    assert Recipe(betas=(0, 0.9)).canonical() == Recipe(betas=(0.0, 0.9)).canonical()

@@ -79,3 +79,9 @@ def test_schedules():
     assert step_size(Recipe(lr=2, budget=100), 50) == pytest.approx(1)
     assert step_size(Recipe(lr=2, budget=100), 100) == pytest.approx(0)
     assert step_size(Recipe(lr=2, budget=100, schedule="constant"), 99) == 2
+
+
+def test_nothing_to_do_is_no_step():
+    rule = FullMatrix(Recipe())
+    for g in (torch.zeros(1, 5), torch.full((1, 5), 1e-25), torch.zeros(1, 5)):
+        assert torch.isfinite(rule.step(torch.zeros(1, 5), g)).all()

@@ -1,8 +1,8 @@
 import pytest
 
-from memlab import Plan, Recipe, StoreError, cram, run
+from memlab import PassageError, Plan, Recipe, Store, StoreError, cram, run
 from memlab.experiments.recovery import recovery, shares, summary
-from memlab.texts import Text
+from memlab.texts import Text, originals
 from tests.conftest import random_passages
 
 TEXTS = [Text("a", "Hello there, world."), Text("b", "Go on."), Text("c", "It rained all of the day long.")]
@@ -66,3 +66,33 @@ def test_recovery_reads_each_vector_in_three_ways(toy, store):
     assert (ours.share, ours.high) == (1, 1)
     assert ours.low == pytest.approx(0.4385, abs=1e-3)  # Wilson's interval of 3 in 3, by his formula
     assert "steps, median" in summary(table).index
+
+
+def test_a_grid_takes_any_iterable_of_texts():
+    plan = Plan.grid(["toy:llama", "toy:opt"], (t for t in TEXTS), tokens=4)
+    assert len(plan) == 6
+
+
+def test_recovery_says_what_it_left_out_and_trains_only_when_told(toy, store):
+    with pytest.raises(StoreError, match="3 of 3 results are missing"):
+        recovery(toy, TEXTS, [Recipe.default(k=4)], store, tokens=4, train=False)
+    assert list(store.keys()) == []
+    table = recovery(toy, TEXTS, [Recipe.default(k=4)], store, tokens=10)
+    assert table.text_id.tolist() == ["a", "c"]
+    assert list(table.attrs["lost"]) == ["toy:llama, b, 10 tokens"]
+    again = recovery(toy, TEXTS, [Recipe.default(k=4)], store, tokens=10, train=False)
+    assert again.attrs["trained"] == 0
+    with pytest.raises(PassageError, match="no text gives a passage of 400 tokens"):
+        recovery(toy, TEXTS, [Recipe.default(k=4)], store, tokens=400)
+    one = recovery(toy, TEXTS[:1], [Recipe.default(k=4)], store, tokens=1)
+    assert one.given_passed.isna().all()
+    assert len(summary(one)) == 5
+
+
+def test_the_shelf_holds_what_the_first_notebook_shows():
+    """By name and recipe, so that it can be seen without the real model."""
+    table = Store.bundled().table()
+    shown = table[table.tokens == 32].groupby("recipe").text_id.agg(set)
+    first_six = {t.id for t in originals()[:6]}
+    assert shown["default"] >= first_six
+    assert shown["paper2025"] >= first_six

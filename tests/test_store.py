@@ -151,3 +151,37 @@ def test_where_it_is(tmp_path, monkeypatch):
 def test_no_torch_where_none_is_needed(module):
     code = f"import memlab.{module}, sys; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_sound_files_are_never_moved_aside(store, monkeypatch):
+    """A newer memlab's file, or one that cannot be opened just now, is no damage."""
+    monkeypatch.setattr("memlab.vectors.SCHEMA", 2)
+    key = store.put(make())
+    monkeypatch.undo()
+    with pytest.raises(VectorError, match="newer memlab"):
+        store.fetch(key)
+    assert key in store
+    monkeypatch.setattr(
+        "safetensors.safe_open", lambda *_, **__: (_ for _ in ()).throw(OSError(24, "Too many open files"))
+    )
+    with pytest.raises(VectorError, match="Too many open files"):
+        store.fetch(key)
+    assert key in store
+
+
+def test_one_damaged_file_does_not_hide_the_others(store):
+    store.put(make())
+    bad = store.file(store.put(make(token_ids=[4, 4])))
+    bad.write_bytes(bad.read_bytes().replace(b"fullmatrix", b"gullmatrix"))
+    with pytest.warns(UserWarning, match=bad.name):
+        assert len(store.table()) == 1
+
+
+def test_a_damaged_file_gives_way_to_a_sound_one(store):
+    mem = make()
+    file = store.file(store.put(mem))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="damaged"):
+        store.put(mem)
+    assert store.verify() == {}
+    assert mem.key in store

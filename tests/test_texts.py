@@ -136,3 +136,15 @@ def test_ten_million_characters_are_read_quickly(tmp_path):
     (text,) = from_path(file)
     assert len(text.string) > 10_000_000
     assert time.perf_counter() - began < 5
+
+
+def test_odd_but_valid_tables(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        '{"id": 0, "text": "Line\u2028separator."}\n{"text": "NEL\x85here."}\n', encoding="utf-8"
+    )
+    assert [(t.id, t.string) for t in from_path(tmp_path / "a.jsonl")] == [
+        ("0", "Line\u2028separator."),
+        ("a-1", "NEL\x85here."),
+    ]
+    (tmp_path / "b.csv").write_text("id,text\n7,NA\n")
+    assert [(t.id, t.string) for t in from_path(tmp_path / "b.csv")] == [("7", "NA")]

@@ -172,3 +172,22 @@ def test_metadata_is_plain_json(tmp_path):
 def test_shapes_are_checked(shape):
     with pytest.raises(VectorError, match=r"expected \(k, d\)"):
         make(mem=np.zeros(shape, np.float32))
+
+
+def test_numbers_must_be_finite():
+    with pytest.raises(VectorError, match="not finite"):
+        make(mem=np.full((1, 3), np.nan, np.float32))
+
+
+def test_restored_is_the_opposite_of_redacted():
+    mem = make(checks=(made(),))
+    assert mem.redacted().restored([5, 1, 9]).to_bytes() == mem.to_bytes()
+    with pytest.raises(VectorError, match="are not the 3"):
+        mem.redacted().restored([5, 1, 8])
+
+
+def test_a_derived_vector_is_another_parent():
+    mem = make()
+    assert mem.identity == mem.key
+    assert len({mem.identity, mem.perturb(1.0).identity, mem.perturb(2.0).identity}) == 3
+    assert mem.perturb(1.0).key == mem.key

@@ -91,15 +91,15 @@ class Cutter:
                 f"text {text.id!r} has {len(ids)} tokens from character {begin} on, {tokens} were asked for: "
                 "ask for fewer, start earlier, or give a longer text"
             )
+        if max(ids[:tokens]) >= self.vocabulary:
+            raise PassageError(f"text {text.id!r} has a token that {self.model_name}'s embedding has no row for")
         # A character may be several byte tokens, and a cut between them decodes to a replacement character. A text
         # that is wanted whole has no cut to move.
         for n in range(tokens, tokens - 1 if whole else max(0, tokens - 8), -1):
             end = ends[n - 1]
-            if self.decode(ids[:n]) == text.string[begin:end] and max(ids[:n]) < self.vocabulary:
+            if self.decode(ids[:n]) == text.string[begin:end]:
                 span = TextSpan(text.id, text.source, begin, end)
                 return Passage(np.asarray(ids[:n], np.int64), text.string[begin:end], span, self.tokenizer_hash)
-        if max(ids[:tokens]) >= self.vocabulary:
-            raise PassageError(f"text {text.id!r} has a token that {self.model_name}'s embedding has no row for")
         raise PassageError(
             f"text {text.id!r} does not survive {self.model_name}'s tokenizer: from character {begin} on, "
             f"{text.string[begin : begin + 30]!r} comes back as {self.decode(ids[:tokens])[:30]!r}"
