@@ -69,11 +69,12 @@ def training_curve(
     # The axis grows in strides, so that a curve still being drawn does not shrink with every step.
     edge = max(40, min(budget or 10**9, -(-(last + 1) // 40) * 40))
     x = alt.X("step:Q", title="step", scale=alt.Scale(domain=[0, edge], nice=False), axis=alt.Axis(tickCount=5))
+    few = len(trace) < 3  # a line of one point is invisible
     base = alt.Chart(trace).properties(width=width, height=height)
-    loss = base.mark_line(color=BLUE, strokeWidth=2).encode(
-        x, alt.Y("loss:Q", title="bits a token", scale=alt.Scale(domainMin=0)), tooltip=["step", "loss", "accuracy"]
+    loss = base.mark_line(color=BLUE, strokeWidth=2, point=few).encode(
+        x, alt.Y("loss:Q", title="bits a token", scale=alt.Scale(zero=True)), tooltip=["step", "loss", "accuracy"]
     )
-    accuracy = base.mark_line(color=ORANGE, strokeWidth=2).encode(
+    accuracy = base.mark_line(color=ORANGE, strokeWidth=2, point=few).encode(
         x,
         alt.Y(
             "accuracy:Q", title="tokens right", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)
@@ -96,7 +97,7 @@ def readings(table: pd.DataFrame) -> Any:
     tips = ["recipe", "reading", "label"]
     base = alt.Chart(table)
     bars = base.mark_bar(height=14, opacity=0.85).encode(
-        alt.X("share:Q", title="share of passages", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
+        alt.X("share:Q", title="share of passages", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)),
         y, yOffset=offset, color=colour, tooltip=tips,
     )  # fmt: skip
     whiskers = base.mark_rule(color=GREY, strokeWidth=2).encode(

@@ -152,12 +152,14 @@ class CramPanel(w.VBox):
 
         try:
             (mem,) = cram(self.lm, passage, recipe, self.store, progress=False, watch=watch)
-            how = "kept in the store" if self.store is not None else "not stored"
-            self.status.value = _say(f"Done: {mem.steps} steps, {mem.seconds:.1f} s, {how}.")
         except CramInterrupted as stopped:
-            mem = (stopped.finished or stopped.unfinished)[0]
+            mem = stopped.finished[0] if stopped.finished else stopped.unfinished[0]
+        if mem.pristine:
+            how = "kept in the store" if self.store is not None else "not stored"
+            outcome = _say(f"Done: {mem.steps} steps, {mem.seconds:.1f} s, {how}.")
+        else:
             mem = mem.with_checks(check(self.lm, mem))
-            self.status.value = _say(f"Stopped at step {mem.steps}; nothing stored.")
+            outcome = _say(f"Stopped at step {mem.steps}; nothing stored.")
         # A vector that was in the store already brings its own, thinned trace.
         trace = pd.DataFrame(dict(mem.trace)) if not points else _frame(points)
         self._draw(trace, recipe.budget)
@@ -165,6 +167,7 @@ class CramPanel(w.VBox):
         csv = trace.to_csv(index=False, float_format="%.6g")
         self.links.value = _links(mem.key[:12], csv, charts.to_svg(charts.training_curve(trace, budget=recipe.budget)))
         self.result = mem
+        self.status.value = outcome  # last: who reads "Done" finds all of it there
 
     def _draw(self, points: Any, budget: int) -> None:
         trace = points if isinstance(points, pd.DataFrame) else _frame(points)

@@ -1,6 +1,7 @@
 """The notebooks in a real JupyterLab and a real browser, with the network shut; pictures are left in tests/output."""
 
 import pytest
+from playwright.sync_api import expect
 
 from memlab import MemVector, Store
 from tests.browser_lab import OUTPUT, browser_page, errors, jupyter_lab, open_notebook, run_all, set_theme
@@ -45,7 +46,7 @@ def test_first_notebook(lab):
     # Cram, and watch it move.
     panel.locator("button:has-text('Cram')").click()
     page.wait_for_selector(f"{PANEL} .memlab-status:has-text('Step')", timeout=60_000)
-    assert panel.locator("button:has-text('Cram')").is_disabled()
+    expect(panel.locator("button:has-text('Cram')")).to_be_disabled()
     early = panel.locator("svg").first.inner_html()
     finished(page)
     assert panel.locator("svg").first.inner_html() != early
@@ -73,7 +74,7 @@ def test_first_notebook(lab):
     # Every control moves something.
     panel.locator("select").select_option("(my own words)")
     words = panel.locator("textarea")
-    assert words.input_value() == ""
+    expect(words).to_have_value("")
     words.fill(
         "Seven green kettles argued about the weather until the postman, who had no opinion, sat down among them."
     )
@@ -92,8 +93,7 @@ def test_first_notebook(lab):
     box = panel.locator("input[type=number]").first
     panel.locator(".noUi-handle").first.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_timeout(500)
-    assert box.input_value() == "13"
+    expect(box).to_have_value("13")
 
     # Stop: what a half-trained vector says, wrong tokens marked.
     box.fill("60")
@@ -101,6 +101,7 @@ def test_first_notebook(lab):
     words.fill("colourless acrobat thirty volcano mitten sulphur because tangent parsley widow elbow " * 8)
     panel.locator("button:has-text('Cram')").click()
     page.wait_for_selector(f"{PANEL} .memlab-status:has-text('Step')", timeout=60_000)
+    page.wait_for_timeout(4000)
     panel.locator("button:has-text('Stop')").click()
     finished(page, "Stopped")
     assert panel.locator(".memlab-wrong").count() > 0
