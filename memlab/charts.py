@@ -97,7 +97,9 @@ def readings(table: pd.DataFrame) -> Any:
     tips = ["recipe", "reading", "label"]
     base = alt.Chart(table)
     bars = base.mark_bar(height=14, opacity=0.85).encode(
-        alt.X("share:Q", title="share of passages", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)),
+        alt.X(
+            "share:Q", title="share of passages", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)
+        ),
         y, yOffset=offset, color=colour, tooltip=tips,
     )  # fmt: skip
     whiskers = base.mark_rule(color=GREY, strokeWidth=2).encode(
