@@ -8,9 +8,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from memlab._version import __version__
 
 if TYPE_CHECKING:
+    from memlab.checks import Check
     from memlab.cramming import CramInterrupted, Progress, cram
     from memlab.decoding import check, decode
     from memlab.models import FrozenLM, ModelError, Passage, PassageError, load
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from memlab.runs import Plan, run
     from memlab.store import Store, StoreError
     from memlab.texts import Text, TextError, load_texts
-    from memlab.vectors import Check, MemVector, VectorError
+    from memlab.vectors import MemVector, VectorError
 
 _HOMES = {
     "memlab.cramming": ("CramInterrupted", "Progress", "cram"),
@@ -28,15 +29,36 @@ _HOMES = {
     "memlab.runs": ("Plan", "run"),
     "memlab.store": ("Store", "StoreError"),
     "memlab.texts": ("Text", "TextError", "load_texts"),
-    "memlab.vectors": ("Check", "MemVector", "VectorError"),
+    "memlab.checks": ("Check",),
+    "memlab.vectors": ("MemVector", "VectorError"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Check", "CramInterrupted", "FrozenLM", "MemVector", "ModelError", "Passage", "PassageError", "Plan", "Progress",
-    "Recipe", "RecipeError", "Store", "StoreError", "Text", "TextError", "VectorError", "check", "cram", "decode",
-    "load", "load_texts", "run",
-]  # fmt: skip
+    "Check",
+    "CramInterrupted",
+    "FrozenLM",
+    "MemVector",
+    "ModelError",
+    "Passage",
+    "PassageError",
+    "Plan",
+    "Progress",
+    "Recipe",
+    "RecipeError",
+    "Store",
+    "StoreError",
+    "Text",
+    "TextError",
+    "VectorError",
+    "__version__",
+    "check",
+    "cram",
+    "decode",
+    "load",
+    "load_texts",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,10 +16,11 @@ from typing import Annotated, Any
 import typer
 
 from memlab import __version__
+from memlab.checks import PORTABLE
 from memlab.recipes import NAMED, Recipe, RecipeError
 from memlab.store import Store, StoreError
 from memlab.texts import Text, TextError, from_bytes, from_path, load_texts
-from memlab.vectors import PORTABLE, MemVector, VectorError
+from memlab.vectors import MemVector, VectorError
 
 app = typer.Typer(
     name="memlab",

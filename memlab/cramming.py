@@ -5,29 +5,24 @@ Who is done leaves, who waits enters.
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
-from memlab import __version__, decoding
-from memlab.models import FrozenLM, Passage, PassageError
-from memlab.objective import Batch, Row
+from memlab import decoding
+from memlab.models import FrozenLM, Passage
+from memlab.objective import Batch
 from memlab.recipes import Recipe
-from memlab.rules import make_rule
 from memlab.store import Store, StoreError
-from memlab.vectors import MemVector, VectorError, make_key
+from memlab.training import Training
+from memlab.vectors import MemVector
 
 POSITIONS = 1024
 """Positions trained at once. More buys little on a CPU and costs memory: positions x vocabulary logits."""
-TRACE_POINTS = 100
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def cram(
     """
     jobs = _jobs(lm, passages, recipe or Recipe.default(), start)
     done, waiting = _look_up(jobs, store)
-    bench: list[_Job] = []
+    bench: list[Training] = []
     try:
         _train(lm, bench, waiting, done, store=store, portable=portable, progress=progress, watch=watch)
     except KeyboardInterrupt:
@@ -103,178 +98,7 @@ def cram(
 
 def key_of(lm: FrozenLM, passage: Passage, recipe: Recipe, parent: MemVector | None = None) -> str:
     """The key that the result of these inputs has, or will have. Raises what ``cram`` would raise for them."""
-    return _Job(lm, 0, passage, recipe, parent).key
-
-
-def initial_mem(lm: FrozenLM, passage: Passage, recipe: Recipe) -> torch.Tensor:
-    """The vectors (k, d) training starts from: normal noise with the embeddings' standard deviation.
-
-    The seed comes from the recipe's seed and the passage alone, so neither batch nor order matter.
-    """
-    name = f"memlab init {recipe.seed} {passage.ids.tolist()}"
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1)
-    noise = torch.randn(recipe.k, lm.d, generator=generator)
-    return (noise * (lm.embedding_stats["std"] * recipe.init_scale)).to(lm.device)
-
-
-@dataclass
-class _Best:
-    """The vector to be kept if none passes: most tokens right, then the lowest loss."""
-
-    mem: torch.Tensor
-    step: int = 0
-    right: int = -1
-    loss: float = np.inf
-
-
-class _Job:
-    """One passage on its way: its vectors, its rule, what was measured, and when to stop."""
-
-    def __init__(self, lm: FrozenLM, index: int, passage: Passage, recipe: Recipe, parent: MemVector | None) -> None:
-        self.lm, self.index, self.passage, self.recipe, self.parent = lm, index, passage, recipe, parent
-        if passage.tokenizer_hash != lm.tokenizer_hash:
-            raise PassageError(
-                f"{passage!r} was cut with another model's tokenizer, its ids mean nothing to {lm.name}: "
-                f"cut it again with this model's passage()"
-            )
-        prefix = lm.prefix_ids(recipe.prefix)
-        self.row = Row(passage.ids, prefix, recipe.suffix, recipe.k, recipe.first_scored)
-        lm.check_ids(np.array(recipe.suffix, np.int64))
-        lm.check_ids(passage.ids)
-        if lm.context and self.row.length > lm.context:
-            room = lm.context - self.row.context + 1
-            raise PassageError(
-                f"{len(passage)} tokens behind {self.row.context} positions of prefix, vectors and suffix exceed "
-                f"{lm.name}'s context of {lm.context}: "
-                + (f"cut the passage to {room} tokens" if room > 0 else "use fewer vectors (k)")
-            )
-        if len(passage) < recipe.first_scored:
-            raise PassageError(f"the recipe scores from token {recipe.first_scored} on, the passage has {len(passage)}")
-        if parent:
-            decoding.require_weights(lm, parent)
-            if parent.k != recipe.k:
-                raise VectorError(f"the vector to start from has k={parent.k}, the recipe k={recipe.k}")
-        self.parent_key = parent.identity if parent else None
-        self.key = make_key(
-            lm.fingerprint, passage.ids, np.array(prefix), np.array(recipe.suffix), recipe, self.parent_key
-        )
-        self.mem = torch.empty(0)
-        self.best = _Best(self.mem)
-        self.steps = 0
-        self.ended = ""
-        """Why training is over: exact, teacher_forced, budget, patience or diverged; empty while it is not."""
-        self.trace: list[tuple[int, float, float]] = []
-        self._every = 1
-        self._next_check = 0
-        self._kept: MemVector | None = None
-        self._began = 0.0
-
-    def enter(self) -> None:
-        """Take a place on the bench."""
-        self._began = time.perf_counter()
-        parent = self.parent
-        self.mem = (
-            torch.tensor(parent.mem, device=self.lm.device)
-            if parent
-            else initial_mem(self.lm, self.passage, self.recipe)
-        )
-        self.best = _Best(self.mem)
-        self.rule = make_rule(self.recipe)
-
-    def measured(self, loss: float, right: int, margin: float) -> None:
-        """Take note of what the vectors now score, and decide whether they are the ones to keep."""
-        scored = len(self.passage) - self.recipe.first_scored + 1
-        self.measured_at, self.loss, self.accuracy, self.margin = self.steps, loss, right / scored, margin
-        if not np.isfinite(loss):
-            self.ended = "diverged"
-            return
-        if (right, -loss) > (self.best.right, -self.best.loss):
-            # Patience counts from a better accuracy, not from a better loss.
-            step = self.steps if right > self.best.right else self.best.step
-            self.best = _Best(self.mem, step, right, loss)
-        if right == scored and self.steps >= self._next_check and self._passes(margin):
-            self.ended = self.recipe.stop
-        if not self.ended and self.steps >= self.recipe.budget:
-            self.ended = "budget"
-        if not self.ended and self.recipe.patience and self.steps - self.best.step >= self.recipe.patience:
-            self.ended = "patience"
-        self._note(loss / np.log(2), self.accuracy)
-
-    def advance(self, gradient: torch.Tensor) -> None:
-        """One step of the rule. A new tensor, so that what was measured stays what it was."""
-        self.mem = self.mem + self.rule.step(self.mem, gradient)
-        self.steps += 1
-
-    def _passes(self, margin: float) -> bool:
-        """Whether the vectors just measured are what the recipe wants, in float32 whatever they were trained in.
-
-        If so they are kept: all scored tokens argmax, or decoded freely and with the recipe's margin.
-        """
-        exact = self.recipe.stop == "exact"
-        if exact and margin < self.recipe.margin:
-            return False
-        candidate = self.snapshot(self.mem)
-        # One pass in float32: for an exact stop it foretells the decode nearly always, at a fraction of the price.
-        accuracy, _, margin = decoding.teacher_forced(self.lm, candidate, first_scored=self.recipe.first_scored)
-        if accuracy == 1 and (not exact or margin >= self.recipe.margin):
-            made = decoding.check(self.lm, candidate)
-            if not exact or (made.exact and made.margin >= self.recipe.margin):
-                self._kept = candidate.with_checks(made)
-                return True
-        self._next_check = self.steps + 3
-        return False
-
-    def _note(self, bits: float, accuracy: float) -> None:
-        if self.steps % self._every == 0 or self.ended:  # the last point always: it is the one people look for
-            self.trace.append((self.steps, bits, accuracy))
-        if len(self.trace) >= TRACE_POINTS and not self.ended:  # half the points, twice as far apart
-            self._every *= 2
-            self.trace = [point for point in self.trace if point[0] % self._every == 0]
-
-    def _trace(self) -> dict[str, tuple[float, ...]]:
-        columns = list(zip(*self.trace, strict=True)) or [(), (), ()]
-        return dict(zip(("step", "loss", "accuracy"), columns, strict=True))
-
-    def snapshot(self, mem: torch.Tensor | None = None) -> MemVector:
-        """The best vectors so far (or ``mem``) as a value: unchecked, and unfit for a store."""
-        return MemVector(
-            mem=(self.best.mem if mem is None else mem).cpu().numpy(),
-            token_ids=self.passage.ids,
-            prefix_ids=np.array(self.row.prefix_ids, np.int64),
-            suffix_ids=np.array(self.row.suffix_ids, np.int64),
-            model=self.lm.name,
-            revision=self.lm.revision,
-            fingerprint=self.lm.fingerprint,
-            recipe=self.recipe,
-            parent=self.parent_key,
-            text=self.passage.span,
-            steps=self.steps,
-            seconds=round(time.perf_counter() - self._began, 3),
-            trace=self._trace(),
-            provenance={"interrupted": f"at step {self.steps}"},
-        )
-
-    def result(self, portable: bool) -> MemVector:
-        """The vector that is kept, with its checks: the very one that was measured, not one a step newer."""
-        kept = self._kept or self.snapshot()
-        accuracy, bits, _ = decoding.teacher_forced(self.lm, kept)
-        finite = np.isfinite(bits)
-        if not kept.checks:
-            kept = kept.with_checks(decoding.check(self.lm, kept))
-        if self.recipe.first_scored > 1 and kept.n > 1:
-            # The 2025 paper's code never trains the first token: its decoding is given it, in a check of its own.
-            kept = kept.with_checks(decoding.check(self.lm, kept, first_given=True))
-        if portable and kept.exact:
-            kept = decoding.check_portable(self.lm, kept)
-        return replace(
-            kept,
-            teacher_forced=accuracy,
-            loss_bits=bits if finite else None,
-            trace=self._trace(),
-            steps=self.steps,
-            seconds=round(time.perf_counter() - self._began, 3),
-            provenance={"ended": self.ended, **_provenance(self.lm)},
-        )
+    return Training(lm, 0, passage, recipe, parent).key
 
 
 def _jobs(
@@ -282,16 +106,16 @@ def _jobs(
     passages: Passage | Sequence[Passage],
     recipe: Recipe | Sequence[Recipe],
     start: MemVector | Sequence[MemVector] | None,
-) -> list[_Job]:
+) -> list[Training]:
     passages = [passages] if isinstance(passages, Passage) else list(passages)
     recipes = [recipe] * len(passages) if isinstance(recipe, Recipe) else list(recipe)
     parents = list(start) if isinstance(start, Sequence) else [start] * len(passages)
     if not len(passages) == len(recipes) == len(parents):
         raise ValueError(f"{len(passages)} passages, {len(recipes)} recipes, {len(parents)} starts: one each is needed")
-    return [_Job(lm, i, *job) for i, job in enumerate(zip(passages, recipes, parents, strict=True))]
+    return [Training(lm, i, *job) for i, job in enumerate(zip(passages, recipes, parents, strict=True))]
 
 
-def _look_up(jobs: Sequence[_Job], store: Store | None) -> tuple[dict[str, MemVector], list[_Job]]:
+def _look_up(jobs: Sequence[Training], store: Store | None) -> tuple[dict[str, MemVector], list[Training]]:
     """What the store has, by key, and what must be trained, each key once."""
     unique = {job.key: job for job in jobs}
     if store is None:
@@ -309,8 +133,8 @@ def _look_up(jobs: Sequence[_Job], store: Store | None) -> tuple[dict[str, MemVe
 
 def _train(
     lm: FrozenLM,
-    bench: list[_Job],
-    waiting: list[_Job],
+    bench: list[Training],
+    waiting: list[Training],
     done: dict[str, MemVector],
     *,
     store: Store | None,
@@ -349,7 +173,7 @@ def _train(
         bar.set_description(f"crammed {len(done)} of {total}")
 
 
-def _step(batch: Batch, bench: list[_Job]) -> None:
+def _step(batch: Batch, bench: list[Training]) -> None:
     scores, gradients = batch.scores([job.mem for job in bench], bench[0].lm.dtype, gradient=True)
     measured = zip(scores.loss.tolist(), scores.right.tolist(), scores.margin.tolist(), strict=True)
     for job, (loss, right, margin), gradient in zip(bench, measured, gradients, strict=True):
@@ -358,9 +182,9 @@ def _step(batch: Batch, bench: list[_Job]) -> None:
             job.advance(gradient)
 
 
-def _admit(bench: list[_Job], waiting: list[_Job]) -> list[_Job]:
+def _admit(bench: list[Training], waiting: list[Training]) -> list[Training]:
     """Waiting passages that fit beside those on the bench (one always does), in the waiting order."""
-    entered: list[_Job] = []
+    entered: list[Training] = []
     while waiting:
         rows = [job.row.length for job in [*bench, *entered, waiting[0]]]
         if len(rows) > 1 and max(rows) * len(rows) > POSITIONS:
@@ -371,7 +195,7 @@ def _admit(bench: list[_Job], waiting: list[_Job]) -> list[_Job]:
     return entered
 
 
-def _postfix(bench: Sequence[_Job]) -> dict[str, Any]:
+def _postfix(bench: Sequence[Training]) -> dict[str, Any]:
     return {
         "on bench": len(bench),
         "step": f"{max(j.measured_at for j in bench)}/{max(j.recipe.budget for j in bench)}",
@@ -380,7 +204,7 @@ def _postfix(bench: Sequence[_Job]) -> dict[str, Any]:
     }
 
 
-def _told(bench: Sequence[_Job], finished: int, total: int) -> Progress:
+def _told(bench: Sequence[Training], finished: int, total: int) -> Progress:
     return Progress(
         tuple(j.index for j in bench),
         tuple(j.measured_at for j in bench),
@@ -390,18 +214,3 @@ def _told(bench: Sequence[_Job], finished: int, total: int) -> Progress:
         finished,
         total,
     )
-
-
-def _provenance(lm: FrozenLM) -> dict[str, Any]:
-    return {
-        "memlab": __version__,
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "device": str(lm.device),
-        "dtype": str(lm.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "config_sha256": lm.config_hash,
-        "tokenizer_sha256": lm.tokenizer_hash,
-        "trained": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }

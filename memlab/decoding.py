@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from memlab.checks import PORTABLE, Check
 from memlab.models import FrozenLM, ModelError
 from memlab.objective import Batch, Row, true_lead
-from memlab.vectors import PORTABLE, Check, MemVector, VectorError
+from memlab.vectors import MemVector, VectorError
 
 _NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EXACT = PORTABLE[0]

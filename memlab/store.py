@@ -194,8 +194,8 @@ _COLUMNS = (
 
 
 def _row(key: str, meta: dict[str, Any]) -> dict[str, Any]:
+    from memlab.checks import PORTABLE, Check
     from memlab.recipes import Recipe
-    from memlab.vectors import PORTABLE, Check
 
     checks = [Check(**c) for c in meta["checks"]]
     recipe = Recipe(**meta["recipe"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -57,3 +58,8 @@ def browser():
 def random_passages(lm, count=8, tokens=8, seed=0):
     rng = np.random.default_rng(seed)
     return [lm.passage_of_ids(rng.integers(0, lm.vocabulary, tokens), name=f"random-{i}") for i in range(count)]
+
+
+def hears_sigint():
+    """For a child process: a shell starts what runs in its background deaf to SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

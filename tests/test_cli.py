@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from memlab import __version__
 from memlab.cli import app
+from tests.conftest import hears_sigint
 from tests.test_store import unwritable
 
 TOY = ["--model", "toy:gemma3"]
@@ -163,7 +164,13 @@ def test_interrupted_on_the_command_line(tmp_path):
     ]
     env = os.environ | {"MEMLAB_STORE": str(tmp_path / "store")}
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=env,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=hears_sigint,
     )
     for _ in range(600):
         if list((tmp_path / "store").rglob("*.safetensors")):

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from memlab import CramInterrupted, ModelError, PassageError, Recipe, Store, StoreError, VectorError, check, cram, load
-from memlab.cramming import initial_mem, key_of
-from tests.conftest import random_passages
+from memlab.cramming import key_of
+from memlab.training import initial_mem
+from tests.conftest import hears_sigint, random_passages
 from tests.test_decoding import generated
 from tests.test_store import unwritable
 
@@ -176,7 +177,8 @@ try:
 except KeyboardInterrupt as stop:
     print(type(stop).__name__, len(stop.finished), len(stop.unfinished))
 """
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-c", code]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=hears_sigint).stdout
     assert out.split() == ["CramInterrupted", "1", "1"]
     assert len(list(Store(tmp_path).keys())) == 1
     assert not list(tmp_path.rglob("*.tmp"))
@@ -322,9 +324,9 @@ def test_an_interrupt_between_a_result_and_the_store(toy, store, monkeypatch):
 
 
 def test_any_other_failure_hands_over_what_was_done(toy, monkeypatch):
-    from memlab.cramming import _Job
+    from memlab.training import Training
 
-    result, calls = _Job.result, []
+    result, calls = Training.result, []
 
     def failing(job, portable):
         calls.append(job.key)
@@ -332,7 +334,7 @@ def test_any_other_failure_hands_over_what_was_done(toy, monkeypatch):
             raise MemoryError
         return result(job, portable)
 
-    monkeypatch.setattr(_Job, "result", failing)
+    monkeypatch.setattr(Training, "result", failing)
     with pytest.raises(MemoryError) as caught:
         cram(toy, random_passages(toy, 4), Recipe.default(k=4), progress=False)
     assert [m.key for m in caught.value.finished] == calls[:2]

@@ -32,10 +32,10 @@ def test_run_trains_what_is_missing_and_resumes(toy, store):
 def test_a_failing_job_is_recorded_and_stops_no_other(toy, store, monkeypatch):
     plan = Plan.of(toy, random_passages(toy, 3), Recipe.default(k=4))
     bad = plan.jobs[1].key
-    from memlab.cramming import _Job
+    from memlab.training import Training
 
-    enter = _Job.enter
-    monkeypatch.setattr(_Job, "enter", lambda job: 1 / 0 if job.key == bad else enter(job))
+    enter = Training.enter
+    monkeypatch.setattr(Training, "enter", lambda job: 1 / 0 if job.key == bad else enter(job))
     report = run(plan, store, progress=False)
     assert report.failed == {bad: "ZeroDivisionError: division by zero"}
     assert report.trained == len(report.results) == 2

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from memlab.checks import PORTABLE, Check
 from memlab.recipes import Recipe
-from memlab.vectors import PORTABLE, Check, MemVector, TextSpan, VectorError, read_metadata
+from memlab.vectors import MemVector, TextSpan, VectorError, read_metadata
 
 
 def make(seed=0, k=2, d=6, **changes):

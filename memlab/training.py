@@ -1,0 +1,209 @@
+"""One passage on its way: its vectors, its rule, what was measured of them, and when to stop."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from memlab import decoding
+from memlab._version import __version__
+from memlab.models import FrozenLM, Passage, PassageError
+from memlab.objective import Row
+from memlab.recipes import Recipe
+from memlab.rules import make_rule
+from memlab.vectors import MemVector, VectorError, make_key
+
+TRACE_POINTS = 100
+
+
+def initial_mem(lm: FrozenLM, passage: Passage, recipe: Recipe) -> torch.Tensor:
+    """The vectors (k, d) training starts from: normal noise with the embeddings' standard deviation.
+
+    The seed comes from the recipe's seed and the passage alone, so neither batch nor order matter.
+    """
+    name = f"memlab init {recipe.seed} {passage.ids.tolist()}"
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1)
+    noise = torch.randn(recipe.k, lm.d, generator=generator)
+    return (noise * (lm.embedding_stats["std"] * recipe.init_scale)).to(lm.device)
+
+
+@dataclass
+class _Best:
+    """The vector to be kept if none passes: most tokens right, then the lowest loss."""
+
+    mem: torch.Tensor
+    step: int = 0
+    right: int = -1
+    loss: float = np.inf
+
+
+class Training:
+    """One passage on its way: its vectors, its rule, what was measured, and when to stop."""
+
+    def __init__(self, lm: FrozenLM, index: int, passage: Passage, recipe: Recipe, parent: MemVector | None) -> None:
+        self.lm, self.index, self.passage, self.recipe, self.parent = lm, index, passage, recipe, parent
+        if passage.tokenizer_hash != lm.tokenizer_hash:
+            raise PassageError(
+                f"{passage!r} was cut with another model's tokenizer, its ids mean nothing to {lm.name}: "
+                f"cut it again with this model's passage()"
+            )
+        prefix = lm.prefix_ids(recipe.prefix)
+        self.row = Row(passage.ids, prefix, recipe.suffix, recipe.k, recipe.first_scored)
+        lm.check_ids(np.array(recipe.suffix, np.int64))
+        lm.check_ids(passage.ids)
+        if lm.context and self.row.length > lm.context:
+            room = lm.context - self.row.context + 1
+            raise PassageError(
+                f"{len(passage)} tokens behind {self.row.context} positions of prefix, vectors and suffix exceed "
+                f"{lm.name}'s context of {lm.context}: "
+                + (f"cut the passage to {room} tokens" if room > 0 else "use fewer vectors (k)")
+            )
+        if len(passage) < recipe.first_scored:
+            raise PassageError(f"the recipe scores from token {recipe.first_scored} on, the passage has {len(passage)}")
+        if parent:
+            decoding.require_weights(lm, parent)
+            if parent.k != recipe.k:
+                raise VectorError(f"the vector to start from has k={parent.k}, the recipe k={recipe.k}")
+        self.parent_key = parent.identity if parent else None
+        self.key = make_key(
+            lm.fingerprint, passage.ids, np.array(prefix), np.array(recipe.suffix), recipe, self.parent_key
+        )
+        self.mem = torch.empty(0)
+        self.best = _Best(self.mem)
+        self.steps = 0
+        self.ended = ""
+        """Why training is over: exact, teacher_forced, budget, patience or diverged; empty while it is not."""
+        self.trace: list[tuple[int, float, float]] = []
+        self._every = 1
+        self._next_check = 0
+        self._kept: MemVector | None = None
+        self._began = 0.0
+
+    def enter(self) -> None:
+        """Take a place on the bench."""
+        self._began = time.perf_counter()
+        parent = self.parent
+        self.mem = (
+            torch.tensor(parent.mem, device=self.lm.device)
+            if parent
+            else initial_mem(self.lm, self.passage, self.recipe)
+        )
+        self.best = _Best(self.mem)
+        self.rule = make_rule(self.recipe)
+
+    def measured(self, loss: float, right: int, margin: float) -> None:
+        """Take note of what the vectors now score, and decide whether they are the ones to keep."""
+        scored = len(self.passage) - self.recipe.first_scored + 1
+        self.measured_at, self.loss, self.accuracy, self.margin = self.steps, loss, right / scored, margin
+        if not np.isfinite(loss):
+            self.ended = "diverged"
+            return
+        if (right, -loss) > (self.best.right, -self.best.loss):
+            # Patience counts from a better accuracy, not from a better loss.
+            step = self.steps if right > self.best.right else self.best.step
+            self.best = _Best(self.mem, step, right, loss)
+        if right == scored and self.steps >= self._next_check and self._passes(margin):
+            self.ended = self.recipe.stop
+        if not self.ended and self.steps >= self.recipe.budget:
+            self.ended = "budget"
+        if not self.ended and self.recipe.patience and self.steps - self.best.step >= self.recipe.patience:
+            self.ended = "patience"
+        self._note(loss / np.log(2), self.accuracy)
+
+    def advance(self, gradient: torch.Tensor) -> None:
+        """One step of the rule. A new tensor, so that what was measured stays what it was."""
+        self.mem = self.mem + self.rule.step(self.mem, gradient)
+        self.steps += 1
+
+    def _passes(self, margin: float) -> bool:
+        """Whether the vectors just measured are what the recipe wants, in float32 whatever they were trained in.
+
+        If so they are kept: all scored tokens argmax, or decoded freely and with the recipe's margin.
+        """
+        exact = self.recipe.stop == "exact"
+        if exact and margin < self.recipe.margin:
+            return False
+        candidate = self.snapshot(self.mem)
+        # One pass in float32: for an exact stop it foretells the decode nearly always, at a fraction of the price.
+        accuracy, _, margin = decoding.teacher_forced(self.lm, candidate, first_scored=self.recipe.first_scored)
+        if accuracy == 1 and (not exact or margin >= self.recipe.margin):
+            made = decoding.check(self.lm, candidate)
+            if not exact or (made.exact and made.margin >= self.recipe.margin):
+                self._kept = candidate.with_checks(made)
+                return True
+        self._next_check = self.steps + 3
+        return False
+
+    def _note(self, bits: float, accuracy: float) -> None:
+        if self.steps % self._every == 0 or self.ended:  # the last point always: it is the one people look for
+            self.trace.append((self.steps, bits, accuracy))
+        if len(self.trace) >= TRACE_POINTS and not self.ended:  # half the points, twice as far apart
+            self._every *= 2
+            self.trace = [point for point in self.trace if point[0] % self._every == 0]
+
+    def _trace(self) -> dict[str, tuple[float, ...]]:
+        columns = list(zip(*self.trace, strict=True)) or [(), (), ()]
+        return dict(zip(("step", "loss", "accuracy"), columns, strict=True))
+
+    def snapshot(self, mem: torch.Tensor | None = None) -> MemVector:
+        """The best vectors so far (or ``mem``) as a value: unchecked, and unfit for a store."""
+        return MemVector(
+            mem=(self.best.mem if mem is None else mem).cpu().numpy(),
+            token_ids=self.passage.ids,
+            prefix_ids=np.array(self.row.prefix_ids, np.int64),
+            suffix_ids=np.array(self.row.suffix_ids, np.int64),
+            model=self.lm.name,
+            revision=self.lm.revision,
+            fingerprint=self.lm.fingerprint,
+            recipe=self.recipe,
+            parent=self.parent_key,
+            text=self.passage.span,
+            steps=self.steps,
+            seconds=round(time.perf_counter() - self._began, 3),
+            trace=self._trace(),
+            provenance={"interrupted": f"at step {self.steps}"},
+        )
+
+    def result(self, portable: bool) -> MemVector:
+        """The vector that is kept, with its checks: the very one that was measured, not one a step newer."""
+        kept = self._kept or self.snapshot()
+        accuracy, bits, _ = decoding.teacher_forced(self.lm, kept)
+        finite = np.isfinite(bits)
+        if not kept.checks:
+            kept = kept.with_checks(decoding.check(self.lm, kept))
+        if self.recipe.first_scored > 1 and kept.n > 1:
+            # The 2025 paper's code never trains the first token: its decoding is given it, in a check of its own.
+            kept = kept.with_checks(decoding.check(self.lm, kept, first_given=True))
+        if portable and kept.exact:
+            kept = decoding.check_portable(self.lm, kept)
+        return replace(
+            kept,
+            teacher_forced=accuracy,
+            loss_bits=bits if finite else None,
+            trace=self._trace(),
+            steps=self.steps,
+            seconds=round(time.perf_counter() - self._began, 3),
+            provenance={"ended": self.ended, **_provenance(self.lm)},
+        )
+
+
+def _provenance(lm: FrozenLM) -> dict[str, Any]:
+    return {
+        "memlab": __version__,
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "device": str(lm.device),
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "config_sha256": lm.config_hash,
+        "tokenizer_sha256": lm.tokenizer_hash,
+        "trained": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
