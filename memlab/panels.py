@@ -28,6 +28,8 @@ SHOWN = 1000
 """Characters of a bundled text that the panel shows; crammed is the text."""
 _WRONG = "color:#D55E00;font-weight:600;text-decoration:underline wavy #D55E00"
 _TEXT = "color:var(--jp-content-font-color1,inherit);font-size:14px;line-height:1.6"
+# What a half-trained vector writes can be one word of 300 characters, or twenty spaces.
+_AS_WRITTEN = "white-space:pre-wrap;overflow-wrap:anywhere"
 
 
 def setup(model: str = "smollm2-135m", store: Store | None = None) -> tuple[FrozenLM, Store]:
@@ -191,7 +193,7 @@ def _readout(lm: FrozenLM, mem: MemVector, ids: Any) -> str:
     if made and mem.exact:
         numbers.append(f"smallest margin {made.margin:.2f}")
     head = f'<div style="{_TEXT}">Decoded from the vector alone &mdash; {" &middot; ".join(numbers)}</div>'
-    box = "border-left:3px solid var(--jp-border-color1,#999);margin:6px 0;padding:2px 12px"
+    box = "border-left:3px solid var(--jp-border-color1,#999);margin:6px 0;padding:2px 12px;" + _AS_WRITTEN
     return f'{head}<div class="memlab-decoded" style="{box}">{marked(lm, ids, truth)}</div>'
 
 
