@@ -82,7 +82,9 @@ def cram(
         _train(lm, bench, waiting, done, store=store, portable=portable, progress=progress, watch=watch)
     except KeyboardInterrupt:
         if store is not None:  # the interrupt may have come between a result and its place in there
-            list(map(store.put, done.values()))
+            for result in done.values():
+                if result.key not in store:
+                    store.put(result)
         raise CramInterrupted(list(done.values()), [job.snapshot() for job in bench]) from None
     except StoreError as error:
         error.unsaved = [v for v in done.values() if store is not None and v.key not in store]

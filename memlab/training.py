@@ -21,6 +21,7 @@ from memlab.rules import make_rule
 from memlab.vectors import MemVector, VectorError, make_key
 
 TRACE_POINTS = 100
+"""Points of loss and accuracy kept of a training, at most."""
 
 
 def initial_mem(lm: FrozenLM, passage: Passage, recipe: Recipe) -> torch.Tensor:
