@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -50,3 +51,11 @@ PORTABLE = (
     ("float32", 8, True, False),
 )
 """Settings a portable vector passes in: exact, and also in bf16, without cache, and in a batch of 8."""
+
+
+def portability(checks: Iterable[Check]) -> bool | None:
+    """Whether every setting of ``PORTABLE`` was tried and passed; None while one was not tried."""
+    checks = list(checks)
+    if not {c.settings for c in checks} >= set(PORTABLE):
+        return None
+    return {c.settings for c in checks if c.passed} >= set(PORTABLE)

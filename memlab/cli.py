@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from memlab import __version__
-from memlab.checks import PORTABLE
+from memlab.checks import portability
 from memlab.recipes import NAMED, Recipe, RecipeError
 from memlab.store import Store, StoreError
 from memlab.texts import Text, TextError, from_bytes, from_path, load_texts
@@ -59,12 +59,9 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        from memlab.cramming import CramInterrupted
-        from memlab.models import ModelError, PassageError
-
         try:
             return command(*args, **kwargs)
-        except (TextError, PassageError, ModelError, RecipeError) as error:
+        except (TextError, RecipeError) as error:
             raise fail(error, 2) from None
         except StoreError as error:
             for vector in error.unsaved:  # training was paid for: keep it somewhere
@@ -73,9 +70,19 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
             raise fail(error, 1) from None
         except VectorError as error:
             raise fail(error, 1) from None
-        except CramInterrupted as stopped:
-            typer.echo(f"memlab: {stopped}; what is finished is in the store", err=True)
-            raise typer.Exit(130) from None
+        except typer.Exit:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            # Imported here only: listing a store should not wait for torch.
+            from memlab.cramming import CramInterrupted
+            from memlab.models import ModelError, PassageError
+
+            if isinstance(error, (ModelError, PassageError)):
+                raise fail(error, 2) from None
+            if isinstance(error, CramInterrupted):
+                typer.echo(f"memlab: {error}; what is finished is in the store", err=True)
+                raise typer.Exit(130) from None
+            raise
 
     return wrapped
 
@@ -184,7 +191,7 @@ def store_show(result: Annotated[str, typer.Argument(metavar="KEY_OR_FILE")], st
     place = Store(store)
     mem = _open(result, place)
     file = Path(result) if Path(result).is_file() else place.file(mem.key)
-    typer.echo(json.dumps({"file": str(file), "portable": mem.portable} | read_metadata(file), indent=1))
+    typer.echo(json.dumps({"file": str(file), "portable": portability(mem.checks)} | read_metadata(file), indent=1))
 
 
 @store_app.command("verify")
@@ -302,7 +309,7 @@ def _told(lm: Any, store: Store, mem: MemVector) -> dict[str, Any]:
         "k": mem.k,
         "recipe": mem.recipe.name,
         "exact": mem.exact,
-        "portable": mem.portable if len(mem.checks) >= len(PORTABLE) else None,
+        "portable": portability(mem.checks),
         "first_wrong": alone.first_wrong,
         "tokens_right": alone.right,
         "margin": alone.margin,
@@ -315,7 +322,9 @@ def _told(lm: Any, store: Store, mem: MemVector) -> dict[str, Any]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    state = "exact" if row["exact"] else f"NOT exact (token {row['first_wrong']} is wrong, {row['tokens_right']} right)"
+    state = (
+        "exact" if row["exact"] else f"NOT exact (token {row['first_wrong'] + 1} is wrong, {row['tokens_right']} right)"
+    )
     head = f"{row['text_id']}: {row['tokens']} tokens in {row['k']} vector{'s' * (row['k'] > 1)}, {state}"
     return (
         f"{head}, teacher-forced {row['teacher_forced']:.3f}, {row['steps']} steps, {row['seconds']:.1f} s\n"

@@ -102,8 +102,11 @@ class CramPanel(w.VBox):
             self._thread.join(timeout)
         return self.result
 
+    def _picked(self) -> Text | None:
+        return next((t for t in originals() if t.id == self.source.value), None)
+
     def _fill(self, _: Any = None) -> None:
-        picked = next((t for t in originals() if t.id == self.source.value), None)
+        picked = self._picked()
         self.words.value = picked.string[:SHOWN] if picked else ""
         self.words.placeholder = "Type or paste some text"
 
@@ -134,7 +137,7 @@ class CramPanel(w.VBox):
             self.start.disabled, self.halt.disabled = False, True
 
     def _train(self) -> None:
-        picked = next((t for t in originals() if t.id == self.source.value), None)
+        picked = self._picked()
         untouched = picked is not None and self.words.value == picked.string[:SHOWN]
         text = picked if picked is not None and untouched else Text("typed", self.words.value, "typed")
         passage = self.lm.passage(text, self.tokens.value)
@@ -146,7 +149,7 @@ class CramPanel(w.VBox):
             points.append((now.steps[0], now.loss_bits[0], now.accuracy[0]))
             if (elapsed := time.perf_counter() - began) - drawn > 0.4:
                 drawn = elapsed
-                self._draw(points, recipe.budget)
+                self._draw(_frame(points), recipe.budget)
                 self.status.value = _say(
                     f"Step {now.steps[0]} of at most {recipe.budget}, {now.accuracy[0]:.0%} right, {elapsed:.0f} s"
                 )
@@ -163,16 +166,15 @@ class CramPanel(w.VBox):
             mem = mem.with_checks(check(self.lm, mem))
             outcome = _say(f"Stopped at step {mem.steps}; nothing stored.")
         # A vector that was in the store already brings its own, thinned trace.
-        trace = pd.DataFrame(dict(mem.trace)) if not points else _frame(points)
+        trace = _frame(points) if points else pd.DataFrame(dict(mem.trace))
         self._draw(trace, recipe.budget)
         self.decoded.value = _readout(self.lm, mem, decode(self.lm, [mem], batch=1)[0])
         csv = trace.to_csv(index=False, float_format="%.6g")
-        self.links.value = _links(mem.key[:12], csv, charts.to_svg(charts.training_curve(trace, budget=recipe.budget)))
+        self.links.value = _links(mem.key[:12], csv, self.curve.value)
         self.result = mem
         self.status.value = outcome  # last: who reads "Done" finds all of it there
 
-    def _draw(self, points: Any, budget: int) -> None:
-        trace = points if isinstance(points, pd.DataFrame) else _frame(points)
+    def _draw(self, trace: pd.DataFrame, budget: int) -> None:
         self.curve.value = charts.to_svg(charts.training_curve(trace, budget=budget))
 
 

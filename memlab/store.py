@@ -194,12 +194,11 @@ _COLUMNS = (
 
 
 def _row(key: str, meta: dict[str, Any]) -> dict[str, Any]:
-    from memlab.checks import PORTABLE, Check
+    from memlab.checks import Check, portability
     from memlab.recipes import Recipe
 
     checks = [Check(**c) for c in meta["checks"]]
     recipe = Recipe(**meta["recipe"])
-    tried = {c.settings for c in checks} >= set(PORTABLE)
     given = next((c for c in checks if c.first_given), None)
     return {
         "key": key,
@@ -208,7 +207,7 @@ def _row(key: str, meta: dict[str, Any]) -> dict[str, Any]:
         "recipe": recipe.name,
         "seed": recipe.seed,
         "exact": any(c.exact for c in checks),
-        "portable": {c.settings for c in checks if c.passed} >= set(PORTABLE) if tried else None,
+        "portable": portability(checks),
         "margin": next((c.margin for c in checks if c.exact), None),
         # The paper's way of decoding, in a column of its own: the share right once the first token is given.
         "first_given": given and given.right / given.tokens,

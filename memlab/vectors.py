@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from memlab.checks import PORTABLE, Check
+from memlab.checks import Check, portability
 from memlab.recipes import Recipe, RecipeError
 
 SCHEMA = 1
@@ -59,7 +59,7 @@ class MemVector:
     recipe: Recipe
     revision: str | None = None
     parent: str | None = None
-    """Key of the vector the training started from."""
+    """``identity`` of the vector the training started from: its key, if it was what its key names."""
     checks: tuple[Check, ...] = ()
     teacher_forced: float | None = None
     """Share of all n tokens that are argmax while the true ones are fed (float32). Not a proof of decoding."""
@@ -134,7 +134,7 @@ class MemVector:
     @property
     def portable(self) -> bool:
         """Exact, and also passed in bf16, without cache, and in a batch of 8. False while those were not tried."""
-        return {c.settings for c in self.checks if c.passed} >= set(PORTABLE)
+        return portability(self.checks) is True
 
     @property
     def margin(self) -> float | None:

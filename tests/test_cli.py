@@ -212,3 +212,11 @@ def test_a_store_that_is_not_there(cli):
         result = cli("store", command, "--store", "typo")
         assert result.exit_code == 1
         assert "there is no store at typo" in result.stderr
+
+
+def test_a_store_is_listed_without_torch(tmp_path):
+    code = "import sys; from memlab.cli import app; app(['store', 'ls'], standalone_mode=False)"
+    code += "; print('torch' in sys.modules)"
+    env = os.environ | {"MEMLAB_STORE": str(tmp_path)}
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "False"
