@@ -14,15 +14,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from memlab import decoding
+from memlab.bench import Bench
 from memlab.models import FrozenLM, Passage
-from memlab.objective import Batch
 from memlab.recipes import Recipe
 from memlab.store import Store, StoreError
 from memlab.training import Training
 from memlab.vectors import MemVector
-
-POSITIONS = 1024
-"""Positions trained at once. More buys little on a CPU and costs memory: positions x vocabulary logits."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,10 @@ class Progress:
     margin: tuple[float, ...]
     finished: int
     total: int
+    positions: int = 0
+    """Positions fed in this step, padding included."""
+    padding: int = 0
+    """How many of them were padding."""
 
 
 class CramInterrupted(KeyboardInterrupt):
@@ -58,7 +59,7 @@ def cram(
     recipe: Recipe | Sequence[Recipe] | None = None,
     store: Store | None = None,
     *,
-    start: MemVector | Sequence[MemVector] | None = None,
+    start: MemVector | Sequence[MemVector | None] | None = None,
     portable: bool = False,
     progress: bool = True,
     watch: Callable[[Progress], bool | None] | None = None,
@@ -77,15 +78,15 @@ def cram(
     """
     jobs = _jobs(lm, passages, recipe or Recipe.default(), start)
     done, waiting = _look_up(jobs, store)
-    bench: list[Training] = []
+    bench = Bench(lm, waiting)
     try:
-        _train(lm, bench, waiting, done, store=store, portable=portable, progress=progress, watch=watch)
+        _train(bench, done, store=store, portable=portable, progress=progress, watch=watch)
     except KeyboardInterrupt:
         if store is not None:  # the interrupt may have come between a result and its place in there
             for result in done.values():
                 if result.key not in store:
                     store.put(result)
-        raise CramInterrupted(list(done.values()), [job.snapshot() for job in bench]) from None
+        raise CramInterrupted(list(done.values()), [job.snapshot() for job in bench.jobs]) from None
     except StoreError as error:
         error.unsaved = [v for v in done.values() if store is not None and v.key not in store]
         raise
@@ -107,7 +108,7 @@ def _jobs(
     lm: FrozenLM,
     passages: Passage | Sequence[Passage],
     recipe: Recipe | Sequence[Recipe],
-    start: MemVector | Sequence[MemVector] | None,
+    start: MemVector | Sequence[MemVector | None] | None,
 ) -> list[Training]:
     passages = [passages] if isinstance(passages, Passage) else list(passages)
     recipes = [recipe] * len(passages) if isinstance(recipe, Recipe) else list(recipe)
@@ -134,9 +135,7 @@ def _look_up(jobs: Sequence[Training], store: Store | None) -> tuple[dict[str, M
 
 
 def _train(
-    lm: FrozenLM,
-    bench: list[Training],
-    waiting: list[Training],
+    bench: Bench,
     done: dict[str, MemVector],
     *,
     store: Store | None,
@@ -145,74 +144,50 @@ def _train(
     watch: Callable[[Progress], bool | None] | None,
 ) -> None:
     """Train until nobody waits and the bench is empty; results go into ``done`` and the store as they come."""
-    total = len(done) + len(waiting)
+    total = len(done) + len(bench.waiting)
     # Counted in steps, so that even one passage has a time left: what is left at most, less as passages end early.
-    bar = tqdm(total=sum(j.recipe.budget for j in waiting), unit="step", disable=not (progress and waiting))
-    batch: Batch | None = None
+    steps = sum(j.recipe.budget for j in bench.waiting)
     drawn = 0.0
-    with bar:
-        while bench or waiting:
-            if entered := _admit(bench, waiting):
-                bench += entered
-                batch = None
-            batch = batch or Batch(lm, [job.row for job in bench])
-            _step(batch, bench)
-            bar.update(sum(not job.ended for job in bench))
+    with tqdm(total=steps, unit="step", disable=not (progress and bench.waiting)) as bar:
+        while bench.fill():
+            if not bench.step():
+                continue
+            bar.update(sum(not job.ended for job in bench.jobs))
             if time.perf_counter() - drawn > 0.2:
                 drawn = time.perf_counter()
                 bar.set_description(f"crammed {len(done)} of {total}", refresh=False)
-                bar.set_postfix(_postfix(bench))
+                bar.set_postfix(_postfix(bench.jobs))
             if watch and watch(_told(bench, len(done), total)):
                 raise KeyboardInterrupt
-            for job in [job for job in bench if job.ended]:
+            for job in [job for job in bench.jobs if job.ended]:
                 # On the books first, so that a store that fails, or an interrupt, cannot lose it.
                 done[job.key] = job.result(portable)
-                bench.remove(job)
-                batch = None
+                bench.jobs.remove(job)
                 if store is not None:
                     store.put(done[job.key])
                 bar.total -= job.recipe.budget - job.steps
         bar.set_description(f"crammed {len(done)} of {total}")
 
 
-def _step(batch: Batch, bench: list[Training]) -> None:
-    scores, gradients = batch.scores([job.mem for job in bench], bench[0].lm.dtype, gradient=True)
-    measured = zip(scores.loss.tolist(), scores.right.tolist(), scores.margin.tolist(), strict=True)
-    for job, (loss, right, margin), gradient in zip(bench, measured, gradients, strict=True):
-        job.measured(loss, right, margin)
-        if not job.ended:
-            job.advance(gradient)
-
-
-def _admit(bench: list[Training], waiting: list[Training]) -> list[Training]:
-    """Waiting passages that fit beside those on the bench (one always does), in the waiting order."""
-    entered: list[Training] = []
-    while waiting:
-        rows = [job.row.length for job in [*bench, *entered, waiting[0]]]
-        if len(rows) > 1 and max(rows) * len(rows) > POSITIONS:
-            break
-        job = waiting.pop(0)
-        job.enter()
-        entered.append(job)
-    return entered
-
-
-def _postfix(bench: Sequence[Training]) -> dict[str, Any]:
+def _postfix(jobs: Sequence[Training]) -> dict[str, Any]:
     return {
-        "on bench": len(bench),
-        "step": f"{max(j.measured_at for j in bench)}/{max(j.recipe.budget for j in bench)}",
-        "bits/token": f"{np.mean([j.loss for j in bench]) / np.log(2):.2f}",
-        "right": f"{np.mean([j.accuracy for j in bench]):.0%}",
+        "on bench": len(jobs),
+        "step": f"{max(j.measured_at for j in jobs)}/{max(j.recipe.budget for j in jobs)}",
+        "bits/token": f"{np.mean([j.loss for j in jobs]) / np.log(2):.2f}",
+        "right": f"{np.mean([j.accuracy for j in jobs]):.0%}",
     }
 
 
-def _told(bench: Sequence[Training], finished: int, total: int) -> Progress:
+def _told(bench: Bench, finished: int, total: int) -> Progress:
+    jobs = bench.jobs
     return Progress(
-        tuple(j.index for j in bench),
-        tuple(j.measured_at for j in bench),
-        tuple(j.loss / float(np.log(2)) for j in bench),
-        tuple(j.accuracy for j in bench),
-        tuple(j.margin for j in bench),
+        tuple(j.index for j in jobs),
+        tuple(j.measured_at for j in jobs),
+        tuple(j.loss / float(np.log(2)) for j in jobs),
+        tuple(j.accuracy for j in jobs),
+        tuple(j.margin for j in jobs),
         finished,
         total,
+        bench.positions,
+        bench.padding,
     )

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
 from memlab.models import FrozenLM
+from memlab.models.passes import Goal
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class Row:
     suffix_ids: Sequence[int]
     k: int
     first_scored: int = 1
+    temperature: float = 1.0
+    hinge: float = 0.0
+    focus: float = 0.0
+    margin: float = 1.0
 
     @property
     def context(self) -> int:
@@ -73,6 +77,15 @@ class Batch:
         self._targets = torch.cat(targets).to(lm.device)
         self._owner = torch.repeat_interleave(torch.arange(len(rows)), self.scored).to(lm.device)
         self._ids = ids
+
+        def spread(values: list[float], neutral: float) -> torch.Tensor | None:
+            if all(v == neutral for v in values):
+                return None
+            return torch.tensor(values, device=lm.device)[self._owner]
+
+        self._goal = Goal(spread([r.temperature for r in rows], 1.0), spread([r.hinge for r in rows], 0.0))
+        self._focus = spread([r.focus for r in rows], 0.0)
+        self._margin = spread([r.margin for r in rows], -1.0)
         self._mem, self._keep = self._mem.to(lm.device), self._keep.to(lm.device)
         self._fixed = lm.embed(ids)
 
@@ -86,16 +99,18 @@ class Batch:
         with self.lm.lock, torch.set_grad_enabled(gradient):
             flat = torch.cat(list(mems)).detach().requires_grad_(gradient)
             embeddings = self._fixed.masked_scatter(self._mem[..., None], flat)
-            logits = self.lm.logits(embeddings, self._keep, dtype)
-            nats = cross_entropy(logits, self._targets, reduction="none")
+            nats, lead = self.lm.losses(embeddings, self._keep, self._targets, dtype, self._goal)
             loss = self._per_passage(nats) / self.scored.to(nats.device)
             gradients: list[torch.Tensor] = []
             if gradient:
                 # Passages share no variable, so the gradient of the sum is each one's own.
-                (whole,) = torch.autograd.grad(loss.sum(), flat)
+                goal = loss.sum()
+                if self._focus is not None and self._margin is not None:
+                    weights = 1 + self._focus * (lead < self._margin)
+                    goal = (self._per_passage(nats * weights) / self._per_passage(weights)).sum()
+                (whole,) = torch.autograd.grad(goal, flat)
                 gradients = list(whole.split([m.shape[0] for m in mems]))
         with torch.no_grad():
-            lead = true_lead(logits.detach(), self._targets)
             worst = torch.full_like(loss, torch.inf).scatter_reduce_(0, self._owner, lead, "amin")
             right = self._per_passage((lead > 0).float())
             table = torch.stack([loss.detach(), right, worst]).cpu().double()  # one wait for the device

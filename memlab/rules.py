@@ -16,20 +16,26 @@ from memlab.recipes import Recipe
 class Rule(Protocol):
     """``step`` returns the change to be added to the (k, d) float32 vectors, given their gradient of that shape."""
 
-    def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor: ...
+    def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor: ...
 
 
 def make_rule(recipe: Recipe) -> Rule:
     """A fresh rule, with empty state, for one passage."""
-    rules: dict[str, type[AdamW] | type[FullMatrix]] = {"fullmatrix": FullMatrix, "adamw": AdamW}
-    return rules[recipe.rule](recipe)
+    rules: dict[str, type] = {"fullmatrix": FullMatrix, "adamw": AdamW, "normalised": Normalised, "lbfgs": LBFGS}
+    rule: Rule = rules[recipe.rule](recipe)
+    return Adaptive(rule, recipe.adapt) if recipe.adapt else rule
 
 
 def step_size(recipe: Recipe, step: int) -> float:
     """The schedule: step size of step ``step`` (from 0) of the recipe's budget."""
-    if recipe.schedule == "cosine":
-        return recipe.lr * 0.5 * (1 + math.cos(math.pi * step / max(recipe.budget, 1)))
-    return recipe.lr
+    done = step / max(recipe.budget, 1)
+    share = {
+        "constant": 1.0,
+        "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+        "linear": 1 - done,
+        "inverse": (1 + step) ** -0.5,
+    }[recipe.schedule]
+    return recipe.lr * share * min(1.0, (step + 1) / (recipe.warmup + 1))
 
 
 class AdamW:
@@ -41,7 +47,7 @@ class AdamW:
         self.first: torch.Tensor | float = 0.0
         self.second: torch.Tensor | float = 0.0
 
-    def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
         beta1, beta2 = self.recipe.betas
         rate = step_size(self.recipe, self.steps)
         self.steps += 1
@@ -71,7 +77,7 @@ class FullMatrix:
         self.gradients: torch.Tensor | None = None  # (k, history, d), a ring
         self.gram: torch.Tensor | None = None  # (k, history, history) on the CPU, float64
 
-    def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
         k, d = gradient.shape
         size = self.recipe.history
         if self.gradients is None or self.gram is None:
@@ -97,10 +103,77 @@ class FullMatrix:
         inner = root[:, None] * self.gram[:, :held, :held] * root
         spectrum, basis = torch.linalg.eigh(inner)
         floor = self.recipe.damping * spectrum[:, -1:] + 1e-300
-        shrunk = (spectrum.clamp_min(0) + floor).rsqrt()[..., None] * (basis.mT @ (mean / root)[:, None])
+        shrunk = ((spectrum.clamp_min(0) + floor) ** -self.recipe.exponent)[..., None] * (
+            basis.mT @ (mean / root)[:, None]
+        )
         mixture = root[:, None] * (basis @ shrunk)  # (k, held, 1): the step as a mixture of past gradients
         mixture = mixture / mixture.abs().amax(1, keepdim=True).clamp_min(1e-300)  # its length is set below anyway
         direction = (rows.mT @ mixture.to(rows)).squeeze(-1)
         length = direction.norm(dim=-1, keepdim=True).clamp_min(1e-30)
         rate = step_size(self.recipe, self.steps - 1)
         return -rate * (math.sqrt(d) * direction / length + self.recipe.weight_decay * mem)
+
+
+class Adaptive:
+    """Step size by the loss: less after a step that raised it, a little more after one that did not."""
+
+    def __init__(self, rule: Rule, share: float) -> None:
+        self.rule, self.share, self.factor, self.last = rule, share, 1.0, math.inf
+
+    def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
+        self.factor *= 1 - self.share if loss > self.last else 1 + self.share / 5
+        self.last = loss
+        return self.factor * self.rule.step(mem, gradient, loss)
+
+
+class Normalised:
+    """Momentum, rescaled to the norm sqrt(d)."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.steps = recipe, 0
+        self.first: torch.Tensor | float = 0.0
+
+    def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
+        rate = step_size(self.recipe, self.steps)
+        self.steps += 1
+        beta = self.recipe.betas[0]
+        self.first = beta * self.first + (1 - beta) * gradient
+        length = self.first.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        return -rate * math.sqrt(gradient.shape[-1]) * self.first / length
+
+
+class LBFGS:
+    """L-BFGS with backtracking (Armijo), history 20 pairs, all k vectors as one; first step of lr * sqrt(d)."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.base: tuple[torch.Tensor, torch.Tensor, float] | None = None
+        self.direction = torch.empty(0)
+        self.size = 1.0
+
+    def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
+        x, g = mem.flatten().double(), gradient.flatten().double()
+        if self.base is not None:
+            x0, g0, loss0 = self.base
+            slope = float(g0 @ self.direction)
+            if loss > loss0 + 1e-4 * self.size * slope and self.size > 1e-3:
+                self.size *= 0.4
+                return (x0 + self.size * self.direction - x).view_as(mem).to(mem)
+            s, y = x - x0, g - g0
+            if float(s @ y) > 1e-10 * float(y @ y):
+                self.pairs = [*self.pairs[-19:], (s, y)]
+        q, alphas = g.clone(), []
+        for s, y in reversed(self.pairs):
+            alpha = (s @ q) / (s @ y)
+            q -= alpha * y
+            alphas.append(alpha)
+        if self.pairs:
+            s, y = self.pairs[-1]
+            q *= (s @ y) / (y @ y)
+        else:
+            q *= self.recipe.lr * math.sqrt(mem.shape[-1]) / q.norm().clamp_min(1e-30)
+        for (s, y), alpha in zip(self.pairs, reversed(alphas), strict=True):
+            q += (alpha - (y @ q) / (s @ y)) * s
+        self.base, self.direction, self.size = (x, g, loss), -q, 1.0
+        return self.direction.view_as(mem).to(mem)

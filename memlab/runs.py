@@ -23,6 +23,8 @@ class Job:
     passage: Passage
     recipe: Recipe
     key: str
+    parent: MemVector | None = None
+    """The vectors to go on from, if not from noise."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,20 @@ class Plan:
         return iter(self.jobs)
 
     @classmethod
-    def of(cls, lm: FrozenLM, passages: Iterable[Passage], recipes: Recipe | Iterable[Recipe]) -> Plan:
-        """Every passage with every recipe, on one model."""
+    def of(
+        cls,
+        lm: FrozenLM,
+        passages: Iterable[Passage],
+        recipes: Recipe | Iterable[Recipe],
+        *,
+        start: Sequence[MemVector] | None = None,
+    ) -> Plan:
+        """Every passage with every recipe, on one model; ``start`` has the vectors each passage goes on from."""
         recipes = [recipes] if isinstance(recipes, Recipe) else list(recipes)
-        return cls._unique(
-            (Job(lm, p, r, key_of(lm, p, r)) for p, r in itertools.product(list(passages), recipes)), rejected=()
-        )
+        passages = list(passages)
+        parents = list(start) if start is not None else [None] * len(passages)
+        pairs = itertools.product(zip(passages, parents, strict=True), recipes)
+        return cls._unique((Job(lm, p, r, key_of(lm, p, r, parent), parent) for (p, parent), r in pairs), rejected=())
 
     @classmethod
     def grid(
@@ -112,7 +122,13 @@ def run(plan: Plan, store: Store, *, portable: bool = False, progress: bool = Tr
     def go(jobs: list[Job]) -> None:
         lm = jobs[0].lm
         results = cram(
-            lm, [j.passage for j in jobs], [j.recipe for j in jobs], store, portable=portable, progress=progress
+            lm,
+            [j.passage for j in jobs],
+            [j.recipe for j in jobs],
+            store,
+            start=[j.parent for j in jobs],
+            portable=portable,
+            progress=progress,
         )
         done.update({mem.key: mem for mem in results})
 

@@ -29,10 +29,18 @@ def initial_mem(lm: FrozenLM, passage: Passage, recipe: Recipe) -> torch.Tensor:
 
     The seed comes from the recipe's seed and the passage alone, so neither batch nor order matter.
     """
+    generator = _generator(passage, recipe)
+    noise = torch.randn(recipe.k, lm.d, generator=generator) * (lm.embedding_stats["std"] * recipe.init_scale)
+    if recipe.init == "mean":
+        noise = noise + torch.cat([lm.embed(i).cpu() for i in torch.arange(lm.vocabulary).split(8192)]).mean(0)
+    if recipe.init == "average":
+        noise = noise + lm.embed(passage.ids).cpu().mean(0)
+    return noise.to(lm.device)
+
+
+def _generator(passage: Passage, recipe: Recipe) -> torch.Generator:
     name = f"memlab init {recipe.seed} {passage.ids.tolist()}"
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1)
-    noise = torch.randn(recipe.k, lm.d, generator=generator)
-    return (noise * (lm.embedding_stats["std"] * recipe.init_scale)).to(lm.device)
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1)
 
 
 @dataclass
@@ -43,6 +51,7 @@ class _Best:
     step: int = 0
     right: int = -1
     loss: float = np.inf
+    length: int = 0
 
 
 class Training:
@@ -79,11 +88,16 @@ class Training:
         self.mem = torch.empty(0)
         self.best = _Best(self.mem)
         self.steps = 0
+        self.passes = 0
+        """Tokens fed and scored so far: tokens x steps, unless the passage grows."""
+        self.length = min(len(passage), max(recipe.grow, recipe.first_scored) if recipe.grow else len(passage))
         self.ended = ""
         """Why training is over: exact, teacher_forced, budget, patience or diverged; empty while it is not."""
         self.trace: list[tuple[int, float, float]] = []
         self._every = 1
         self._next_check = 0
+        self.bench: dict[str, Any] = {}
+        """What the bench was like, for the provenance."""
         self._kept: MemVector | None = None
         self._began = 0.0
 
@@ -98,49 +112,81 @@ class Training:
         )
         self.best = _Best(self.mem)
         self.rule = make_rule(self.recipe)
+        self.master = self.mem
+        self.basis: torch.Tensor | None = None
+        if self.recipe.rank:
+            generator = _generator(self.passage, self.recipe)
+            random = torch.randn(self.lm.d, self.recipe.rank, generator=generator)
+            self.basis = torch.linalg.qr(random).Q.to(self.lm.device)
 
-    def measured(self, loss: float, right: int, margin: float) -> None:
-        """Take note of what the vectors now score, and decide whether they are the ones to keep."""
-        scored = len(self.passage) - self.recipe.first_scored + 1
-        self.measured_at, self.loss, self.accuracy, self.margin = self.steps, loss, right / scored, margin
+    @property
+    def current(self) -> Row:
+        """What is trained now: the passage, or the prefix of it that a growing recipe has come to."""
+        r = self.recipe
+        return replace(
+            self.row,
+            token_ids=self.passage.ids[: self.length],
+            temperature=r.temperature,
+            hinge=r.hinge,
+            focus=r.focus,
+            margin=r.margin,
+        )
+
+    def measured(self, loss: float, right: int, margin: float) -> bool:
+        """Take note of what the vectors now score; True if they may be what the recipe wants, see ``confirm``."""
+        whole = len(self.passage) - self.recipe.first_scored + 1
+        scored = self.length - self.recipe.first_scored + 1
+        self.measured_at, self.loss, self.accuracy, self.margin = self.steps, loss, right / whole, margin
+        self.passes += self.length
         if not np.isfinite(loss):
             self.ended = "diverged"
-            return
-        if (right, -loss) > (self.best.right, -self.best.loss):
+            return False
+        grown = right == scored and self.length < len(self.passage)
+        if (self.length, right, -loss) > (self.best.length, self.best.right, -self.best.loss):
             # Patience counts from a better accuracy, not from a better loss.
-            step = self.steps if right > self.best.right else self.best.step
-            self.best = _Best(self.mem, step, right, loss)
-        if right == scored and self.steps >= self._next_check and self._passes(margin):
-            self.ended = self.recipe.stop
+            better = (self.length, right) > (self.best.length, self.best.right)
+            self.best = _Best(self.mem, self.steps if better else self.best.step, right, loss, self.length)
+        if grown:
+            self.length = min(len(self.passage), self.length + self.recipe.grow)
+            return False
+        enough = self.recipe.stop != "exact" or margin >= self.recipe.margin
+        return right == scored and enough and self.steps >= self._next_check
+
+    def confirm(self, accuracy: float, margin: float) -> None:
+        """Keep the vectors just measured if they are what the recipe wants, in float32 whatever they were trained in.
+
+        ``accuracy`` and ``margin`` are theirs, teacher-forced in float32: that foretells the decode nearly always, at
+        a fraction of the price. What decides is the decode.
+        """
+        exact = self.recipe.stop == "exact"
+        if accuracy == 1 and (not exact or margin >= self.recipe.margin):
+            candidate = self.snapshot(self.mem)
+            made = decoding.check(self.lm, candidate)
+            if not exact or (made.exact and made.margin >= self.recipe.margin):
+                self._kept = candidate.with_checks(made)
+                self.ended = self.recipe.stop
+                return
+        self._next_check = self.steps + 3
+
+    def settle(self) -> None:
+        """Whether this was the last step."""
         if not self.ended and self.steps >= self.recipe.budget:
             self.ended = "budget"
         if not self.ended and self.recipe.patience and self.steps - self.best.step >= self.recipe.patience:
             self.ended = "patience"
-        self._note(loss / np.log(2), self.accuracy)
+        if np.isfinite(self.loss):
+            self._note(self.loss / np.log(2), self.accuracy)
 
     def advance(self, gradient: torch.Tensor) -> None:
         """One step of the rule. A new tensor, so that what was measured stays what it was."""
-        self.mem = self.mem + self.rule.step(self.mem, gradient)
+        if self.basis is not None:
+            gradient = gradient @ self.basis @ self.basis.T
+        self.master = self.master + self.rule.step(self.master, gradient, self.loss)
+        if self.recipe.norm:
+            size = self.recipe.norm * self.lm.d**0.5
+            self.master = self.master * (size / self.master.norm(dim=-1, keepdim=True))
+        self.mem = self.master.bfloat16().float() if self.recipe.rounding else self.master
         self.steps += 1
-
-    def _passes(self, margin: float) -> bool:
-        """Whether the vectors just measured are what the recipe wants, in float32 whatever they were trained in.
-
-        If so they are kept: all scored tokens argmax, or decoded freely and with the recipe's margin.
-        """
-        exact = self.recipe.stop == "exact"
-        if exact and margin < self.recipe.margin:
-            return False
-        candidate = self.snapshot(self.mem)
-        # One pass in float32: for an exact stop it foretells the decode nearly always, at a fraction of the price.
-        accuracy, _, margin = decoding.teacher_forced(self.lm, candidate, first_scored=self.recipe.first_scored)
-        if accuracy == 1 and (not exact or margin >= self.recipe.margin):
-            made = decoding.check(self.lm, candidate)
-            if not exact or (made.exact and made.margin >= self.recipe.margin):
-                self._kept = candidate.with_checks(made)
-                return True
-        self._next_check = self.steps + 3
-        return False
 
     def _note(self, bits: float, accuracy: float) -> None:
         if self.steps % self._every == 0 or self.ended:  # the last point always: it is the one people look for
@@ -191,7 +237,7 @@ class Training:
             trace=self._trace(),
             steps=self.steps,
             seconds=round(time.perf_counter() - self._began, 3),
-            provenance={"ended": self.ended, **_provenance(self.lm)},
+            provenance={"ended": self.ended, "token_passes": self.passes, **self.bench, **_provenance(self.lm)},
         )
 
 

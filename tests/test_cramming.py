@@ -101,7 +101,7 @@ def test_a_watcher_sees_what_the_trace_keeps(toy):
 
 
 def test_more_passages_than_places_on_the_bench(toy, store, monkeypatch):
-    monkeypatch.setattr("memlab.cramming.POSITIONS", 40)
+    monkeypatch.setattr("memlab.slots.MOST", {"cpu": 40})
     seen = []
     mems = cram(
         toy,

@@ -28,18 +28,6 @@ def test_embedding_stats_are_of_the_modules_output(any_toy):
     assert any_toy.embedding_stats["norm"] == pytest.approx(float(rows.norm(dim=-1).mean()), rel=1e-4)
 
 
-def test_logits_are_the_models_own(any_toy):
-    """Only where asked, from embeddings, padded on the right: the same as the plain call on ids."""
-    rng = np.random.default_rng(0)
-    ids = torch.tensor(rng.integers(0, any_toy.vocabulary, (2, 9)))
-    plain = [any_toy.model(input_ids=ids[:1]).logits[0], any_toy.model(input_ids=ids[1:, :5]).logits[0]]
-    keep = torch.zeros(2, 9, dtype=torch.bool)
-    keep[0, 3:], keep[1, 1:5] = True, True
-    with torch.no_grad():
-        got = any_toy.logits(any_toy.embed(ids), keep, torch.float32)
-    torch.testing.assert_close(got, torch.cat([plain[0][3:], plain[1][1:5]]), atol=2e-4, rtol=1e-4)
-
-
 def test_steps_with_cache_equal_one_pass(any_toy):
     ids = torch.tensor(np.random.default_rng(1).integers(0, any_toy.vocabulary, (3, 7)))
     whole = any_toy.model(input_ids=ids).logits

@@ -17,6 +17,7 @@ import torch
 
 from memlab.models import sources, toys
 from memlab.models.passages import Cutter, Passage, PassageError
+from memlab.models.passes import PLAIN, Goal, Pass
 from memlab.models.presets import DEFAULT
 from memlab.models.sources import ModelError
 from memlab.texts import Text, originals
@@ -110,6 +111,7 @@ class FrozenLM:
         self.context = int(getattr(config, "max_position_embeddings", 0) or 0)
         """Positions the model has, 0 where it has no such limit (state-space models)."""
         self._cutter = Cutter(tokenizer, name, self.vocabulary, self.context)
+        self._pass = Pass(self.model, self.d)
 
     @classmethod
     def from_model(cls, model: Any, tokenizer: Any = None, *, name: str = "my-model", **settings: Any) -> FrozenLM:
@@ -274,15 +276,19 @@ class FrozenLM:
                 self._other_dtypes[dtype] = copy.deepcopy(self.model, dict(cast)).eval()
             return self._other_dtypes[dtype]
 
-    def logits(self, embeddings: torch.Tensor, keep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Logits (rows, V), float32, at the positions of ``embeddings`` (b, s, d) where ``keep`` (b, s) is True.
-
-        Causal, without a mask: pad on the right. In a reduced dtype the head's rounding stays in: it costs training
-        nothing that was measured, and what decides (stops, checks) is asked in float32.
+    def losses(
+        self,
+        embeddings: torch.Tensor,
+        keep: torch.Tensor,
+        targets: torch.Tensor,
+        dtype: torch.dtype,
+        goal: Goal = PLAIN,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(nats, lead), float32 (rows,), of ``targets`` (rows,) at the positions of ``embeddings`` (b, s, d) where
+        ``keep`` (b, s) is True; see ``passes.Pass.losses``. In a reduced dtype the head's rounding stays in: what
+        decides (stops, checks) is asked in float32.
         """
-        out = self.weights(dtype)(inputs_embeds=embeddings.to(dtype), use_cache=False, logits_to_keep=keep)
-        logits: torch.Tensor = out.logits
-        return logits.float()
+        return self._pass.losses(self.weights(dtype), embeddings.to(dtype), keep, targets, goal)
 
     @torch.no_grad()
     def step(
@@ -306,10 +312,9 @@ class FrozenLM:
         ids = np.asarray(ids, np.int64)
         self.check_ids(ids)
         row = torch.tensor([*prefix, *ids.tolist()], device=self.device)
-        keep = torch.ones(1, len(row), dtype=torch.bool, device=self.device)
+        keep = torch.ones(1, len(row) - 1, dtype=torch.bool, device=self.device)
         with self.lock:
-            logits = self.logits(self.embed(row[None]), keep, torch.float32)
-        nats = torch.nn.functional.cross_entropy(logits[:-1], row[1:], reduction="none").cpu().double().numpy()
+            nats = self.losses(self.embed(row[None, :-1]), keep, row[1:], torch.float32)[0].cpu().double().numpy()
         return np.concatenate([[np.nan], nats]) if not prefix else nats[len(prefix) - 1 :]
 
 

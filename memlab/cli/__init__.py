@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +14,21 @@ import typer
 
 from memlab import __version__
 from memlab.checks import portability
-from memlab.recipes import NAMED, Recipe, RecipeError
+from memlab.cli.bench import bench_app
+from memlab.cli.common import (
+    NOT_EXACT,
+    BinOption,
+    JsonOption,
+    ModelOption,
+    RevisionOption,
+    StoreOption,
+    fail,
+    recipe_of,
+    told,
+)
+from memlab.recipes import NAMED
 from memlab.store import Store, StoreError
-from memlab.texts import Text, TextError, from_bytes, from_path, load_texts
+from memlab.texts import Text, from_bytes, from_path
 from memlab.vectors import MemVector, VectorError
 
 app = typer.Typer(
@@ -30,61 +39,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 store_app = typer.Typer(help="Look into a store of trained vectors.", no_args_is_help=True)
-bench_app = typer.Typer(
-    help="Measurements, resumable: what is in the store is not trained again.", no_args_is_help=True
-)
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
-
-NOT_EXACT = 3
-
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="preset, folder, .gguf file, Hugging Face id, toy:<family>")
-]
-StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="folder of results [default: the user's cache, or MEMLAB_STORE]")
-]
-RevisionOption = Annotated[str | None, typer.Option(help="branch, tag or commit of a Hugging Face model")]
-BinOption = Annotated[bool, typer.Option("--allow-bin", help="load pickled .bin weights, where nothing else is")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
-
-
-def fail(message: object, code: int) -> typer.Exit:
-    typer.echo(f"memlab: error: {message}", err=True)
-    return typer.Exit(code)
-
-
-def told(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors people can mend become one line and an exit code; anything else stays a traceback, for us to mend."""
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except (TextError, RecipeError) as error:
-            raise fail(error, 2) from None
-        except StoreError as error:
-            for vector in error.unsaved:  # training was paid for: keep it somewhere
-                kept = vector.save(Path(tempfile.gettempdir()) / f"memlab-{vector.key[:16]}.safetensors")
-                typer.echo(f"memlab: kept {kept}", err=True)
-            raise fail(error, 1) from None
-        except VectorError as error:
-            raise fail(error, 1) from None
-        except typer.Exit:
-            raise
-        except (Exception, KeyboardInterrupt) as error:
-            # Imported here only: listing a store should not wait for torch.
-            from memlab.cramming import CramInterrupted
-            from memlab.models import ModelError, PassageError
-
-            if isinstance(error, (ModelError, PassageError)):
-                raise fail(error, 2) from None
-            if isinstance(error, CramInterrupted):
-                typer.echo(f"memlab: {error}; what is finished is in the store", err=True)
-                raise typer.Exit(130) from None
-            raise
-
-    return wrapped
 
 
 @app.callback(invoke_without_command=True)
@@ -117,7 +73,7 @@ def cram_command(
     as_json: JsonOption = False,
 ) -> None:
     """Train a vector for each text, prove that it decodes, and keep it."""
-    chosen = _recipe(recipe, k=k, seed=seed, budget=budget)
+    chosen = recipe_of(recipe, k=k, seed=seed, budget=budget)
     texts = [Text("text", text, "command line")] if text is not None else []
     for name in files or []:
         if name == "-":
@@ -239,44 +195,6 @@ def models_command(
     for family in TOY_FAMILIES:
         typer.echo(f"{'toy:' + family:20}{'made here':40}small random weights that can be crammed, for tests")
     typer.echo("Also: a Hugging Face id, a folder of safetensors, a .gguf file.")
-
-
-@bench_app.command("recovery")
-@told
-def bench_recovery(
-    texts: Annotated[str, typer.Option(help="originals, random, classics, pg19, hf:DATASET, or a path")] = "originals",
-    count: Annotated[int, typer.Option(help="passages, one from each text")] = 8,
-    tokens: Annotated[int, typer.Option("--tokens", "-n")] = 32,
-    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="may be given several times")] = None,
-    model: ModelOption = "smollm2-135m",
-    store: StoreOption = None,
-    out: Annotated[Path | None, typer.Option("--out", help="also write the table of passages as CSV")] = None,
-) -> None:
-    """Recipes side by side: teacher-forced, first token given, and from the vector alone."""
-    recipes = [_recipe(name) for name in recipe or ["default", "paper2025"]]
-    chosen = load_texts(texts, count=count)
-
-    from memlab.experiments.recovery import recovery, summary
-    from memlab.models import load
-
-    lm = load(model)
-    table = recovery(lm, chosen, recipes, Store(store), tokens=tokens)
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(out, index=False, float_format="%.6g")
-    measured = f"{table.text_id.nunique()} of {len(chosen)} texts ({texts})"
-    typer.echo(f"{lm!r}\n{measured}, first {tokens} tokens, 95 % Wilson intervals")
-    for what, why in table.attrs["lost"].items():
-        typer.echo(f"left out: {what}: {why}", err=True)
-    typer.echo(f"{table.attrs['trained']} trained now, in {table.attrs['seconds']:.0f} s; the others were in the store")
-    typer.echo(summary(table).to_string())
-
-
-def _recipe(name: str, **changes: Any) -> Recipe:
-    given = {field: value for field, value in changes.items() if value is not None}
-    if name.lstrip().startswith("{"):
-        return Recipe.from_json(name).replace(**given)
-    return Recipe.named(name, **given)
 
 
 def _there(path: Path | None) -> Store:

@@ -1,0 +1,5 @@
+"""``python -m memlab.cli``."""
+
+from memlab.cli import main
+
+main()

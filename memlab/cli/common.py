@@ -1,0 +1,74 @@
+"""What all commands share: options, errors made into one line and an exit code, recipes by name."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memlab.recipes import Recipe, RecipeError
+from memlab.store import StoreError
+from memlab.texts import TextError
+from memlab.vectors import VectorError
+
+NOT_EXACT = 3
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="preset, folder, .gguf file, Hugging Face id, toy:<family>")
+]
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", help="folder of results [default: the user's cache, or MEMLAB_STORE]")
+]
+RevisionOption = Annotated[str | None, typer.Option(help="branch, tag or commit of a Hugging Face model")]
+BinOption = Annotated[bool, typer.Option("--allow-bin", help="load pickled .bin weights, where nothing else is")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def fail(message: object, code: int) -> typer.Exit:
+    typer.echo(f"memlab: error: {message}", err=True)
+    return typer.Exit(code)
+
+
+def told(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors people can mend become one line and an exit code; anything else stays a traceback, for us to mend."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (TextError, RecipeError) as error:
+            raise fail(error, 2) from None
+        except StoreError as error:
+            for vector in error.unsaved:  # training was paid for: keep it somewhere
+                kept = vector.save(Path(tempfile.gettempdir()) / f"memlab-{vector.key[:16]}.safetensors")
+                typer.echo(f"memlab: kept {kept}", err=True)
+            raise fail(error, 1) from None
+        except VectorError as error:
+            raise fail(error, 1) from None
+        except typer.Exit:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            # Imported here only: listing a store should not wait for torch.
+            from memlab.cramming import CramInterrupted
+            from memlab.models import ModelError, PassageError
+
+            if isinstance(error, (ModelError, PassageError)):
+                raise fail(error, 2) from None
+            if isinstance(error, CramInterrupted):
+                typer.echo(f"memlab: {error}; what is finished is in the store", err=True)
+                raise typer.Exit(130) from None
+            raise
+
+    return wrapped
+
+
+def recipe_of(name: str, **changes: Any) -> Recipe:
+    """A recipe by name or as JSON, with those fields changed that were given."""
+    given = {field: value for field, value in changes.items() if value is not None}
+    if name.lstrip().startswith("{"):
+        return Recipe.from_json(name).replace(**given)
+    return Recipe.named(name, **given)

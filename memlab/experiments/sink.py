@@ -1,0 +1,131 @@
+"""Does a token before the vectors help, and why: exact shares by placement, the first token's lead, attention mass.
+
+Claim put to the test: on some models the first position is the attention sink, and a vector that stands there cannot
+do its work; behind a sink token it can (measured for this project; attention sinks: arXiv 2309.17453).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import binomtest
+
+from memlab.models import FrozenLM, Passage
+from memlab.recipes import Recipe
+from memlab.runs import Plan, run
+from memlab.store import Store
+from memlab.vectors import MemVector
+
+
+def sink(
+    lm: FrozenLM, passages: Sequence[Passage], store: Store, *, recipe: Recipe | None = None, progress: bool = True
+) -> pd.DataFrame:
+    """One row a placement and passage, with a special token ``s`` before, behind or nowhere near the vectors.
+
+    ``s`` is the special token that the model's own cross-entropy likes best; where a tokenizer has none, token 0.
+    ``first_lead``: lead of the first token's logit, nats. ``on_first``, ``on_mem``: share of the attention of the
+    text's positions that falls on position 0 and on the vectors, mean over layers and heads; NaN without attention.
+    """
+    recipe = recipe or Recipe.default()
+    token = special_token(lm)
+    placements: dict[str, dict[str, tuple[int, ...]]] = {
+        "[mem] text": dict(prefix=(), suffix=()),
+        "s [mem] text": dict(prefix=token, suffix=()),
+        "[mem] s text": dict(prefix=(), suffix=token),
+    }
+    rows = []
+    for name, where in placements.items():
+        for mem in run(Plan.of(lm, passages, recipe.replace(**where)), store, progress=progress).results:
+            mass = attention_mass(lm, mem)
+            check = mem.checks[0]
+            rows.append(
+                {
+                    "model": lm.name,
+                    "placement": name,
+                    "s": token[0],
+                    "text_id": mem.text.id,
+                    "tokens": mem.n,
+                    "exact": mem.exact,
+                    "first_right": check.first_wrong != 0,
+                    "steps": mem.steps,
+                    "accuracy": mem.teacher_forced,
+                    "bits": mem.loss_bits,
+                    "first_lead": first_lead(lm, mem),
+                    "on_first": mass[0],
+                    "on_mem": mass[1],
+                    "norm": float(np.linalg.norm(mem.mem, axis=1).mean()),
+                    "recipe": mem.recipe.canonical(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def special_token(lm: FrozenLM) -> tuple[int, ...]:
+    """The special token with the best cross-entropy behind it, whether or not it earns its place as sink prefix."""
+    nats = {prefix: value for prefix, value in lm.sink_candidates().items() if prefix}
+    return min(nats, key=lambda prefix: nats[prefix]) if nats else (0,)
+
+
+@torch.no_grad()
+def first_lead(lm: FrozenLM, mem: MemVector) -> float:
+    """Lead of the first token's logit over the best other one, decoded from the vectors alone, float32."""
+    rows = _context(lm, mem)
+    keep = torch.zeros(1, len(rows), dtype=torch.bool, device=lm.device)
+    keep[0, -1] = True
+    target = torch.tensor(mem.token_ids[:1].copy(), device=lm.device)
+    return float(lm.losses(rows[None], keep, target, torch.float32)[1][0])
+
+
+@torch.no_grad()
+def attention_mass(lm: FrozenLM, mem: MemVector) -> tuple[float, float]:
+    """(on position 0, on the vectors): mean over layers, heads and the text's positions; NaN for models without."""
+    rows = torch.cat([_context(lm, mem), lm.embed(mem.token_ids)])
+    config = lm.model.config
+    with lm.lock:
+        before = config._attn_implementation
+        config._attn_implementation = "eager"  # the only one that hands its weights out
+        try:
+            made: Any = lm.model(inputs_embeds=rows[None], use_cache=False, output_attentions=True)
+        except TypeError:  # state-space models take no such word
+            return float("nan"), float("nan")
+        finally:
+            config._attn_implementation = before
+    weights = getattr(made, "attentions", None)
+    if not weights:
+        return float("nan"), float("nan")
+    text = slice(len(rows) - mem.n, None)
+    first = len(mem.prefix_ids)
+    on_first = float(np.mean([w[0, :, text, 0].mean().item() for w in weights]))
+    on_mem = float(np.mean([w[0, :, text, first : first + mem.k].sum(-1).mean().item() for w in weights]))
+    return on_first, on_mem
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a model and placement: exact share with a 95 % Wilson interval, medians of the rest."""
+    rows = []
+    for (model, placement), group in table.groupby(["model", "placement"], sort=False):
+        hits = int(group.exact.sum())
+        low, high = binomtest(hits, len(group)).proportion_ci(0.95, method="wilson")
+        rows.append(
+            {
+                "model": model,
+                "placement": placement,
+                "exact": f"{hits}/{len(group)} [{low:.2f}, {high:.2f}]",
+                "first token right": f"{int(group.first_right.sum())}/{len(group)}",
+                "steps": group.steps.median(),
+                "accuracy": round(group.accuracy.mean(), 3),
+                "first lead": round(group.first_lead.median(), 2),
+                "attention on position 0": round(group.on_first.mean(), 3),
+                "attention on the vectors": round(group.on_mem.mean(), 3),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _context(lm: FrozenLM, mem: MemVector) -> torch.Tensor:
+    vectors = torch.tensor(mem.mem, device=lm.device)
+    return torch.cat([lm.embed(mem.prefix_ids), vectors, lm.embed(mem.suffix_ids)])

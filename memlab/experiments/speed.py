@@ -1,0 +1,209 @@
+"""Ours against the published ways, on the same passages, machine and run: time and passes per passage that decodes.
+
+The published ways are run as published: one passage at a time, float32, torch's AdamW, the model's own forward with
+all its logits. Nothing of memlab's engine is in them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import cross_entropy
+
+from memlab import decoding
+from memlab.cramming import cram
+from memlab.experiments.work import device_name, peak_memory
+from memlab.models import FrozenLM, Passage
+from memlab.recipes import Recipe
+from memlab.training import initial_mem
+from memlab.vectors import MemVector
+
+PUBLISHED = {"paper2025": Recipe.paper2025, "progressive2026": Recipe.progressive2026}
+
+
+def published(lm: FrozenLM, passage: Passage, recipe: Recipe) -> dict[str, Any]:
+    """Train as research code does: (k, d) vectors in float32, batch 1, until all scored tokens are argmax.
+
+    Returns the vectors that were measured (not those one step newer), steps, token passes and seconds of training.
+    """
+    began = time.perf_counter()
+    ids = torch.tensor(passage.ids, device=lm.device)
+    embedded = lm.embed(ids)
+    mem = torch.nn.Parameter(initial_mem(lm, passage, recipe))
+    optimiser = torch.optim.AdamW([mem], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    first = recipe.first_scored - 1
+    length = recipe.grow or len(ids)
+    best, best_step, kept, passes = -1, 0, mem.detach().clone(), 0
+    for step in range(recipe.budget + 1):
+        fed = torch.cat([mem, embedded[:length]])[None]
+        logits = lm.model(inputs_embeds=fed, use_cache=False).logits[0, recipe.k - 1 + first : -1]
+        loss = cross_entropy(logits, ids[first:length])
+        right = int((logits.argmax(-1) == ids[first:length]).sum())
+        passes += length
+        if right > best:
+            best, best_step, kept = right, step, mem.detach().clone()
+        if right == length - first:
+            if length == len(ids):
+                break
+            length = min(len(ids), length + recipe.grow)  # grown: the optimiser goes on as it is
+            best, best_step = -1, step
+        if step == recipe.budget or step - best_step >= recipe.patience:
+            break
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return {
+        "mem": kept.cpu().numpy(),
+        "steps": step,
+        "token_passes": passes,
+        "seconds": time.perf_counter() - began,
+        "accuracy": best / (len(ids) - first),
+        "reached": length,
+    }
+
+
+def speed(
+    lm: FrozenLM,
+    passages: Sequence[Passage],
+    *,
+    out: Path | None = None,
+    against: Sequence[str] = ("paper2025", "progressive2026"),
+    recipe: Recipe | None = None,
+    changes: dict[str, Any] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> pd.DataFrame:
+    """One row a method and passage; ``out`` (Parquet) is written after each and read first, so it can be resumed.
+
+    ``seconds`` covers training and the final decode. Ours trains all passages together: a passage's seconds are its
+    share of the wall time, by token passes. ``decoded`` is, for ``paper2025``, with the first token given (its code
+    never trains that one); for the others from the vector alone. ``changes`` shortens the published recipes, in tests.
+    """
+    table = pd.read_parquet(out) if out and out.exists() else pd.DataFrame({"method": [], "passage": []})
+    machine = {"device": device_name(lm.device), "threads": torch.get_num_threads(), "model": lm.name}
+    names = [f"{p.span.id}:{len(p)}" for p in passages]
+
+    def keep(rows: list[dict[str, Any]]) -> None:
+        nonlocal table
+        table = pd.concat([table, pd.DataFrame([row | machine for row in rows])], ignore_index=True)
+        if out:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            table.to_parquet(out, index=False)
+
+    ours = recipe or Recipe.default()
+    if "memlab" not in set(table.method):
+        keep(_ours(lm, passages, names, ours))
+        tell(f"memlab: {table.seconds.sum():.0f} s for {len(passages)} passages")
+    for passage, name in sorted(zip(passages, names, strict=True), key=lambda pair: len(pair[0])):
+        for method in against:
+            if ((table.method == method) & (table.passage == name)).any():
+                continue
+            keep([_theirs(lm, passage, name, method, PUBLISHED[method](**(changes or {})))])
+            tell(f"{method} {name}: {table.seconds.iloc[-1]:.0f} s, decoded: {bool(table.decoded.iloc[-1])}")
+    return table
+
+
+def _ours(lm: FrozenLM, passages: Sequence[Passage], names: Sequence[str], recipe: Recipe) -> list[dict[str, Any]]:
+    # What a process needs once is not a passage's time: weights in bf16, the first pass's own set-up.
+    cram(lm, passages[0], recipe.replace(budget=1), progress=False)
+    mems: list[MemVector] = []
+    began = time.perf_counter()
+    peak = peak_memory(lambda: mems.extend(cram(lm, list(passages), recipe, progress=False)), lm.device)
+    wall = time.perf_counter() - began
+    passes = np.array([mem.provenance["token_passes"] for mem in mems], float)
+    return [
+        {
+            "method": "memlab",
+            "passage": name,
+            "tokens": mem.n,
+            "decoded": mem.exact,
+            "steps": mem.steps,
+            "token_passes": int(n),
+            "seconds": wall * n / passes.sum(),
+            "full_seconds": wall * n / passes.sum(),
+            "accuracy": mem.teacher_forced,
+            "peak_gib": peak / 2**30,
+            "dtype": str(lm.dtype).removeprefix("torch."),
+            "recipe": recipe.canonical(),
+        }
+        for name, mem, n in zip(names, mems, passes, strict=True)
+    ]
+
+
+def _theirs(lm: FrozenLM, passage: Passage, name: str, method: str, recipe: Recipe) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    peak = peak_memory(lambda: made.update(published(lm, passage, recipe)), lm.device)
+    mem = MemVector(
+        mem=made["mem"],
+        token_ids=passage.ids,
+        prefix_ids=np.array([], np.int64),
+        suffix_ids=np.array([], np.int64),
+        model=lm.name,
+        revision=lm.revision,
+        fingerprint=lm.fingerprint,
+        recipe=recipe,
+        parent=None,
+        text=passage.span,
+        steps=made["steps"],
+        seconds=made["seconds"],
+        trace={},
+        provenance={},
+    )
+    began = time.perf_counter()
+    check = decoding.check(lm, mem, first_given=recipe.first_scored > 1)
+    decode = time.perf_counter() - began
+    return {
+        "method": method,
+        "passage": name,
+        "tokens": len(passage),
+        "decoded": check.passed,
+        "steps": made["steps"],
+        "token_passes": made["token_passes"],
+        "seconds": made["seconds"] + decode,
+        # A failure costs its whole budget, whatever a rule of patience spared. A growing text's budget is its patience.
+        "full_seconds": decode
+        + made["seconds"] * (1 if check.passed or recipe.grow else recipe.budget / max(1, made["steps"])),
+        "accuracy": made["accuracy"],
+        "peak_gib": peak / 2**30,
+        "dtype": "float32",
+        "recipe": recipe.canonical(),
+    }
+
+
+def ratios(table: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """Time per decoded passage, published over ours, with 95 % bootstrap intervals over passages (paired).
+
+    ``both decode``: over passages that both decode. ``with failures``: seconds of all passages, failures at the full
+    budget, over the number that decode.
+    """
+    rng = np.random.default_rng(seed)
+    ours = table[table.method == "memlab"].set_index("passage")
+    rows = []
+    for method in [m for m in table.method.unique() if m != "memlab"]:
+        theirs = table[table.method == method].set_index("passage")
+        names = [name for name in ours.index if name in theirs.index]
+        a, b = theirs.loc[names], ours.loc[names]
+        both = (a.decoded & b.decoded).to_numpy(bool)
+        picks = rng.integers(0, len(names), (draws, len(names)))
+        spent = {
+            "both decode": (a.seconds.to_numpy() * both, b.seconds.to_numpy() * both, both, both),
+            "with failures": (a.full_seconds.to_numpy(), b.full_seconds.to_numpy(), a.decoded, b.decoded),
+        }
+        for name, (their, our, they_decode, we_decode) in spent.items():
+            each = [
+                (seconds, np.asarray(decoded, float)) for seconds, decoded in ((their, they_decode), (our, we_decode))
+            ]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                drawn, point = (
+                    np.divide(*(seconds[i].sum(-1) / decoded[i].sum(-1) for seconds, decoded in each))
+                    for i in (picks, np.arange(len(names)))
+                )
+            low, high = np.nanquantile(drawn, [0.025, 0.975])
+            count = int(both.sum()) if name == "both decode" else len(names)
+            rows.append((method, name, float(point), float(low), float(high), count))
+    return pd.DataFrame(rows, columns=["method", "over", "ratio", "low", "high", "passages"])

@@ -1,0 +1,154 @@
+"""Where a training step's time and memory go: its own matrix products, timed bare in the same run, against the step."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from memlab.models import FrozenLM
+from memlab.objective import Batch, Row
+
+_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+
+
+class _Products(TorchDispatchMode):
+    """Shapes and strides of the matrix products that happen while this is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[tuple[Any, ...]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in _PRODUCTS:
+            a, b = [x for x in args if isinstance(x, torch.Tensor)][-2:]
+            self.seen[(a.dtype, tuple(a.shape), tuple(a.stride()), tuple(b.shape), tuple(b.stride()))] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def training_step(lm: FrozenLM, rows: int, tokens: int, *, seed: int = 0) -> Callable[[], None]:
+    """A step on random passages: one pass with its gradient, as the engine does it."""
+    rng = np.random.default_rng(seed)
+    prefix = lm.sink_prefix
+    passages = [Row(rng.integers(0, lm.vocabulary, tokens), prefix, (), 1) for _ in range(rows)]
+    mems = [torch.randn(1, lm.d, device=lm.device) for _ in passages]
+    batch = Batch(lm, passages)
+
+    def step() -> None:
+        batch.scores(mems, lm.dtype, gradient=True)
+        _wait(lm.device)
+
+    return step
+
+
+def step_work(lm: FrozenLM, shapes: Sequence[tuple[int, int]], *, repeats: int = 7) -> pd.DataFrame:
+    """One row a shape (passages, tokens): seconds of a step, of its bare matrix products, and peak memory.
+
+    ``share_linear`` counts the products with weights only, ``share`` those of attention too. Peak memory is what the
+    process (or the card) holds above the loaded model while the step runs.
+    """
+    out = []
+    for rows, tokens in shapes:
+        step = training_step(lm, rows, tokens)
+        step()
+        with _Products() as products:
+            step()
+        with FlopCounterMode(display=False) as flops:
+            step()
+        bare = {shape: _bare(shape, lm.device) for shape in products.seen}
+        linear = sum(bare[s] * n for s, n in products.seen.items() if len(s[1]) == 2)
+        attention = sum(bare[s] * n for s, n in products.seen.items() if len(s[1]) == 3)
+        seconds = sorted(_timed(step) for _ in range(repeats))
+        middle = statistics.median(seconds)
+        peak = peak_memory(step, lm.device)
+        out.append(
+            {
+                "passages": rows,
+                "tokens": tokens,
+                "seconds": middle,
+                "fastest": seconds[0],
+                "slowest": seconds[-1],
+                "linear_seconds": linear,
+                "attention_seconds": attention,
+                "share_linear": linear / middle,
+                "share": (linear + attention) / middle,
+                "tflops": flops.get_total_flops() / middle / 1e12,
+                "peak_gib": peak / 2**30,
+                "dtype": str(lm.dtype).removeprefix("torch."),
+                "threads": torch.get_num_threads(),
+                "device": device_name(lm.device),
+            }
+        )
+    return pd.DataFrame(out)
+
+
+def _bare(shape: tuple[Any, ...], device: torch.device, repeats: int = 9) -> float:
+    """Median seconds of one matrix product of that shape and layout, on data that no cache holds warm for long."""
+    dtype, size_a, stride_a, size_b, stride_b = shape
+
+    def operand(size: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:
+        extent = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+        return torch.randn(extent, device=device).to(dtype).as_strided(size, stride)
+
+    a, b = operand(size_a, stride_a), operand(size_b, stride_b)
+
+    def product() -> None:
+        torch.matmul(a, b)
+        _wait(device)
+
+    product()
+    return statistics.median(_timed(product) for _ in range(repeats))
+
+
+def peak_memory(work: Callable[[], Any], device: torch.device) -> int:
+    """Bytes held at most while ``work`` runs, above what was held before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    process = psutil.Process()
+    before = most = process.memory_info().rss
+    over = threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not over.wait(0.002):
+            most = max(most, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        work()
+    finally:
+        over.set()
+        watcher.join()
+    return int(most - before)
+
+
+def device_name(device: torch.device) -> str:
+    """The card's name, or the processor's kind."""
+    import platform
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

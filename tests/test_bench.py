@@ -1,0 +1,98 @@
+"""Who is on the bench, what it costs in padding, and what running out of memory costs: nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from memlab import CramInterrupted, Recipe, cram
+from memlab.objective import Batch
+from tests.conftest import random_passages
+
+
+def mixed_passages(lm, count=200, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        lm.passage_of_ids(rng.integers(0, lm.vocabulary, n), name=f"mixed-{i}")
+        for i, n in enumerate(rng.integers(8, 129, count))
+    ]
+
+
+def test_two_hundred_mixed_passages_little_padding_none_lost(toy, store):
+    """Lengths 8 to 128, through an interrupt and a resume."""
+    passages = mixed_passages(toy)
+    recipe = Recipe.default(budget=6, k=2)
+    positions = padding = 0
+    trained = []
+
+    def watch(progress):
+        nonlocal positions, padding
+        positions, padding = positions + progress.positions, padding + progress.padding
+        return progress.finished > 70 and len(trained) == 0
+
+    with pytest.raises(CramInterrupted) as stopped:
+        cram(toy, passages, recipe, store, progress=False, watch=watch)
+    trained += [m.key for m in stopped.value.finished]
+    assert 70 < len(trained) < 200
+    assert set(trained) == set(store.keys())
+    before = {key: store.get(key).provenance["trained"] for key in trained}
+    mems = cram(toy, passages, recipe, store, progress=False, watch=watch)
+    assert [m.token_ids.tolist() for m in mems] == [p.ids.tolist() for p in passages]
+    assert len({m.key for m in mems}) == 200 == len(list(store.keys()))
+    assert {key: store.get(key).provenance["trained"] for key in trained} == before
+    assert padding / positions < 0.15
+
+
+def test_out_of_memory_costs_slots_and_nothing_else(toy, store, monkeypatch):
+    """Passes of more than 30 positions fail: all passages are trained all the same, each step once."""
+    passages = random_passages(toy, 10, 6)
+    expected = {m.key: m for m in cram(toy, passages, Recipe.default(k=4), progress=False)}
+    real, refused = Batch.scores, []
+
+    def scores(self, mems, dtype, *, gradient=False):
+        if gradient and self.positions > 30:
+            refused.append(self.positions)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, mems, dtype, gradient=gradient)
+
+    monkeypatch.setattr(Batch, "scores", scores)
+    mems = cram(toy, passages, Recipe.default(k=4), store, progress=False)
+    assert refused == sorted(refused, reverse=True)
+    assert 1 <= len(refused) < 5
+    assert all(m.exact for m in mems)
+    assert {m.key for m in mems} == set(expected)
+    for mem in mems:
+        assert mem.trace["step"] == tuple(range(mem.steps + 1))
+        assert mem.trace["loss"][0] == pytest.approx(expected[mem.key].trace["loss"][0], rel=1e-4)
+    assert mems[-1].provenance["slots"]["positions"] <= 30
+
+
+def test_one_passage_that_does_not_fit_fails_and_says_so(toy, monkeypatch):
+    def scores(self, *_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Batch, "scores", scores)
+    with pytest.raises(torch.OutOfMemoryError):
+        cram(toy, random_passages(toy, 3), progress=False)
+
+
+def test_candidates_are_asked_together(toy, monkeypatch):
+    sizes, real = [], Batch.scores
+
+    def scores(self, mems, dtype, *, gradient=False):
+        if not gradient:
+            sizes.append(len(mems))
+        return real(self, mems, dtype, gradient=gradient)
+
+    monkeypatch.setattr(Batch, "scores", scores)
+    # Equal seeds and like passages: with eight vectors each, many are right at the same step.
+    mems = cram(toy, random_passages(toy, 8, 3), Recipe.default(k=8), progress=False)
+    assert all(m.exact for m in mems)
+    assert max(sizes) > 1
+
+
+def test_what_the_bench_was_like_is_recorded(toy):
+    (mem,) = cram(toy, random_passages(toy, 1), Recipe.default(k=4), progress=False)
+    assert set(mem.provenance["slots"]) == {
+        "positions", "bytes_per_position", "bytes_per_position_and_length", "free_gib",
+    }  # fmt: skip
+    assert mem.provenance["token_passes"] == 8 * (mem.steps + 1)
