@@ -29,6 +29,7 @@ class Row:
     hinge: float = 0.0
     focus: float = 0.0
     margin: float = 1.0
+    split: int = 1
 
     @property
     def context(self) -> int:
@@ -84,6 +85,9 @@ class Batch:
             return torch.tensor(values, device=lm.device)[self._owner]
 
         self._goal = Goal(spread([r.temperature for r in rows], 1.0), spread([r.hinge for r in rows], 0.0))
+        self._split = max(r.split for r in rows)
+        place = torch.cat([torch.arange(len(t)) for t in targets]).to(lm.device)
+        self._parts = [(place % self._split == i).float() for i in range(self._split)]
         self._focus = spread([r.focus for r in rows], 0.0)
         self._margin = spread([r.margin for r in rows], -1.0)
         self._mem, self._keep = self._mem.to(lm.device), self._keep.to(lm.device)
@@ -108,13 +112,22 @@ class Batch:
                 if self._focus is not None and self._margin is not None:
                     weights = 1 + self._focus * (lead < self._margin)
                     goal = (self._per_passage(nats * weights) / self._per_passage(weights)).sum()
+                if self._split > 1:
+                    each = [(nats / self.scored.to(nats.device)[self._owner] * part).sum() for part in self._parts]
+                    whole = torch.stack([torch.autograd.grad(e, flat, retain_graph=True)[0] for e in each])
+                    return self._told(loss, lead), [
+                        g.movedim(0, 0) for g in whole.split([m.shape[0] for m in mems], dim=1)
+                    ]
                 (whole,) = torch.autograd.grad(goal, flat)
                 gradients = list(whole.split([m.shape[0] for m in mems]))
+        return self._told(loss, lead), gradients
+
+    def _told(self, loss: torch.Tensor, lead: torch.Tensor) -> Scores:
         with torch.no_grad():
             worst = torch.full_like(loss, torch.inf).scatter_reduce_(0, self._owner, lead, "amin")
             right = self._per_passage((lead > 0).float())
             table = torch.stack([loss.detach(), right, worst]).cpu().double()  # one wait for the device
-        return Scores(table[0], table[1].long(), self.scored, table[2]), gradients
+        return Scores(table[0], table[1].long(), self.scored, table[2])
 
 
 def true_lead(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

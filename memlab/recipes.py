@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 PREFIXES = ("sink", "none", "bos")
-RULES = ("fullmatrix", "adamw", "normalised", "lbfgs")
+RULES = ("rotation", "fullmatrix", "adamw", "normalised", "lbfgs")
 SCHEDULES = ("constant", "cosine", "linear", "inverse")
 INITS = ("noise", "mean", "average")
 STOPS = ("exact", "teacher_forced")
@@ -44,10 +44,10 @@ class Recipe:
     """Optimiser steps at most."""
     patience: int = 0
     """Give up after so many steps without a better teacher-forced accuracy; 0: never."""
-    rule: Literal["fullmatrix", "adamw", "normalised", "lbfgs"] = "fullmatrix"
+    rule: Literal["rotation", "fullmatrix", "adamw", "normalised", "lbfgs"] = "fullmatrix"
     """Update rule, see ``memlab.rules``."""
     lr: float = 2.0
-    """Step size. For ``fullmatrix``: length of a step as a share of the norm sqrt(d)."""
+    """Step size. For ``rotation``: the angle of a step, radians; for ``fullmatrix``: its length over sqrt(d)."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of the gradient's mean and of its second moment."""
     damping: float = 1e-4
@@ -66,6 +66,8 @@ class Recipe:
     """Step size times this share less after a step that raised the loss, a fifth of it more after one that did not."""
     norm: float = 0.0
     """Norm each vector is held at, in units of sqrt(d); 0: free."""
+    whiten: float = 0.0
+    """``rotation``: power of the inverse second moment of the model's gradients in which steps are measured."""
     rank: int = 0
     """Dimensions of the random subspace the vectors move in; 0: all."""
     init: Literal["noise", "mean", "average"] = "noise"
@@ -78,6 +80,8 @@ class Recipe:
     """Above 0, the loss is max(0, hinge - lead) instead of the cross-entropy (arXiv 2607.21231)."""
     focus: float = 0.0
     """Extra weight of tokens whose lead is below the margin."""
+    split: int = 1
+    """``fullmatrix``: gradients a step, each of every ``split``-th token; more curvature for more backward passes."""
     grow: int = 0
     """Train a prefix of this many tokens first and let it grow by as many whenever it is all right; 0: all at once."""
     init_scale: float = 1.0
@@ -122,7 +126,7 @@ class Recipe:
             whole(name, low)
         for name in ("margin", "lr", "init_scale", "temperature", "exponent"):
             real(name, 0, open_end=True)
-        for name in ("damping", "weight_decay", "adapt", "norm", "hinge", "focus"):
+        for name in ("damping", "weight_decay", "adapt", "norm", "hinge", "focus", "whiten"):
             real(name, 0, open_end=False)
         need(self.stop in STOPS, "stop", f"one of {STOPS}")
         need(self.rule in RULES, "rule", f"one of {RULES}")
@@ -145,8 +149,11 @@ class Recipe:
 
     @classmethod
     def default(cls, **changes: Any) -> Self:
-        """The best we know: full-matrix preconditioning behind a sink prefix, until an exact check with a margin."""
-        return cls(**changes)
+        """The best we know, by ``memlab bench recipe``: behind a sink prefix, on a sphere, in whitened coordinates,
+        preconditioned with the passage's own gradients, until an exact check with a margin.
+        """
+        best = dict(rule="rotation", lr=0.4, schedule="inverse", norm=400.0, whiten=0.25, damping=0.01)
+        return cls(**(best | changes))  # type: ignore[arg-type]  # a dict of mixed types
 
     @classmethod
     def paper2025(cls, **changes: Any) -> Self:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from memlab.metric import Metric
 from memlab.recipes import Recipe
 
 
@@ -19,8 +20,10 @@ class Rule(Protocol):
     def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor: ...
 
 
-def make_rule(recipe: Recipe) -> Rule:
-    """A fresh rule, with empty state, for one passage."""
+def make_rule(recipe: Recipe, metric: Metric | None = None, *, begun: int = 0) -> Rule:
+    """A fresh rule, with empty state, for one passage; ``begun`` steps were taken before, by another."""
+    if recipe.rule == "rotation":
+        return Rotation(recipe, metric, begun)
     rules: dict[str, type] = {"fullmatrix": FullMatrix, "adamw": AdamW, "normalised": Normalised, "lbfgs": LBFGS}
     rule: Rule = rules[recipe.rule](recipe)
     return Adaptive(rule, recipe.adapt) if recipe.adapt else rule
@@ -78,6 +81,18 @@ class FullMatrix:
         self.gram: torch.Tensor | None = None  # (k, history, history) on the CPU, float64
 
     def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
+        parts = gradient if gradient.dim() == 3 else gradient[None]
+        rate = step_size(self.recipe, self.steps // len(parts))
+        length = math.sqrt(mem.shape[-1])
+        return -rate * (length * self.direction(parts) + self.recipe.weight_decay * mem)
+
+    def direction(self, parts: torch.Tensor) -> torch.Tensor:
+        """Unit (k, d), up the loss, given its gradient in parts (p, k, d)."""
+        for part in parts:
+            self._remember(part)
+        return self._mixture(len(parts))
+
+    def _remember(self, gradient: torch.Tensor) -> None:
         k, d = gradient.shape
         size = self.recipe.history
         if self.gradients is None or self.gram is None:
@@ -94,10 +109,15 @@ class FullMatrix:
         products = torch.einsum("khd,kd->kh", rows, gradient).cpu().double()
         self.gram[:, slot, :held] = products
         self.gram[:, :held, slot] = products
-
-        beta1, beta2 = self.recipe.betas
-        age = (slot - torch.arange(held, dtype=torch.float64)) % size
         self.steps += 1
+
+    def _mixture(self, parts: int) -> torch.Tensor:
+        assert self.gradients is not None and self.gram is not None
+        size = self.recipe.history
+        slot, held = (self.steps - 1) % size, min(self.steps, size)
+        rows = self.gradients[:, :held]
+        beta1, beta2 = self.recipe.betas
+        age = ((slot - torch.arange(held, dtype=torch.float64)) % size) // parts
         # Bias correction is left out: it scales the step, whose length is set below, and G and its damping alike.
         mean, root = beta1**age, (beta2**age).sqrt()
         inner = root[:, None] * self.gram[:, :held, :held] * root
@@ -109,9 +129,41 @@ class FullMatrix:
         mixture = root[:, None] * (basis @ shrunk)  # (k, held, 1): the step as a mixture of past gradients
         mixture = mixture / mixture.abs().amax(1, keepdim=True).clamp_min(1e-300)  # its length is set below anyway
         direction = (rows.mT @ mixture.to(rows)).squeeze(-1)
-        length = direction.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        rate = step_size(self.recipe, self.steps - 1)
-        return -rate * (math.sqrt(d) * direction / length + self.recipe.weight_decay * mem)
+        return direction / direction.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+
+
+class Rotation:
+    """Directions on a sphere: a step turns each vector by an angle, and what is descended is whitened.
+
+    A vector of large norm acts through its direction alone: behind the model's normalisation its gradient shrinks
+    as one over the norm, and every step makes it longer (a free rule therefore slows down as one over the steps, by
+    accident). Here the norm is held, gradients are taken on the unit sphere, so that early and late ones count alike, and
+    the angle follows the schedule. Coordinates are whitened with the model's own metric; in them the passage's
+    gradients precondition as in ``FullMatrix``, the damping being the weight of the metric against them.
+    """
+
+    def __init__(self, recipe: Recipe, metric: Metric | None, begun: int) -> None:
+        self.recipe, self.metric, self.steps = recipe, metric, begun
+        self.inner = FullMatrix(recipe)
+
+    def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
+        norm = mem.norm(dim=-1, keepdim=True)
+        unit = mem / norm
+        slope = self.inner.direction(self._whiten(_tangent(gradient * norm, unit))[None])
+        ahead = -_tangent(self._whiten(slope), unit)
+        ahead = ahead / ahead.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        # The first vector is noise, and the first descent is worth more than it: turned there at once.
+        angle = step_size(self.recipe, self.steps) if self.steps else math.pi / 2
+        self.steps += 1
+        turned = math.cos(angle) * unit + math.sin(angle) * ahead
+        return self.recipe.norm * math.sqrt(mem.shape[-1]) * turned - mem
+
+    def _whiten(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.metric.whiten(rows, self.recipe.whiten) if self.metric else rows
+
+
+def _tangent(rows: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    return rows - (rows * unit).sum(-1, keepdim=True) * unit
 
 
 class Adaptive:

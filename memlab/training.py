@@ -14,6 +14,7 @@ import torch
 
 from memlab import decoding
 from memlab._version import __version__
+from memlab.metric import metric_of
 from memlab.models import FrozenLM, Passage, PassageError
 from memlab.objective import Row
 from memlab.recipes import Recipe
@@ -101,7 +102,7 @@ class Training:
         self._kept: MemVector | None = None
         self._began = 0.0
 
-    def enter(self) -> None:
+    def enter(self, progress: bool = False) -> None:
         """Take a place on the bench."""
         self._began = time.perf_counter()
         parent = self.parent
@@ -111,7 +112,9 @@ class Training:
             else initial_mem(self.lm, self.passage, self.recipe)
         )
         self.best = _Best(self.mem)
-        self.rule = make_rule(self.recipe)
+        self.metric = metric_of(self.lm, progress=progress) if self.recipe.whiten else None
+        begun = parent.steps if parent and parent.recipe.rule == self.recipe.rule else 0
+        self.rule = make_rule(self.recipe, self.metric, begun=begun)
         self.master = self.mem
         self.basis: torch.Tensor | None = None
         if self.recipe.rank:
@@ -130,6 +133,7 @@ class Training:
             hinge=r.hinge,
             focus=r.focus,
             margin=r.margin,
+            split=r.split,
         )
 
     def measured(self, loss: float, right: int, margin: float) -> bool:
@@ -182,11 +186,14 @@ class Training:
         if self.basis is not None:
             gradient = gradient @ self.basis @ self.basis.T
         self.master = self.master + self.rule.step(self.master, gradient, self.loss)
-        if self.recipe.norm:
+        if self.recipe.norm and self.recipe.rule != "rotation":
             size = self.recipe.norm * self.lm.d**0.5
             self.master = self.master * (size / self.master.norm(dim=-1, keepdim=True))
         self.mem = self.master.bfloat16().float() if self.recipe.rounding else self.master
         self.steps += 1
+
+    def _metric(self) -> dict[str, str]:
+        return {"metric": self.metric.digest} if self.metric else {}
 
     def _note(self, bits: float, accuracy: float) -> None:
         if self.steps % self._every == 0 or self.ended:  # the last point always: it is the one people look for
@@ -237,7 +244,13 @@ class Training:
             trace=self._trace(),
             steps=self.steps,
             seconds=round(time.perf_counter() - self._began, 3),
-            provenance={"ended": self.ended, "token_passes": self.passes, **self.bench, **_provenance(self.lm)},
+            provenance={
+                "ended": self.ended,
+                "token_passes": self.passes,
+                **self.bench,
+                **self._metric(),
+                **_provenance(self.lm),
+            },
         )
 
 

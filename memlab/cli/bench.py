@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,3 +45,170 @@ def bench_recovery(
         typer.echo(f"left out: {what}: {why}", err=True)
     typer.echo(f"{table.attrs['trained']} trained now, in {table.attrs['seconds']:.0f} s; the others were in the store")
     typer.echo(summary(table).to_string())
+
+
+OutOption = Annotated[Path | None, typer.Option("--out", help="also write the table, as Parquet")]
+
+
+@bench_app.command("step")
+@told
+def bench_step(
+    shapes: Annotated[list[str] | None, typer.Argument(help="passages x tokens, such as 16x64")] = None,
+    model: ModelOption = "smollm2-135m",
+    out: OutOption = None,
+) -> None:
+    """Where a training step's time goes: its bare matrix products, timed in the same run, and its peak memory."""
+    wanted = [_shape(shape) for shape in shapes or ["16x32", "16x64", "16x128"]]
+
+    from memlab.experiments.work import step_work
+    from memlab.models import load
+
+    lm = load(model)
+    table = step_work(lm, wanted)
+    _write(table, out)
+    typer.echo(f"{lm!r}\n{table.round(3).to_string(index=False)}")
+
+
+@bench_app.command("speed")
+@told
+def bench_speed(
+    texts: Annotated[str, typer.Option(help="originals, random, classics, pg19, hf:DATASET, or a path")] = "originals",
+    count: Annotated[int, typer.Option(help="passages of each length, one from each text")] = 6,
+    tokens: Annotated[list[int] | None, typer.Option("--tokens", "-n", help="may be given several times")] = None,
+    against: Annotated[list[str] | None, typer.Option(help="paper2025, progressive2026; several times")] = None,
+    model: ModelOption = "smollm2-135m",
+    out: Annotated[Path, typer.Option(help="table, Parquet: written after each passage, read on resuming")] = Path(
+        "bench-speed.parquet"
+    ),
+    picture: Annotated[Path | None, typer.Option(help="also draw it: .png or .svg")] = None,
+) -> None:
+    """Ours against the published ways, run as published: batch 1, float32, their stop rules. Takes hours."""
+    from memlab.charts import save, speed_chart
+    from memlab.experiments.speed import ratios, speed
+    from memlab.models import load
+
+    lm = load(model)
+    chosen = load_texts(texts, count=count)
+    passages = [lm.passage(text, n) for n in tokens or [32, 16] for text in chosen]
+    table = speed(lm, passages, out=out, against=against or ["paper2025", "progressive2026"], tell=typer.echo)
+    found = ratios(table)
+    typer.echo(f"{lm!r}\n{_by_method(table).to_string(index=False)}\n{found.round(1).to_string(index=False)}")
+    if picture:
+        save(speed_chart(table), picture)
+
+
+@bench_app.command("recipe")
+@told
+def bench_recipe(
+    stage: Annotated[str, typer.Argument(help="screen, or final")],
+    texts: Annotated[
+        list[str] | None, typer.Option(help="for final; several times [default: classics, random]")
+    ] = None,
+    model: ModelOption = "smollm2-135m",
+    store: StoreOption = None,
+    only: Annotated[list[str] | None, typer.Option(help="contenders by name, several times")] = None,
+    out: Annotated[Path | None, typer.Option(help="table, Parquet: written after each contender")] = None,
+) -> None:
+    """The optimiser study: contenders for the default recipe at equal compute."""
+    from memlab.experiments.study import STAGES, ranking, stage_passages, study
+    from memlab.models import load
+
+    if stage not in STAGES:
+        raise typer.BadParameter(f"{stage!r}; expected {' or '.join(STAGES)}", param_hint="STAGE")
+    lm = load(model)
+    plan = STAGES[stage]
+    chosen = {
+        question: {name: changes for name, changes in group.items() if not only or name in only}
+        for question, group in plan.contenders.items()
+    }
+    table = study(
+        lm, stage_passages(lm, plan, texts), chosen, Store(store), budget=plan.budget, seeds=plan.seeds, out=out,
+        tell=typer.echo,
+    )  # fmt: skip
+    typer.echo(f"{lm!r}\n{ranking(table).to_string(index=False)}")
+
+
+@bench_app.command("sink")
+@told
+def bench_sink(
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="several times")] = None,
+    texts: Annotated[str, typer.Option(help="originals, random, classics, pg19, hf:DATASET, or a path")] = "originals",
+    count: Annotated[int, typer.Option(help="passages, one from each text")] = 8,
+    tokens: Annotated[int, typer.Option("--tokens", "-n", help="a toy gets a quarter of them, at random")] = 32,
+    store: StoreOption = None,
+    out: OutOption = None,
+) -> None:
+    """Where a special token helps: before the vectors, behind them, or nowhere."""
+    import pandas as pd
+
+    from memlab.experiments.sink import sink, sink_passages, summary
+    from memlab.models import load
+
+    names = model or ["smollm2-135m", "gemma-3-270m", *(f"toy:{family}" for family in _toys())]
+    chosen = load_texts(texts, count=count)
+    tables = []
+    for name in names:
+        lm = load(name)
+        tables.append(sink(lm, sink_passages(lm, chosen, tokens), Store(store), progress=False))
+        typer.echo(summary(tables[-1]).to_string(index=False))
+    _write(pd.concat(tables, ignore_index=True), out)
+
+
+@bench_app.command("horizon")
+@told
+def bench_horizon(
+    texts: Annotated[list[str] | None, typer.Option(help="several times [default: originals]")] = None,
+    count: Annotated[int, typer.Option(help="passages of each")] = 12,
+    lengths: Annotated[str, typer.Option(help="grid: first:last:stride, in tokens")] = "32:256:16",
+    first: Annotated[int, typer.Option(help="length tried first")] = 128,
+    attempts: Annotated[int, typer.Option(help="seeds a length gets before it counts as failed")] = 3,
+    recipe: Annotated[str, typer.Option(help="a recipe by name or as JSON")] = "default",
+    budget: Annotated[int | None, typer.Option(help="optimiser steps at most, each attempt")] = None,
+    model: ModelOption = "smollm2-135m",
+    store: StoreOption = None,
+    out: OutOption = None,
+) -> None:
+    """The longest prefix of each passage that is exact."""
+    from memlab.experiments.horizon import horizon, horizons, median_interval
+    from memlab.models import load
+
+    low, high, stride = (int(part) for part in lengths.split(":"))
+    lm = load(model)
+    chosen = [text for name in texts or ["originals"] for text in load_texts(name, count=count)]
+    table = horizon(
+        lm, chosen, Store(store), lengths=range(low, high + 1, stride), first=first, attempts=attempts,
+        recipe=recipe_of(recipe, budget=budget), progress=False, tell=typer.echo,
+    )  # fmt: skip
+    _write(table, out)
+    found = horizons(table)
+    typer.echo(f"{lm!r}\n{found.to_string(index=False)}")
+    middle, below, above = median_interval(found.horizon)
+    typer.echo(f"median horizon {middle:g} tokens, 95 % [{below:g}, {above:g}], {len(found)} passages")
+
+
+def _shape(text: str) -> tuple[int, int]:
+    rows, _, tokens = text.partition("x")
+    if not (rows.isdigit() and tokens.isdigit()):
+        raise typer.BadParameter(f"{text!r}; expected passages x tokens, such as 16x64", param_hint="SHAPES")
+    return int(rows), int(tokens)
+
+
+def _toys() -> tuple[str, ...]:
+    from memlab.models.sources import TOY_FAMILIES
+
+    return TOY_FAMILIES
+
+
+def _write(table: Any, out: Path | None) -> None:
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(out, index=False)
+
+
+def _by_method(table: Any) -> Any:
+    groups = table.groupby("method", sort=False)
+    summary = groups.agg(
+        passages=("decoded", "size"), decoded=("decoded", "sum"), seconds=("seconds", "median"),
+        steps=("steps", "median"), token_passes=("token_passes", "median"), peak_gib=("peak_gib", "max"),
+    )  # fmt: skip
+    return summary.round(2).reset_index()

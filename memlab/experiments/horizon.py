@@ -2,45 +2,146 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from memlab.models import Passage
+import numpy as np
+import pandas as pd
+
+from memlab.models import FrozenLM
+from memlab.recipes import Recipe
+from memlab.runs import Plan, run
+from memlab.store import Store
+from memlab.texts import Text
 from memlab.vectors import MemVector
 
 
 @dataclass
-class _Ladder:
-    """One passage's search over the lengths of the grid."""
+class Ladder:
+    """One passage's search over the lengths of a grid: up after an exact one, and on a failure another attempt."""
 
-    passage: Passage
     lengths: Sequence[int]
     at: int
     """Index of the length to be tried next."""
     attempts: int
+    """Seeds a length gets before it counts as failed."""
     best: int = -1
     """Index of the longest exact length so far."""
-    failed: int = 10**9
-    """Index of the shortest length that failed in all attempts."""
+    failed: int = -1
+    """Index of the shortest length above it that failed in every attempt; -1: none yet."""
     tries: int = 0
-    passes: int = 0
-    tried: list[tuple[int, int, bool]] = field(default_factory=list)
 
     @property
     def over(self) -> bool:
-        return self.failed - self.best <= 1 or self.at >= len(self.lengths) or self.at < 0
+        """Whether the longest exact length and the failed one are neighbours, or the grid is at its end."""
+        if self.best == len(self.lengths) - 1 or self.failed == 0:
+            return True
+        return self.failed >= 0 and self.failed - self.best == 1
 
-    def report(self, mem: MemVector) -> None:
-        """Note an attempt, and choose the next: up after an exact one, again with another seed, then down."""
-        self.passes += int(mem.provenance["token_passes"])
-        self.tried.append((mem.n, mem.recipe.seed, mem.exact))
-        if mem.exact:
+    @property
+    def next(self) -> tuple[int, int]:
+        """(length, seed) of the next attempt."""
+        return self.lengths[self.at], self.tries
+
+    def report(self, exact: bool) -> None:
+        """The outcome of that attempt."""
+        if exact:
             self.best, self.tries = max(self.best, self.at), 0
-            self.at = self.at + 1
-        else:
-            self.tries += 1
-            if self.tries >= self.attempts:
-                self.failed, self.tries = min(self.failed, self.at), 0
-                self.at = self.at - 1
-        if self.at >= self.failed or self.at <= self.best:
-            self.at = -1 if self.failed - self.best <= 1 else self.best + 1
+            if self.failed <= self.best:  # a shorter one had failed: capacity is no step function
+                self.failed = -1
+            self.at = self.best + 1
+            return
+        self.tries += 1
+        if self.tries == self.attempts:
+            self.failed, self.tries = self.at, 0
+            self.at = self.failed - 1 if self.failed - self.best > 1 else self.at
+
+
+def horizon(
+    lm: FrozenLM,
+    texts: Sequence[Text],
+    store: Store,
+    *,
+    lengths: Sequence[int],
+    first: int,
+    attempts: int = 3,
+    recipe: Recipe | None = None,
+    start: int | str = 0,
+    progress: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
+) -> pd.DataFrame:
+    """One row an attempt: text, tokens, seed, exact, token passes, loss. ``horizons`` makes one row a passage of it.
+
+    All passages climb at once, so the bench stays full. A length has failed once ``attempts`` seeds have; the horizon
+    is a certified lower end (the longest exact length of the grid), not the longest there may be.
+    """
+    recipe = recipe or Recipe.default()
+    ladders = {text.id: Ladder(lengths, list(lengths).index(first), attempts) for text in texts}
+    rows: list[dict[str, Any]] = []
+    while climbing := [text for text in texts if not ladders[text.id].over]:
+        jobs = []
+        for text in climbing:
+            tokens, seed = ladders[text.id].next
+            jobs.append(Plan.of(lm, [lm.passage(text, tokens, start=start)], recipe.replace(seed=seed)).jobs[0])
+        report = run(Plan(tuple(jobs)), store, progress=progress)
+        for text, job in zip(climbing, jobs, strict=True):
+            mem = next((m for m in report.results if m.key == job.key), None)
+            ladder = ladders[text.id]
+            tokens, seed = ladder.next
+            ladder.report(bool(mem and mem.exact))
+            if mem:
+                rows.append(attempt_row(text, tokens, seed, mem))
+        over = sum(ladder.over for ladder in ladders.values())
+        tell(f"{len(rows)} attempts, {over} of {len(texts)} passages done")
+    return pd.DataFrame(rows)
+
+
+def attempt_row(text: Text, tokens: int, seed: int, mem: MemVector) -> dict[str, Any]:
+    """What one attempt at one length came to."""
+    check = mem.checks[0]
+    return {
+        "text_id": text.id,
+        "source": text.source,
+        "length": tokens,
+        "tokens": mem.n,
+        "seed": seed,
+        "exact": mem.exact,
+        "exact_prefix": mem.n if check.first_wrong is None else check.first_wrong,
+        "steps": mem.steps,
+        "token_passes": mem.provenance.get("token_passes"),
+        "accuracy": mem.teacher_forced,
+        "bits": mem.loss_bits,
+        "norm": float(np.linalg.norm(mem.mem, axis=1).mean()),
+        "ended": mem.provenance.get("ended"),
+        "recipe": mem.recipe.name,
+        "key": mem.key,
+    }
+
+
+def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
+    """One row a passage: horizon (tokens), attempts and token passes it took, loss left where it first failed."""
+    rows = []
+    for (text_id, source), group in attempts.groupby(["text_id", "source"], sort=False):
+        exact = group[group.exact]
+        failed = group[~group.exact & (group.length > exact.length.max() if len(exact) else True)]
+        rows.append(
+            {
+                "text_id": text_id,
+                "source": source,
+                "horizon": int(exact.tokens.max()) if len(exact) else 0,
+                "failed_at": int(failed.length.min()) if len(failed) else None,
+                "attempts": len(group),
+                "token_passes": int(group.token_passes.sum()),
+                "bits_at_failure": float(failed.bits.min()) if len(failed) else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def median_interval(values: Sequence[float], *, draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
+    """(median, low, high): 95 % bootstrap interval over passages."""
+    array = np.asarray(values, float)
+    drawn = np.median(np.random.default_rng(seed).choice(array, (draws, len(array))), axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(np.median(array)), float(low), float(high)

@@ -18,6 +18,7 @@ from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.runs import Plan, run
 from memlab.store import Store
+from memlab.texts import Text
 from memlab.vectors import MemVector
 
 
@@ -62,6 +63,15 @@ def sink(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def sink_passages(lm: FrozenLM, texts: Sequence[Text], tokens: int) -> list[Passage]:
+    """Passages of a language model; a toy gets random tokens, a quarter as many, since it knows no language."""
+    if not lm.name.startswith("toy:"):
+        return [lm.passage(text, tokens) for text in texts]
+    rng = np.random.default_rng(0)
+    each = max(1, tokens // 4)
+    return [lm.passage_of_ids(rng.integers(0, lm.vocabulary, each), name=f"random-{i}") for i in range(len(texts))]
 
 
 def special_token(lm: FrozenLM) -> tuple[int, ...]:

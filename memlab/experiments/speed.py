@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from memlab import decoding
 from memlab.cramming import cram
-from memlab.experiments.work import device_name, peak_memory
+from memlab.experiments.work import device_name, machine_rate, peak_memory, step_flops, training_step
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.training import initial_mem
@@ -116,6 +116,8 @@ def _ours(lm: FrozenLM, passages: Sequence[Passage], names: Sequence[str], recip
     peak = peak_memory(lambda: mems.extend(cram(lm, list(passages), recipe, progress=False)), lm.device)
     wall = time.perf_counter() - began
     passes = np.array([mem.provenance["token_passes"] for mem in mems], float)
+    flops = step_flops(training_step(lm, 8, 32)) / (8 * 32)  # a token pass
+    rate = machine_rate(lm.device, lm.dtype)
     return [
         {
             "method": "memlab",
@@ -127,6 +129,8 @@ def _ours(lm: FrozenLM, passages: Sequence[Passage], names: Sequence[str], recip
             "seconds": wall * n / passes.sum(),
             "full_seconds": wall * n / passes.sum(),
             "accuracy": mem.teacher_forced,
+            "tokens_per_second": passes.sum() / wall,
+            "machine_share": flops * passes.sum() / wall / rate,
             "peak_gib": peak / 2**30,
             "dtype": str(lm.dtype).removeprefix("torch."),
             "recipe": recipe.canonical(),
@@ -154,6 +158,8 @@ def _theirs(lm: FrozenLM, passage: Passage, name: str, method: str, recipe: Reci
         trace={},
         provenance={},
     )
+    forward = step_flops(lambda: published(lm, passage, recipe.replace(budget=0, grow=0)))
+    flops = 2 * forward * made["token_passes"] / len(passage)  # the way back to the vectors costs the same again
     began = time.perf_counter()
     check = decoding.check(lm, mem, first_given=recipe.first_scored > 1)
     decode = time.perf_counter() - began
@@ -169,6 +175,8 @@ def _theirs(lm: FrozenLM, passage: Passage, name: str, method: str, recipe: Reci
         "full_seconds": decode
         + made["seconds"] * (1 if check.passed or recipe.grow else recipe.budget / max(1, made["steps"])),
         "accuracy": made["accuracy"],
+        "tokens_per_second": made["token_passes"] / made["seconds"],
+        "machine_share": flops / made["seconds"] / machine_rate(lm.device, torch.float32),
         "peak_gib": peak / 2**30,
         "dtype": "float32",
         "recipe": recipe.canonical(),

@@ -7,76 +7,134 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.runs import Plan, run
 from memlab.store import Store
+from memlab.texts import load_texts
 from memlab.vectors import MemVector
 
 Changes = Mapping[str, Any]
 
-INCUMBENT: dict[str, Any] = dict(rule="fullmatrix", lr=2.0, betas=(0.9, 0.99), schedule="cosine", damping=1e-4)
+FIRST: dict[str, Any] = dict(
+    rule="fullmatrix", lr=2.0, betas=(0.9, 0.99), schedule="cosine", norm=0.0, whiten=0.0, damping=1e-4
+)
+"""The default recipe before this study."""
+ADAMW: dict[str, Any] = dict(rule="adamw", norm=0.0, whiten=0.0, schedule="cosine")
 
-SCREEN: dict[str, Changes] = {
-    "incumbent": {},
-    **{f"lr {lr}": dict(lr=lr) for lr in (0.3, 0.5, 1.0, 3.0, 5.0)},
-    **{
-        f"betas {b}": dict(betas=b)
-        for b in ((0.8, 0.99), (0.95, 0.99), (0.9, 0.95), (0.9, 0.999), (0.5, 0.99), (0.9, 0.9))
+SCREEN: dict[str, dict[str, Changes]] = {
+    "the incumbent": {"incumbent": {}, "free norm, cosine, lr 2 (the first default)": FIRST},
+    "angle of a step": {
+        **{f"angle {x}": dict(lr=x) for x in (0.2, 0.3, 0.5, 0.7)},
+        "angle 0.1, constant": dict(lr=0.1, schedule="constant"),
+        "angle 0.2, cosine": dict(lr=0.2, schedule="cosine"),
+        "angle 0.2, linear": dict(lr=0.2, schedule="linear"),
+        "warm-up 5": dict(warmup=5),
+        "adapt 0.3": dict(adapt=0.3),
     },
-    **{f"damping {x:g}": dict(damping=x) for x in (1e-2, 1e-3, 1e-5, 1e-6)},
-    **{f"exponent {x}": dict(exponent=x) for x in (0.25, 0.75, 1.0)},
-    **{f"history {h}": dict(history=h) for h in (50, 100)},
-    **{f"schedule {x}": dict(schedule=x) for x in ("constant", "linear")},
-    "schedule inverse, lr 4": dict(schedule="inverse", lr=4.0),
-    "schedule inverse, lr 8": dict(schedule="inverse", lr=8.0),
-    "warm-up 10": dict(warmup=10),
-    "adapt 0.1": dict(adapt=0.1),
-    "adapt 0.3": dict(adapt=0.3),
-    "adapt 0.3, constant": dict(adapt=0.3, schedule="constant"),
-    "weight decay 0.01": dict(weight_decay=0.01),
-    **{f"norm held at {n:g}": dict(norm=n) for n in (5.0, 30.0, 100.0)},
-    **{
-        f"norm held at {n:g}, inverse, lr {lr:g}": dict(norm=n, lr=lr, schedule="inverse")
-        for n, lr in ((30.0, 15.0), (100.0, 50.0), (100.0, 100.0))
+    "memory of gradients": {
+        **{f"betas {b}": dict(betas=b) for b in ((0.0, 0.99), (0.8, 0.99), (0.95, 0.99), (0.9, 0.9), (0.9, 0.999))},
+        **{f"history {h}": dict(history=h) for h in (25, 50, 100)},
     },
-    "norm held at 100, lr 5": dict(norm=100.0, lr=5.0),
-    **{f"init scale {x:g}": dict(init_scale=x) for x in (0.01, 10.0, 100.0)},
-    "init mean embedding": dict(init="mean"),
-    "init average of tokens": dict(init="average"),
-    "start from another passage's solution": dict(start="other"),
-    "prefix none": dict(prefix="none"),
-    "prefix none, suffix BOS": dict(prefix="none", suffix="bos"),
-    **{f"temperature {t}": dict(temperature=t) for t in (0.25, 0.5, 2.0)},
-    "hinge 2": dict(hinge=2.0),
-    "hinge 5": dict(hinge=5.0),
-    "focus 1": dict(focus=1.0),
-    "focus 4": dict(focus=4.0),
-    "grow by 8": dict(grow=8),
-    "grow by 16": dict(grow=16),
-    "rank 64": dict(rank=64),
-    "rank 256": dict(rank=256),
-    "rounding": dict(rounding=True),
-    "normalised, lr 0.3": dict(rule="normalised", lr=0.3),
-    "normalised, lr 1": dict(rule="normalised", lr=1.0),
-    "lbfgs": dict(rule="lbfgs", lr=1.0),
-    **{f"adamw lr {lr:g}": dict(rule="adamw", lr=lr) for lr in (0.003, 0.01, 0.1, 0.3, 1.0, 3.0)},
-    "adamw lr 1, betas (0.9, 0.9)": dict(rule="adamw", lr=1.0, betas=(0.9, 0.9)),
-    "adamw lr 1, prefix none": dict(rule="adamw", lr=1.0, prefix="none"),
+    "curvature": {
+        **{f"whiten {x}": dict(whiten=x) for x in (0.0, 0.125, 0.375, 0.5)},
+        **{f"damping {x:g}": dict(damping=x) for x in (1e-4, 1e-3, 0.1, 1.0)},
+        **{f"exponent {x}": dict(exponent=x) for x in (0.25, 0.75, 1.0)},
+    },
+    "norm of the vector": {f"norm {x:g}": dict(norm=x) for x in (3.0, 10.0, 30.0, 100.0, 4000.0)},
+    "first vector": {
+        **{f"init scale {x:g}": dict(init_scale=x) for x in (0.01, 100.0, 3000.0)},
+        "mean embedding": dict(init="mean"),
+        "average of the passage's tokens": dict(init="average"),
+        "another passage's solution": dict(start="other"),
+    },
+    "place of the vector": {
+        "no token before it": dict(prefix="none"),
+        "a BOS behind it": dict(prefix="none", suffix="bos"),
+    },
+    "loss": {
+        **{f"temperature {t}": dict(temperature=t) for t in (0.25, 0.5, 2.0)},
+        **{f"hinge {h:g}": dict(hinge=h) for h in (2.0, 5.0)},
+        **{f"focus {f:g}": dict(focus=f) for f in (1.0, 4.0)},
+    },
+    "curriculum": {f"grow by {n}": dict(grow=n) for n in (8, 16)},
+    "subspace": {f"rank {r}": dict(rank=r) for r in (64, 256)},
+    "precision": {"bfloat16 vector": dict(rounding=True)},
+    "rule": {
+        **{f"AdamW lr {lr:g}": ADAMW | dict(lr=lr) for lr in (0.003, 0.01, 0.1, 0.3, 1.0, 3.0)},
+        "AdamW lr 1, weight decay 0.01": ADAMW | dict(lr=1.0, weight_decay=0.01),
+        "AdamW lr 1, no token before": ADAMW | dict(lr=1.0, prefix="none"),
+        "momentum, normalised, lr 0.3": ADAMW | dict(rule="normalised", lr=0.3),
+        "momentum, normalised, lr 1": ADAMW | dict(rule="normalised", lr=1.0),
+        "L-BFGS": ADAMW | dict(rule="lbfgs", lr=1.0),
+    },
 }
-"""Name -> what differs from the incumbent. ``start="other"``: from the incumbent's solution of the next passage."""
+"""Question -> name -> what differs from the incumbent. ``start="other"``: from its solution of the next passage."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the study: what competes, on what, with how many steps."""
+
+    contenders: Mapping[str, Mapping[str, Changes]]
+    texts: tuple[str, ...]
+    count: int
+    tokens: int
+    budget: int
+    seeds: tuple[int, ...]
+
+
+FINAL: dict[str, dict[str, Changes]] = {"final": {"incumbent": {}}}
+
+STAGES = {
+    "screen": Stage(SCREEN, ("originals",), 8, 64, 200, (0,)),
+    "final": Stage(FINAL, ("classics", "random"), 16, 64, 200, (0, 1, 2)),
+}
+
+
+def stage_passages(lm: FrozenLM, stage: Stage, texts: Sequence[str] | None = None) -> list[Passage]:
+    """The stage's passages; for the screen every fourth original, so that each kind of text is there."""
+    if stage.texts == ("originals",) and not texts:
+        chosen = load_texts("originals")[2::4][: stage.count]
+    else:
+        chosen = [text for name in texts or stage.texts for text in load_texts(name, count=stage.count)]
+    return [lm.passage(text, stage.tokens) for text in chosen]
+
+
+def ranking(table: pd.DataFrame) -> pd.DataFrame:
+    """Contenders by token passes an exact passage cost, failures at full budget."""
+    rows = []
+    for name, group in table.groupby("contender", sort=False):
+        hits = int(group.exact.sum())
+        low, high = binomtest(hits, len(group)).proportion_ci(0.95, method="wilson")
+        rows.append(
+            {
+                "contender": name,
+                "exact": f"{hits}/{len(group)}",
+                "share": hits / len(group),
+                "low": low,
+                "high": high,
+                "median_steps": group.steps.median(),
+                "passes_per_exact": group.token_passes.sum() / hits if hits else np.inf,
+                "bits": group.bits.mean(),
+                "seconds": group.seconds.iloc[0],
+            }
+        )
+    return pd.DataFrame(rows).sort_values("passes_per_exact", ignore_index=True).round(3)
 
 
 def study(
     lm: FrozenLM,
     passages: Sequence[Passage],
-    contenders: Mapping[str, Changes],
+    contenders: Mapping[str, Mapping[str, Changes]],
     store: Store,
     *,
     budget: int,
@@ -89,13 +147,14 @@ def study(
     ``seconds`` is the contender's wall time over all its passages, the same in each of its rows.
     """
     table = pd.read_parquet(out) if out and out.exists() else pd.DataFrame()
-    for name, changes in contenders.items():
+    flat = [(question, name, changes) for question, group in contenders.items() for name, changes in group.items()]
+    for question, name, changes in flat:
         if len(table) and name in set(table.contender):
             continue
         began = time.perf_counter()
         results = _results(lm, passages, changes, store, budget, seeds)
         seconds = time.perf_counter() - began
-        rows = pd.DataFrame([_row(name, mem, seconds) for mem in results])
+        rows = pd.DataFrame([_row(question, name, mem, seconds) for mem in results])
         table = pd.concat([table, rows], ignore_index=True)
         if out:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -110,11 +169,11 @@ def study(
 def _results(
     lm: FrozenLM, passages: Sequence[Passage], changes: Changes, store: Store, budget: int, seeds: Sequence[int]
 ) -> list[MemVector]:
-    changes = dict(INCUMBENT) | dict(changes)
+    changes = dict(changes)
     start = changes.pop("start", None)
     if changes.get("suffix") == "bos":
         changes["suffix"] = lm.prefix_ids("bos")
-    recipes = [Recipe(budget=budget, seed=seed, **changes) for seed in seeds]
+    recipes = [Recipe.default(**{"budget": budget, "seed": seed} | changes) for seed in seeds]
     parents = None
     if start == "other":
         known = run(Plan.of(lm, passages, recipes[0]), store, progress=False).results
@@ -122,8 +181,9 @@ def _results(
     return run(Plan.of(lm, passages, recipes, start=parents), store, progress=False).results
 
 
-def _row(name: str, mem: MemVector, seconds: float) -> dict[str, Any]:
+def _row(question: str, name: str, mem: MemVector, seconds: float) -> dict[str, Any]:
     return {
+        "question": question,
         "contender": name,
         "text_id": mem.text.id,
         "start": mem.text.start,

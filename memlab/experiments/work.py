@@ -63,8 +63,7 @@ def step_work(lm: FrozenLM, shapes: Sequence[tuple[int, int]], *, repeats: int =
         step()
         with _Products() as products:
             step()
-        with FlopCounterMode(display=False) as flops:
-            step()
+        flops = step_flops(step)
         bare = {shape: _bare(shape, lm.device) for shape in products.seen}
         linear = sum(bare[s] * n for s, n in products.seen.items() if len(s[1]) == 2)
         attention = sum(bare[s] * n for s, n in products.seen.items() if len(s[1]) == 3)
@@ -82,7 +81,7 @@ def step_work(lm: FrozenLM, shapes: Sequence[tuple[int, int]], *, repeats: int =
                 "attention_seconds": attention,
                 "share_linear": linear / middle,
                 "share": (linear + attention) / middle,
-                "tflops": flops.get_total_flops() / middle / 1e12,
+                "tflops": flops / middle / 1e12,
                 "peak_gib": peak / 2**30,
                 "dtype": str(lm.dtype).removeprefix("torch."),
                 "threads": torch.get_num_threads(),
@@ -134,6 +133,25 @@ def peak_memory(work: Callable[[], Any], device: torch.device) -> int:
         over.set()
         watcher.join()
     return int(most - before)
+
+
+def machine_rate(device: torch.device, dtype: torch.dtype, *, size: int = 2048) -> float:
+    """Multiplications and additions a second, of a square matrix product: what this machine can do, now."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+
+    def product() -> None:
+        torch.matmul(a, b)
+        _wait(device)
+
+    product()
+    return 2 * size**3 / statistics.median(_timed(product) for _ in range(5))
+
+
+def step_flops(step: Callable[[], Any]) -> int:
+    """Multiplications and additions in the matrix products of ``step``."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
 
 
 def device_name(device: torch.device) -> str:

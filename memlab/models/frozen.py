@@ -129,6 +129,11 @@ class FrozenLM:
 
     # What it is ------------------------------------------------------------------------------------------------------
 
+    @property
+    def has_files(self) -> bool:
+        """Whether the weights came from files, so that facts about them are worth keeping."""
+        return self._folder is not None
+
     @cached_property
     def d(self) -> int:
         """Width of an input vector (OPT-350M's is not its hidden size, so it is measured)."""

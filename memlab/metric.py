@@ -1,0 +1,99 @@
+"""What a model makes of small changes of an input vector: the second moment of the loss gradient, once a model.
+
+A vector of large norm acts through its direction, and models answer to some directions a thousand times more than to
+others. Which ones is a property of the model, not of the passage: random directions before random tokens show it, in
+seconds, and steps taken in whitened coordinates need far fewer (``memlab bench recipe``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from memlab.models import FrozenLM
+from memlab.models.sources import cache_folder
+from memlab.objective import Batch, Row
+
+SAMPLES = 768
+TOKENS = 16
+AT_ONCE = 32
+NORM = 400.0
+"""Norm of the random directions, in units of sqrt(d): where a vector acts through its direction alone."""
+FLOOR = 1e-3
+"""Added to the spectrum, as a share of its largest value: what 768 samples cannot tell from nothing."""
+
+_known: WeakKeyDictionary[FrozenLM, Metric] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Eigenvectors ``basis`` (r, d) and eigenvalues ``spectrum`` (r,) of the second moment of unit gradients."""
+
+    basis: torch.Tensor
+    spectrum: torch.Tensor
+
+    def whiten(self, rows: torch.Tensor, power: float) -> torch.Tensor:
+        """``(second moment + floor)^(-power)`` times each of ``rows`` (k, d), up to a factor common to all."""
+        floor = FLOOR * float(self.spectrum.max())
+        less = (floor / (self.spectrum + floor)) ** power - 1
+        return rows + ((rows @ self.basis.T) * less) @ self.basis
+
+    @cached_property
+    def digest(self) -> str:
+        """Short hash, for the provenance of what was trained with it."""
+        data = b"".join(t.cpu().numpy().tobytes() for t in (self.basis, self.spectrum))
+        return hashlib.sha256(data).hexdigest()[:16]
+
+
+def metric_of(lm: FrozenLM, *, progress: bool = False) -> Metric:
+    """The model's metric, from memory, the cache, or measured now (768 short rows, forward and backward)."""
+    if lm not in _known:
+        _known[lm] = _cached(lm, progress)
+    return _known[lm]
+
+
+def _cached(lm: FrozenLM, progress: bool) -> Metric:
+    if not lm.has_files:
+        return _measured(lm, progress)
+    file = cache_folder() / "metrics" / f"{lm.fingerprint}.safetensors"
+    try:
+        return Metric(**{name: t.to(lm.device) for name, t in load_file(file).items()})
+    except (OSError, SafetensorError, TypeError):
+        metric = _measured(lm, progress)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
+        save_file({"basis": metric.basis.cpu().contiguous(), "spectrum": metric.spectrum.cpu()}, temporary)
+        os.replace(temporary, file)
+    except OSError:
+        pass  # a read-only cache only costs time
+    return metric
+
+
+def _measured(lm: FrozenLM, progress: bool) -> Metric:
+    generator = torch.Generator().manual_seed(0)
+    rng = np.random.default_rng(0)
+    rows = []
+    label = f"measuring {lm.name}, once"
+    for _ in tqdm(range(SAMPLES // AT_ONCE), desc=label, leave=False, disable=not progress):
+        passages = [Row(rng.integers(0, lm.vocabulary, TOKENS), lm.sink_prefix, (), 1) for _ in range(AT_ONCE)]
+        units = [torch.nn.functional.normalize(torch.randn(1, lm.d, generator=generator)) for _ in passages]
+        units = [unit.to(lm.device) for unit in units]
+        mems = [unit * (NORM * lm.d**0.5) for unit in units]
+        _, gradients = Batch(lm, passages).scores(mems, lm.dtype, gradient=True)
+        for unit, gradient in zip(units, gradients, strict=True):
+            along = gradient - (gradient * unit).sum() * unit
+            rows.append(torch.nn.functional.normalize(along))
+    gathered = torch.cat(rows).double().cpu()
+    # The small side of the two: (d, d), or (samples, samples) for wide models.
+    _, values, basis = torch.linalg.svd(gathered / len(gathered) ** 0.5, full_matrices=False)
+    return Metric(basis.float().to(lm.device), values.square().float().to(lm.device))

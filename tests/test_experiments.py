@@ -1,0 +1,188 @@
+"""Benchmarks and searches on toys, against answers known by other means."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from memlab import Recipe, cram
+from memlab.experiments import sink, speed, study, work
+from memlab.experiments.horizon import Ladder, horizon, horizons, median_interval
+from memlab.experiments.speed import published, ratios
+from memlab.texts import random_words
+from tests.conftest import random_passages
+
+
+def climb(capacity, lengths=range(16, 129, 16), first=64, attempts=2, luck=()):
+    """Search where a length is exact up to ``capacity``, or where (length, seed) is in ``luck``."""
+    ladder, tried = Ladder(lengths, list(lengths).index(first), attempts), []
+    while not ladder.over:
+        length, seed = ladder.next
+        tried.append((length, seed))
+        ladder.report(length <= capacity or (length, seed) in luck)
+        assert len(tried) < 50
+    return (lengths[ladder.best] if ladder.best >= 0 else 0), tried
+
+
+@pytest.mark.parametrize("capacity", [0, 16, 40, 63, 64, 80, 111, 112, 128, 500])
+def test_the_ladder_finds_every_capacity(capacity):
+    found, tried = climb(capacity)
+    assert found == max([n for n in range(16, 129, 16) if n <= capacity], default=0)
+    assert len(set(tried)) == len(tried)  # nothing is trained twice
+
+
+def test_another_seed_may_save_a_length():
+    assert climb(64, luck={(80, 1), (96, 1)})[0] == 96
+    assert climb(64, luck={(80, 5)})[0] == 64
+
+
+def test_horizons_are_what_was_decoded(toy, store):
+    texts = random_words(2, seed=3)
+    told = []
+    table = horizon(
+        toy, texts, store, lengths=[2, 4, 8, 400], first=4, attempts=2, recipe=Recipe.default(budget=60, k=4),
+        progress=False, tell=told.append,
+    )  # fmt: skip
+    found = horizons(table)
+    assert list(found.text_id) == [t.id for t in texts]
+    assert told[-1].endswith("2 of 2 passages done")
+    for row in found.itertuples():
+        exact = table[(table.text_id == row.text_id) & table.exact]
+        assert row.horizon == exact.tokens.max()
+        assert all(store.get(key).exact for key in exact.key)
+        assert row.token_passes == table[table.text_id == row.text_id].token_passes.sum()
+    assert (table[~table.exact].exact_prefix < table[~table.exact].tokens).all()
+
+
+def test_median_interval_covers():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for i in range(200):
+        _, low, high = median_interval(rng.normal(0, 1, 24), draws=500, seed=i)
+        hits += low <= 0 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_the_published_loop_and_ours_take_the_same_steps(toy):
+    """torch's AdamW and the model's own logits, against the engine: same start, same losses, same stop."""
+    (passage,) = random_passages(toy, 1)
+    recipe = Recipe.paper2025(k=4, lr=0.1, budget=400)
+    theirs = published(toy, passage, recipe)
+    (ours,) = cram(toy, passage, recipe, progress=False)
+    assert abs(theirs["steps"] - ours.steps) <= 2
+    assert theirs["accuracy"] == 1.0
+    short = recipe.replace(budget=5, patience=0x7FFF)
+    theirs, (ours,) = published(toy, passage, short), cram(toy, passage, short, progress=False)
+    np.testing.assert_allclose(theirs["mem"], ours.mem, rtol=1e-3, atol=1e-3)
+
+
+def test_progressive_grows_token_by_token(toy):
+    (passage,) = random_passages(toy, 1, 5)
+    recipe = Recipe.progressive2026(k=4, budget=500)
+    theirs = published(toy, passage, recipe)
+    (ours,) = cram(toy, passage, recipe, progress=False)
+    assert theirs["reached"] == 5
+    assert theirs["accuracy"] == 1.0 == ours.teacher_forced
+    assert abs(theirs["steps"] - ours.steps) <= 4
+    # The first stage had one token to learn, not five.
+    assert theirs["token_passes"] < 5 * theirs["steps"]
+    assert ours.provenance["token_passes"] < 5 * (ours.steps + 1)
+
+
+def test_speed_resumes_and_counts_failures_in_full(toy, tmp_path):
+    passages = random_passages(toy, 2, 4)
+    out, told = tmp_path / "speed.parquet", []
+    settings = dict(out=out, recipe=Recipe.default(k=4), changes=dict(k=4, budget=30, lr=0.5), tell=told.append)
+    table = speed.speed(toy, passages, **settings)
+    assert table.method.tolist() == ["memlab"] * 2 + ["paper2025", "progressive2026"] * 2
+    assert len(told) == 5
+    assert (table.full_seconds >= table.seconds * 0.999).all()
+    assert table[table.method == "memlab"].decoded.all()
+    again = speed.speed(toy, passages, **settings)
+    assert len(told) == 5
+    pd.testing.assert_frame_equal(again, table)
+
+
+def test_ratios_of_a_made_up_table():
+    """Ours takes 1 s each; theirs 50 s where it decodes, and 500 s at full budget where it does not."""
+    rows = [("memlab", f"p{i}", True, 1.0, 1.0) for i in range(10)]
+    rows += [("paper2025", f"p{i}", i < 8, 50.0, 50.0 if i < 8 else 500.0) for i in range(10)]
+    table = pd.DataFrame(rows, columns=["method", "passage", "decoded", "seconds", "full_seconds"])
+    found = ratios(table).set_index("over")
+    assert found.ratio["both decode"] == pytest.approx(50)
+    assert found.low["both decode"] == pytest.approx(50) == pytest.approx(found.high["both decode"])
+    assert found.passages["both decode"] == 8
+    assert found.ratio["with failures"] == pytest.approx((8 * 50 + 2 * 500) / 8)
+    assert found.low["with failures"] < found.ratio["with failures"] < found.high["with failures"]
+
+
+def test_the_products_of_a_step_are_all_seen(toy):
+    """Their shapes account for every multiplication that torch's own counter sees."""
+    step = work.training_step(toy, 3, 7)
+    step()
+    with work._Products() as products:
+        step()
+    counted = 0
+    for (_, a, _, b, _), times in products.seen.items():
+        counted += 2 * int(np.prod(a)) * b[-1] * times
+    assert counted == work.step_flops(step)
+
+
+def test_a_step_takes_longer_than_its_products(toy):
+    table = work.step_work(toy, [(4, 16)], repeats=3)
+    row = table.iloc[0]
+    assert 0 < row.share_linear < row.share < 1.2
+    assert row.peak_gib < 1
+
+
+def test_peak_memory_sees_what_comes_and_goes():
+    def hold():
+        block = torch.ones(100_000_000, dtype=torch.uint8)
+        for _ in range(50):
+            block.add_(1)
+
+    assert 80e6 < work.peak_memory(hold, torch.device("cpu")) < 200e6
+
+
+def test_attention_mass_is_a_share_and_none_where_there_is_no_attention(any_toy):
+    (mem,) = cram(any_toy, random_passages(any_toy, 1, 4), Recipe.default(budget=2, prefix=(1,)), progress=False)
+    on_first, on_mem = sink.attention_mass(any_toy, mem)
+    if any_toy.name == "toy:mamba":
+        assert np.isnan(on_first)
+        assert np.isnan(on_mem)
+    else:
+        assert 0 < on_first < 1
+        assert 0 < on_mem < 1 - on_first
+    assert any_toy.model.config._attn_implementation == "sdpa"
+
+
+def test_first_lead_is_the_margin_of_a_one_token_passage(toy):
+    (mem,) = cram(toy, random_passages(toy, 1, 1), Recipe.default(k=2), progress=False)
+    assert sink.first_lead(toy, mem) == pytest.approx(mem.margin, abs=1e-3)
+
+
+def test_sink_compares_three_placements(toy, store):
+    table = sink.sink(toy, random_passages(toy, 2, 3), store, recipe=Recipe.default(k=2, budget=40), progress=False)
+    assert table.placement.tolist() == ["[mem] text"] * 2 + ["s [mem] text"] * 2 + ["[mem] s text"] * 2
+    summary = sink.summary(table)
+    assert len(summary) == 3
+    assert summary.exact.str.match(r"\d/2 \[").all()
+
+
+def test_the_study_resumes_where_it_stopped(toy, store, tmp_path):
+    passages, out, told = random_passages(toy, 3, 4), tmp_path / "t.parquet", []
+    contenders = {"q": {"incumbent": {}, "adamw": study.ADAMW | dict(lr=0.5)}}
+    first = study.study(toy, passages, {"q": {"incumbent": {}}}, store, budget=40, out=out, tell=told.append)
+    both = study.study(toy, passages, contenders, store, budget=40, out=out, tell=told.append)
+    assert len(told) == 2
+    pd.testing.assert_frame_equal(both[both.contender == "incumbent"], first)
+    ranked = study.ranking(both)
+    assert set(ranked.contender) == set(contenders["q"])
+    assert ranked.passes_per_exact.is_monotonic_increasing
+
+
+def test_every_contender_is_a_recipe():
+    names = [name for group in study.SCREEN.values() for name in group]
+    assert len(set(names)) == len(names)
+    for changes in (c for group in study.SCREEN.values() for c in group.values()):
+        Recipe.default(**{k: v for k, v in changes.items() if k != "start" and v != "bos"})
