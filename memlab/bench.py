@@ -15,8 +15,8 @@ from memlab.training import Training
 class Bench:
     """Passages in training, as many as there are slots for, and those that wait, in order."""
 
-    def __init__(self, lm: FrozenLM, waiting: list[Training]) -> None:
-        self.lm, self.waiting = lm, waiting
+    def __init__(self, lm: FrozenLM, waiting: list[Training], *, progress: bool = False) -> None:
+        self.lm, self.waiting, self._progress = lm, waiting, progress
         self.jobs: list[Training] = []
         self.positions = self.padding = 0
         """Of the last step."""
@@ -33,7 +33,7 @@ class Bench:
             if len(rows) > 1 and sum(len(part) / self._slots.rows(max(part)) for part in parts) > 1:
                 break
             job = self.waiting.pop(0)
-            job.enter()
+            job.enter(self._progress)
             self.jobs.append(job)
         return len(self.jobs)
 

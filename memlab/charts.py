@@ -123,6 +123,31 @@ def readings(table: pd.DataFrame) -> Any:
     return alt.layer(bars, whiskers).properties(width=520, height=alt.Step(22))
 
 
+def exact_by_step(curves: pd.DataFrame, *, highlight: str | None = None, width: int = 560, height: int = 260) -> Any:
+    """Share of passages exact after so many steps. Columns ``contender step share``; ``highlight`` is drawn thick."""
+    names = curves.contender.unique().tolist()
+    colours = [BLUE, ORANGE, GREEN, PURPLE, "#E69F00", "#56B4E9", "#8C6D31", "#B0413E", "#6A5ACD", "#3F8F8B"]
+    curves = curves.assign(width=[4 if name == highlight else 2 for name in curves.contender])
+    return (
+        alt.Chart(curves)
+        .mark_line(interpolate="step-after")
+        .encode(
+            alt.X("step:Q", title="optimiser steps"),
+            alt.Y("share:Q", title="passages exact", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
+            alt.Color(
+                "contender:N",
+                title=None,
+                sort=names,
+                scale=alt.Scale(domain=names, range=colours[: len(names)]),
+                legend=alt.Legend(orient="right", labelLimit=260, symbolStrokeWidth=3),
+            ),
+            alt.StrokeWidth("width:Q", scale=None, legend=None),
+            tooltip=["contender", "step", alt.Tooltip("share:Q", format=".0%")],
+        )
+        .properties(width=width, height=height)
+    )
+
+
 def speed_chart(table: pd.DataFrame) -> Any:
     """Seconds each passage took, by method. Columns ``method passage tokens decoded seconds``."""
     order = table.groupby("method").seconds.median().sort_values().index.tolist()

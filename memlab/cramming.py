@@ -78,7 +78,7 @@ def cram(
     """
     jobs = _jobs(lm, passages, recipe or Recipe.default(), start)
     done, waiting = _look_up(jobs, store)
-    bench = Bench(lm, waiting)
+    bench = Bench(lm, waiting, progress=progress)
     try:
         _train(bench, done, store=store, portable=portable, progress=progress, watch=watch)
     except KeyboardInterrupt:

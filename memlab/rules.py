@@ -112,7 +112,8 @@ class FullMatrix:
         self.steps += 1
 
     def _mixture(self, parts: int) -> torch.Tensor:
-        assert self.gradients is not None and self.gram is not None
+        if self.gradients is None or self.gram is None:
+            raise ValueError("no gradient has been given yet")
         size = self.recipe.history
         slot, held = (self.steps - 1) % size, min(self.steps, size)
         rows = self.gradients[:, :held]
@@ -137,8 +138,8 @@ class Rotation:
 
     A vector of large norm acts through its direction alone: behind the model's normalisation its gradient shrinks
     as one over the norm, and every step makes it longer (a free rule therefore slows down as one over the steps, by
-    accident). Here the norm is held, gradients are taken on the unit sphere, so that early and late ones count alike, and
-    the angle follows the schedule. Coordinates are whitened with the model's own metric; in them the passage's
+    accident). Here the norm is held, gradients are taken on the unit sphere, so that early and late ones count alike,
+    and the angle follows the schedule. Coordinates are whitened with the model's own metric; in them the passage's
     gradients precondition as in ``FullMatrix``, the damping being the weight of the metric against them.
     """
 

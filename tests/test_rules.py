@@ -85,3 +85,43 @@ def test_nothing_to_do_is_no_step():
     rule = FullMatrix(Recipe())
     for g in (torch.zeros(1, 5), torch.full((1, 5), 1e-25), torch.zeros(1, 5)):
         assert torch.isfinite(rule.step(torch.zeros(1, 5), g)).all()
+
+
+def turning(**changes):
+    return Recipe.default(**{"whiten": 0.0, "norm": 7.0} | changes)
+
+
+def test_rotation_turns_by_the_schedules_angle_and_holds_the_norm():
+    recipe = turning(lr=0.3)
+    rule, mem = make_rule(recipe), torch.randn(2, 9)
+    for t, g in enumerate(gradients(20, d=9)):
+        new = mem + rule.step(mem, g)
+        torch.testing.assert_close(new.norm(dim=-1), torch.full((2,), 7.0 * 3))
+        cosine = torch.nn.functional.cosine_similarity(mem, new)
+        angle = 0.3 / math.sqrt(t + 1) if t else math.pi / 2
+        torch.testing.assert_close(cosine, torch.full((2,), math.cos(angle)), atol=1e-4, rtol=0)
+        mem = new
+
+
+def test_rotation_knows_directions_only():
+    """A function of the direction has a gradient that shrinks as one over the norm: the turns are the same."""
+    target = torch.nn.functional.normalize(torch.randn(1, 9), dim=-1)
+
+    def path(norm):
+        recipe = turning(norm=norm)
+        rule, mem, units = make_rule(recipe), torch.linspace(-1, 1, 9)[None], []
+        for _ in range(8):
+            leaf = mem.clone().requires_grad_()
+            (torch.nn.functional.normalize(leaf, dim=-1) - target).square().sum().backward()
+            mem = mem + rule.step(mem, leaf.grad)
+            units.append(torch.nn.functional.normalize(mem, dim=-1))
+        return torch.cat(units)
+
+    torch.testing.assert_close(path(1.0), path(1000.0), atol=1e-4, rtol=0)
+
+
+def test_rotation_goes_on_where_a_parent_stopped():
+    recipe, mem = turning(lr=0.4), torch.randn(1, 9)
+    new = mem + make_rule(recipe, begun=15).step(mem, gradients(1, k=1, d=9)[0])
+    cosine = torch.nn.functional.cosine_similarity(mem, new)
+    assert math.acos(float(cosine)) == pytest.approx(0.4 / 4, rel=1e-3)

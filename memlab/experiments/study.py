@@ -131,6 +131,16 @@ def ranking(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("passes_per_exact", ignore_index=True).round(3)
 
 
+def progress_curves(table: pd.DataFrame) -> pd.DataFrame:
+    """Share of passages that are exact after so many steps, by contender: what ``charts.exact_by_step`` draws."""
+    rows = []
+    for name, group in table.groupby("contender", sort=False):
+        done = np.sort(group.steps[group.exact])
+        rows += [(name, 0, 0.0), *((name, int(s), (i + 1) / len(group)) for i, s in enumerate(done))]
+        rows.append((name, int(table.steps.max()), len(done) / len(group)))
+    return pd.DataFrame(rows, columns=["contender", "step", "share"])
+
+
 def study(
     lm: FrozenLM,
     passages: Sequence[Passage],
@@ -197,6 +207,7 @@ def _row(question: str, name: str, mem: MemVector, seconds: float) -> dict[str, 
         "norm": float(np.linalg.norm(mem.mem, axis=1).mean()),
         "seconds": seconds,
         "recipe": mem.recipe.canonical(),
+        "parent": mem.parent or "",
         "key": mem.key,
         "memlab": mem.provenance["memlab"],
         "threads": mem.provenance["threads"],

@@ -1,0 +1,17 @@
+"""Panels for notebooks: charts and ipywidgets around the toolkit. No numerics here."""
+
+from __future__ import annotations
+
+from memlab import charts
+from memlab.models import FrozenLM, load
+from memlab.panels.cramming import OWN, CramPanel, cram_panel, marked, readout
+from memlab.panels.study import StudyPanel, study_panel
+from memlab.store import Store
+
+__all__ = ["OWN", "CramPanel", "StudyPanel", "cram_panel", "marked", "readout", "setup", "study_panel"]
+
+
+def setup(model: str = "smollm2-135m", store: Store | None = None) -> tuple[FrozenLM, Store]:
+    """First line of a notebook: charts that need no network, the model, and the user's store."""
+    charts.use_offline_renderer()
+    return load(model), store if store is not None else Store()

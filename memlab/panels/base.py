@@ -1,0 +1,157 @@
+"""What panels share: a button that starts work in a thread, one that stops it, a line that says how it goes.
+
+The page never freezes and *Stop* is heard; the model's lock keeps two panels apart.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import threading
+import time
+
+import ipywidgets as w
+import pandas as pd
+
+from memlab import charts
+from memlab.cramming import CramInterrupted, Progress, cram
+from memlab.decoding import check
+from memlab.models import FrozenLM, ModelError, Passage, PassageError
+from memlab.recipes import Recipe, RecipeError
+from memlab.store import Store, StoreError
+from memlab.texts import TextError
+from memlab.vectors import MemVector, VectorError
+
+TEXT = "color:var(--jp-content-font-color1,inherit);font-size:14px;line-height:1.6"
+
+
+class LivePanel(w.VBox):
+    """``start`` runs ``work`` in a thread, ``halt`` asks it to stop; ``result`` is what it made, ``wait()`` gets it."""
+
+    def __init__(self, action: str, *, icon: str, tooltip: str) -> None:
+        self.result: MemVector | None = None
+        self.stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.start = w.Button(description=action, button_style="primary", icon=icon, tooltip=tooltip)
+        self.halt = w.Button(description="Stop", icon="stop", disabled=True, tooltip="Stop and show what there is")
+        self.status = w.HTML(say("Ready."))
+        self.curve = w.HTML()
+        self.start.on_click(lambda _: self._begin())
+        self.halt.on_click(lambda _: self.stopping.set())
+        super().__init__()
+        self.layout.max_width = "900px"
+
+    def buttons(self) -> w.HBox:
+        """Start, stop and status in a row."""
+        return w.HBox([self.start, self.halt, self.status], layout=w.Layout(align_items="center"))
+
+    def wait(self, timeout: float | None = None) -> MemVector | None:
+        """Until the work that runs is over; returns its vector (None if it failed)."""
+        if self._thread:
+            self._thread.join(timeout)
+        return self.result
+
+    def clear(self) -> None:
+        """Empty what the last run showed."""
+        self.curve.value = ""
+
+    def train(
+        self, lm: FrozenLM, passage: Passage, recipe: Recipe, store: Store | None
+    ) -> tuple[MemVector, pd.DataFrame, str]:
+        """Cram one passage while ``curve`` and ``status`` tell how it goes; the vector, its trace, a last status.
+
+        Stopped, it is the best vector so far, checked all the same.
+        """
+        began, drawn = time.perf_counter(), 0.0
+        points: list[tuple[int, float, float]] = []
+
+        def watch(now: Progress) -> bool:
+            nonlocal drawn
+            points.append((now.steps[0], now.loss_bits[0], now.accuracy[0]))
+            if (elapsed := time.perf_counter() - began) - drawn > 0.4:
+                drawn = elapsed
+                self.draw(_frame(points), recipe)
+                self.status.value = say(
+                    f"Step {now.steps[0]} of at most {recipe.budget}, {now.accuracy[0]:.0%} right, {elapsed:.0f} s"
+                )
+            return self.stopping.is_set()
+
+        try:
+            (mem,) = cram(lm, passage, recipe, store, progress=False, watch=watch)
+        except CramInterrupted as stopped:
+            mem = stopped.finished[0] if stopped.finished else stopped.unfinished[0]
+        if mem.pristine:
+            how = "kept in the store" if store is not None else "not stored"
+            outcome = say(f"Done: {mem.steps} steps, {mem.seconds:.1f} s, {how}.")
+        else:
+            mem = mem.with_checks(check(lm, mem))
+            outcome = say(f"Stopped at step {mem.steps}; nothing stored.")
+        # A vector that was in the store already brings its own, thinned trace.
+        trace = _frame(points) if points else pd.DataFrame(dict(mem.trace))
+        self.draw(trace, recipe)
+        return mem, trace, outcome
+
+    def draw(self, trace: pd.DataFrame, recipe: Recipe) -> None:
+        """Show a training's curves."""
+        self.curve.value = charts.to_svg(charts.training_curve(trace, budget=recipe.budget))
+
+    def work(self) -> None:
+        """What the button starts; sets ``result`` and a last status."""
+        raise NotImplementedError
+
+    def _begin(self) -> None:
+        if self._thread and self._thread.is_alive():
+            return
+        self.result = None
+        self.stopping.clear()
+        self.start.disabled, self.halt.disabled = True, False
+        self.clear()
+        self.status.value = say("Starting ...")
+        self._thread = threading.Thread(target=self._guarded, name=f"memlab {type(self).__name__}", daemon=True)
+        self._thread.start()
+
+    def _guarded(self) -> None:
+        try:
+            self.work()
+        except StoreError as error:
+            self.result = next(iter(error.unsaved), None)
+            kept = " The vector is in panel.result: save it with .save(path)." if self.result else ""
+            self.status.value = say(f"{error}.{kept}", wrong=True)
+        except (TextError, PassageError, ModelError, VectorError, RecipeError) as error:
+            self.status.value = say(str(error), wrong=True)
+        except Exception as error:  # a thread's traceback is seen by nobody: say it where the reader looks
+            self.status.value = say(f"{type(error).__name__}: {error}", wrong=True)
+            raise
+        finally:
+            self.start.disabled, self.halt.disabled = False, True
+
+
+def _frame(points: list[tuple[int, float, float]]) -> pd.DataFrame:
+    return pd.DataFrame(points, columns=["step", "loss", "accuracy"])
+
+
+def number(name: str, value: int, low: int, high: int) -> tuple[w.BoundedIntText, w.HBox]:
+    """A slider to drag and a box to type in; sliders say nothing to a screen reader, the box does."""
+    slider = w.IntSlider(
+        value=value, min=low, max=high, description=name, readout=False, layout=w.Layout(width="210px")
+    )
+    box = w.BoundedIntText(value=value, min=low, max=high, layout=w.Layout(width="64px"), tooltip=name)
+    w.link((slider, "value"), (box, "value"))
+    return box, w.HBox([slider, box])
+
+
+def say(message: str, *, wrong: bool = False) -> str:
+    """A status line; red if something is wrong."""
+    style = "color:#D55E00;font-weight:600" if wrong else TEXT
+    return f'<span role="status" class="memlab-status" style="{style};margin-left:8px">{html.escape(message)}</span>'
+
+
+def links(name: str, csv: str, svg: str) -> str:
+    """Table and picture to take away, without a server."""
+
+    def link(data: str, kind: str, ending: str, label: str) -> str:
+        encoded = base64.b64encode(data.encode()).decode()
+        style = "color:var(--jp-content-link-color,#0072B2);margin-right:16px"
+        return f'<a style="{style}" download="memlab-{name}.{ending}" href="data:{kind};base64,{encoded}">{label}</a>'
+
+    return link(csv, "text/csv", "csv", "Table (CSV)") + link(svg, "image/svg+xml", "svg", "Picture (SVG)")
