@@ -156,6 +156,11 @@ class Recipe:
         return cls(**(best | changes))  # type: ignore[arg-type]  # a dict of mixed types
 
     @classmethod
+    def fullmatrix(cls, **changes: Any) -> Self:
+        """The first default of this project: full-matrix preconditioning, a free norm, a cosine over the budget."""
+        return cls(**changes)
+
+    @classmethod
     def paper2025(cls, **changes: Any) -> Self:
         """The protocol of Kuratov et al. (ACL 2025, arXiv 2502.13063), to the letter.
 
@@ -203,7 +208,7 @@ class Recipe:
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> Self:
-        """The recipe of that name: ``default``, ``paper2025`` or ``progressive2026``."""
+        """The recipe of that name, one of ``NAMED``."""
         if name not in NAMED:
             raise RecipeError(f"no recipe is called {name!r}; there are: {', '.join(NAMED)}")
         recipe: Self = getattr(cls, name)(**changes)
@@ -242,7 +247,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """``default``, ``paper2025``, or that with what was changed, for tables: ``default k=2 seed=1``."""
+        """A name of ``NAMED``, or that with what was changed, for tables: ``default k=2 seed=1``."""
 
         def distance(base: Recipe) -> list[str]:
             return [
@@ -255,7 +260,7 @@ class Recipe:
         return " ".join([best, *distance(Recipe.named(best))])
 
 
-NAMED = ("default", "paper2025", "progressive2026")
+NAMED = ("default", "fullmatrix", "paper2025", "progressive2026")
 
 
 def _number(value: Any) -> bool:

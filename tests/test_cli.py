@@ -92,7 +92,7 @@ def test_store_commands(cli, crammed, tmp_path):
 
 def test_models(cli):
     assert "smollm2-135m" in cli("models").stdout
-    assert len(json.loads(cli("models", "--json").stdout)) == 15
+    assert len(json.loads(cli("models", "--json").stdout)) == 16
     assert "weights" in cli("models", "--get", "toy:opt").stdout
     assert cli("--version").stdout == f"memlab {__version__}\n"
 

@@ -7,8 +7,9 @@ import torch
 
 from memlab import Recipe, cram
 from memlab.experiments import sink, speed, study, work
-from memlab.experiments.horizon import Ladder, horizon, horizons, median_interval
+from memlab.experiments.horizon import Ladder, horizon, horizons
 from memlab.experiments.speed import published, ratios
+from memlab.experiments.statistics import median_interval
 from memlab.texts import random_words
 from tests.conftest import random_passages
 
@@ -100,7 +101,7 @@ def test_speed_resumes_and_counts_failures_in_full(toy, tmp_path):
     assert table[table.method == "memlab"].decoded.all()
     again = speed.speed(toy, passages, **settings)
     assert len(told) == 5
-    pd.testing.assert_frame_equal(again, table)
+    pd.testing.assert_frame_equal(again, table, check_dtype=False)
 
 
 def test_ratios_of_a_made_up_table():
@@ -145,6 +146,7 @@ def test_peak_memory_sees_what_comes_and_goes():
 
 
 def test_attention_mass_is_a_share_and_none_where_there_is_no_attention(any_toy):
+    before = any_toy.model.config._attn_implementation
     (mem,) = cram(any_toy, random_passages(any_toy, 1, 4), Recipe.default(budget=2, prefix=(1,)), progress=False)
     on_first, on_mem = sink.attention_mass(any_toy, mem)
     if any_toy.name == "toy:mamba":
@@ -153,7 +155,7 @@ def test_attention_mass_is_a_share_and_none_where_there_is_no_attention(any_toy)
     else:
         assert 0 < on_first < 1
         assert 0 < on_mem < 1 - on_first
-    assert any_toy.model.config._attn_implementation == "sdpa"
+    assert any_toy.model.config._attn_implementation == before
 
 
 def test_first_lead_is_the_margin_of_a_one_token_passage(toy):

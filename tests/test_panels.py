@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from memlab import StoreError, charts, load
-from memlab.panels import OWN, cram_panel, marked, readout, setup
+from memlab.experiments import study
+from memlab.panels import OWN, cram_panel, marked, readout, setup, study_panel
+from memlab.texts import originals
 
 
 @pytest.fixture
@@ -131,3 +133,47 @@ def test_a_redacted_vector_can_be_read_out(panel):
     shown = readout(panel.lm, mem.redacted()).value
     assert "The salt" in shown
     assert "memlab-wrong" not in shown
+
+
+@pytest.fixture
+def study_table(store):
+    lm = load("toy:gemma3")
+    passages = [lm.passage(text, 6) for text in originals()[:3]]
+    return lm, study.study(lm, passages, CONTENDERS, store, budget=60)
+
+
+CONTENDERS = {
+    "the incumbent": {"incumbent": dict(k=4)},
+    "a question": {"AdamW": study.ADAMW | dict(lr=0.5, k=4), "other start": dict(k=4, start="other")},
+    "another question": {"a stride": dict(k=4, lr=0.2)},
+}
+
+
+def test_study_panel_answers_questions_and_runs_a_setting_again(study_table, store):
+    lm, table = study_table
+    panel = study_panel(lm, table, store)
+    assert panel.question.options == ("a question", "another question")
+    assert "a stride" not in panel.ranked.value
+    assert "AdamW" in panel.ranked.value
+    assert set(panel.setting.options) == {"incumbent", "AdamW"}  # the other one needs a parent
+    before = panel.chart.value
+    panel.question.value = "another question"
+    assert panel.chart.value != before
+    panel.setting.value, panel.text.value = "a stride", panel.text.options[1]
+    panel.start.click()
+    mem = panel.wait(60)
+    row = table[(table.contender == "a stride") & (table.text_id == panel.text.value)].iloc[0]
+    assert mem.key == row.key
+    assert "<svg" in panel.curve.value
+    assert f"In the stored table: {row.steps} steps" in panel.status.value or not row.exact
+
+
+def test_study_panel_says_which_settings_are_gone(study_table):
+    lm, table = study_table
+    table.loc[table.contender == "a stride", "recipe"] = '{"warp": 9}'
+    table.loc[table.contender == "incumbent", "recipe"] = '{"warp": 9}'
+    panel = study_panel(lm, table)
+    panel.question.value = "another question"
+    assert panel.start.disabled
+    assert "taken out" in panel.status.value
+    assert "a stride" in panel.ranked.value

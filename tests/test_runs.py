@@ -35,7 +35,7 @@ def test_a_failing_job_is_recorded_and_stops_no_other(toy, store, monkeypatch):
     from memlab.training import Training
 
     enter = Training.enter
-    monkeypatch.setattr(Training, "enter", lambda job: 1 / 0 if job.key == bad else enter(job))
+    monkeypatch.setattr(Training, "enter", lambda job, *_: 1 / 0 if job.key == bad else enter(job))
     report = run(plan, store, progress=False)
     assert report.failed == {bad: "ZeroDivisionError: division by zero"}
     assert report.trained == len(report.results) == 2

@@ -77,7 +77,7 @@ def test_table_has_a_row_a_result(store):
     assert table.loc[3, "exact"]
     assert not table.loc[2, "exact"]
     assert table.loc[3, "first_given"] == pytest.approx(2 / 3)
-    assert table.loc[3, "recipe"] == "default k=2"
+    assert table.loc[3, "recipe"] == "fullmatrix k=2"
     assert table["portable"].isna().all()
 
 

@@ -19,7 +19,7 @@ def make(seed=0, k=2, d=6, **changes):
         suffix_ids=np.array([], np.int64),
         model="toy:llama",
         fingerprint="f" * 64,
-        recipe=Recipe.default(k=k),
+        recipe=Recipe(k=k),
         text=TextSpan("tale", "somewhere", 3, 17),
         trace={"step": [0, 1], "loss": [9.5, 1.25], "accuracy": [0.0, 1.0]},
         seconds=1.5,
@@ -45,7 +45,7 @@ def test_key_names_the_inputs_and_nothing_else():
     assert make(seed=1).key == make(steps=9).key == make(checks=(made(),)).key == base
     changes = [
         dict(token_ids=np.array([5, 1])), dict(prefix_ids=np.array([], np.int64)), dict(suffix_ids=np.array([3])),
-        dict(fingerprint="e" * 64), dict(recipe=Recipe.default(k=2, seed=1)), dict(parent="a" * 64),
+        dict(fingerprint="e" * 64), dict(recipe=Recipe(k=2, seed=1)), dict(parent="a" * 64),
     ]  # fmt: skip
     assert len({make(**c).key for c in changes} | {base}) == len(changes) + 1
 

@@ -169,7 +169,8 @@ def bench_horizon(
     out: OutOption = None,
 ) -> None:
     """The longest prefix of each passage that is exact."""
-    from memlab.experiments.horizon import horizon, horizons, median_interval
+    from memlab.experiments.horizon import horizon, horizons
+    from memlab.experiments.statistics import median_interval
     from memlab.models import load
 
     low, high, stride = (int(part) for part in lengths.split(":"))

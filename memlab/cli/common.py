@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from functools import wraps
@@ -67,8 +68,9 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def recipe_of(name: str, **changes: Any) -> Recipe:
-    """A recipe by name or as JSON, with those fields changed that were given."""
+    """A recipe by name, or the default changed as a JSON object says; then with those fields that were given."""
     given = {field: value for field, value in changes.items() if value is not None}
     if name.lstrip().startswith("{"):
-        return Recipe.from_json(name).replace(**given)
+        Recipe.from_json(name)  # what is wrong with it is said of it alone
+        return Recipe.default(**json.loads(name) | given)
     return Recipe.named(name, **given)

@@ -137,11 +137,3 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def median_interval(values: Sequence[float], *, draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
-    """(median, low, high): 95 % bootstrap interval over passages."""
-    array = np.asarray(values, float)
-    drawn = np.median(np.random.default_rng(seed).choice(array, (draws, len(array))), axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(np.median(array)), float(low), float(high)
