@@ -30,6 +30,7 @@ class Row:
     focus: float = 0.0
     margin: float = 1.0
     split: int = 1
+    worst: bool = False
 
     @property
     def context(self) -> int:
@@ -62,19 +63,19 @@ class Batch:
         self.lm = lm
         size = max(r.length for r in rows)
         ids = torch.zeros(len(rows), size, dtype=torch.long)
-        self._mem = torch.zeros(len(rows), size, dtype=torch.bool)
-        self._keep = torch.zeros(len(rows), size, dtype=torch.bool)
-        targets = []
+        mems, scored, targets = [], [], []
         for i, row in enumerate(rows):
             if row.first_scored > len(row.token_ids):
                 raise ValueError(f"first_scored={row.first_scored}, but the passage has {len(row.token_ids)} tokens")
             fixed = [*row.prefix_ids, *[0] * row.k, *row.suffix_ids, *row.token_ids[:-1].tolist()]
             ids[i, : len(fixed)] = torch.tensor(fixed)
-            self._mem[i, len(row.prefix_ids) : len(row.prefix_ids) + row.k] = True
-            self._keep[i, row.context + row.first_scored - 2 : row.length] = True
+            first = i * size + len(row.prefix_ids)
+            mems.append(torch.arange(first, first + row.k))
+            scored.append(torch.arange(i * size + row.context + row.first_scored - 2, i * size + row.length))
             targets.append(torch.from_numpy(row.token_ids[row.first_scored - 1 :].copy()))
         self.scored = torch.tensor([len(t) for t in targets])
         self.positions = int(ids.numel())
+        self._count = self.scored.to(lm.device)
         self._targets = torch.cat(targets).to(lm.device)
         self._owner = torch.repeat_interleave(torch.arange(len(rows)), self.scored).to(lm.device)
         self._ids = ids
@@ -87,10 +88,12 @@ class Batch:
         self._goal = Goal(spread([r.temperature for r in rows], 1.0), spread([r.hinge for r in rows], 0.0))
         self._split = max(r.split for r in rows)
         place = torch.cat([torch.arange(len(t)) for t in targets]).to(lm.device)
+        self._worst = any(r.worst for r in rows)
         self._parts = [(place % self._split == i).float() for i in range(self._split)]
         self._focus = spread([r.focus for r in rows], 0.0)
         self._margin = spread([r.margin for r in rows], -1.0)
-        self._mem, self._keep = self._mem.to(lm.device), self._keep.to(lm.device)
+        # Places counted through all rows: gathering by index needs no wait for the device, a mask would.
+        self._mems, self._scored = torch.cat(mems).to(lm.device), torch.cat(scored).to(lm.device)
         self._fixed = lm.embed(ids)
 
     def _per_passage(self, values: torch.Tensor) -> torch.Tensor:
@@ -102,9 +105,9 @@ class Batch:
         """Score vectors, each (k, d) float32; with ``gradient`` also d loss / d vectors, float32, of those shapes."""
         with self.lm.lock, torch.set_grad_enabled(gradient):
             flat = torch.cat(list(mems)).detach().requires_grad_(gradient)
-            embeddings = self._fixed.masked_scatter(self._mem[..., None], flat)
-            nats, lead = self.lm.losses(embeddings, self._keep, self._targets, dtype, self._goal)
-            loss = self._per_passage(nats) / self.scored.to(nats.device)
+            embeddings = self._fixed.flatten(0, 1).index_copy(0, self._mems, flat).view_as(self._fixed)
+            nats, lead = self.lm.losses(embeddings, self._scored, self._targets, dtype, self._goal)
+            loss = self._per_passage(nats) / self._count
             gradients: list[torch.Tensor] = []
             if gradient:
                 # Passages share no variable, so the gradient of the sum is each one's own.
@@ -112,8 +115,19 @@ class Batch:
                 if self._focus is not None and self._margin is not None:
                     weights = 1 + self._focus * (lead < self._margin)
                     goal = (self._per_passage(nats * weights) / self._per_passage(weights)).sum()
+                if self._worst:
+                    order = torch.stack(
+                        [
+                            torch.argsort(torch.where(self._owner == i, lead, torch.inf))[: self._split - 1]
+                            for i in range(len(mems))
+                        ]
+                    )
+                    self._parts = [
+                        torch.zeros_like(lead).index_fill(0, order[:, j], 1.0) for j in range(self._split - 1)
+                    ]
+                    self._parts.append(1 - sum(self._parts))
                 if self._split > 1:
-                    each = [(nats / self.scored.to(nats.device)[self._owner] * part).sum() for part in self._parts]
+                    each = [(nats / self._count[self._owner] * part).sum() for part in self._parts]
                     whole = torch.stack([torch.autograd.grad(e, flat, retain_graph=True)[0] for e in each])
                     return self._told(loss, lead), [
                         g.movedim(0, 0) for g in whole.split([m.shape[0] for m in mems], dim=1)

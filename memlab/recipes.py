@@ -42,8 +42,10 @@ class Recipe:
     """Smallest logit margin, in nats, that an exact check must show before training ends early."""
     budget: int = 400
     """Optimiser steps at most."""
+    token_budget: int = 0
+    """Token passes at most (tokens trained, summed over the steps); 0: no limit but ``budget``."""
     patience: int = 0
-    """Give up after so many steps without a better teacher-forced accuracy; 0: never."""
+    """Give up after so many steps without a better teacher-forced accuracy (``grow``: without growth); 0: never."""
     rule: Literal["rotation", "fullmatrix", "adamw", "normalised", "lbfgs"] = "fullmatrix"
     """Update rule, see ``memlab.rules``."""
     lr: float = 2.0
@@ -82,6 +84,8 @@ class Recipe:
     """Extra weight of tokens whose lead is below the margin."""
     split: int = 1
     """``fullmatrix``: gradients a step, each of every ``split``-th token; more curvature for more backward passes."""
+    worst: bool = False
+    """``split``: the worst tokens each have a gradient of their own, the others one together."""
     grow: int = 0
     """Train a prefix of this many tokens first and let it grow by as many whenever it is all right; 0: all at once."""
     init_scale: float = 1.0
@@ -121,7 +125,7 @@ class Recipe:
             ("patience", 0),
             ("history", 1),
             ("seed", 0),
-            *((n, 0) for n in ("warmup", "rank", "grow")),
+            *((n, 0) for n in ("warmup", "rank", "grow", "token_budget")),
         ):
             whole(name, low)
         for name in ("margin", "lr", "init_scale", "temperature", "exponent"):

@@ -150,7 +150,8 @@ class Rotation:
     def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
         norm = mem.norm(dim=-1, keepdim=True)
         unit = mem / norm
-        slope = self.inner.direction(self._whiten(_tangent(gradient * norm, unit))[None])
+        parts = gradient if gradient.dim() == 3 else gradient[None]
+        slope = self.inner.direction(self._whiten(_tangent(parts * norm, unit)))
         ahead = -_tangent(self._whiten(slope), unit)
         ahead = ahead / ahead.norm(dim=-1, keepdim=True).clamp_min(1e-30)
         # The first vector is noise, and the first descent is worth more than it: turned there at once.

@@ -76,8 +76,9 @@ def _held(lm: FrozenLM, length: int) -> int:
 
     with lm.lock, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         row = lm.embed([0] * length)[None].requires_grad_()
-        keep = torch.ones(1, length, dtype=torch.bool, device=lm.device)
-        lm.losses(row, keep, torch.zeros(length, dtype=torch.long, device=lm.device), lm.dtype)
+        lm.losses(
+            row, torch.arange(length, device=lm.device), torch.zeros_like(row[0, :, 0], dtype=torch.long), lm.dtype
+        )
     return sum(held.values())
 
 

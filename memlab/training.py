@@ -49,10 +49,10 @@ class _Best:
     """The vector to be kept if none passes: most tokens right, then the lowest loss."""
 
     mem: torch.Tensor
-    step: int = 0
     right: int = -1
     loss: float = np.inf
-    length: int = 0
+    done: int = 0
+    """Tokens of the text, or of the prefix of it then trained, if all of them were right."""
 
 
 class Training:
@@ -97,6 +97,7 @@ class Training:
         self.trace: list[tuple[int, float, float]] = []
         self._every = 1
         self._next_check = 0
+        self._better_at = 0
         self.bench: dict[str, Any] = {}
         """What the bench was like, for the provenance."""
         self._kept: MemVector | None = None
@@ -134,6 +135,7 @@ class Training:
             focus=r.focus,
             margin=r.margin,
             split=r.split,
+            worst=r.worst,
         )
 
     def measured(self, loss: float, right: int, margin: float) -> bool:
@@ -145,12 +147,14 @@ class Training:
         if not np.isfinite(loss):
             self.ended = "diverged"
             return False
-        grown = right == scored and self.length < len(self.passage)
-        if (self.length, right, -loss) > (self.best.length, self.best.right, -self.best.loss):
-            # Patience counts from a better accuracy, not from a better loss.
-            better = (self.length, right) > (self.best.length, self.best.right)
-            self.best = _Best(self.mem, self.steps if better else self.best.step, right, loss, self.length)
-        if grown:
+        done = self.length if right == scored else 0
+        # Of a growing text, the longest prefix that was all right counts, not the most tokens of a longer one.
+        if (done, right, -loss) > (self.best.done, self.best.right, -self.best.loss) and done >= self.best.done:
+            # Patience counts from a better accuracy, not from a better loss; in a growing text, from its last growth.
+            if done > self.best.done or (right > self.best.right and not self.recipe.grow):
+                self._better_at = self.steps
+            self.best = _Best(self.mem, right, loss, done)
+        if done and self.length < len(self.passage):
             self.length = min(len(self.passage), self.length + self.recipe.grow)
             return False
         enough = self.recipe.stop != "exact" or margin >= self.recipe.margin
@@ -174,9 +178,10 @@ class Training:
 
     def settle(self) -> None:
         """Whether this was the last step."""
-        if not self.ended and self.steps >= self.recipe.budget:
+        spent = self.recipe.token_budget and self.passes >= self.recipe.token_budget
+        if not self.ended and (self.steps >= self.recipe.budget or spent):
             self.ended = "budget"
-        if not self.ended and self.recipe.patience and self.steps - self.best.step >= self.recipe.patience:
+        if not self.ended and self.recipe.patience and self.steps - self._better_at >= self.recipe.patience:
             self.ended = "patience"
         if np.isfinite(self.loss):
             self._note(self.loss / np.log(2), self.accuracy)

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
-from memlab import Recipe, cram
+from memlab import ModelError, Recipe, cram, decode
 from memlab.experiments import sink, speed, study, work
-from memlab.experiments.horizon import Ladder, horizon, horizons
+from memlab.experiments.horizon import Ladder, growing, horizon, horizons
 from memlab.experiments.speed import published, ratios
 from memlab.experiments.statistics import median_interval
 from memlab.texts import random_words
@@ -49,10 +49,24 @@ def test_horizons_are_what_was_decoded(toy, store):
     assert told[-1].endswith("2 of 2 passages done")
     for row in found.itertuples():
         exact = table[(table.text_id == row.text_id) & table.exact]
-        assert row.horizon == exact.tokens.max()
+        assert row.longest_exact == exact.tokens.max() <= row.horizon
         assert all(store.get(key).exact for key in exact.key)
         assert row.token_passes == table[table.text_id == row.text_id].token_passes.sum()
     assert (table[~table.exact].exact_prefix < table[~table.exact].tokens).all()
+
+
+def test_growing_spends_what_it_was_given_and_counts_what_it_decodes(toy, store):
+    texts = random_words(2, seed=3)
+    passes = {texts[0].id: 150, texts[1].id: 600}
+    recipe = Recipe.progressive2026(k=4, lr=0.2)
+    table = growing(toy, texts, store, recipe, passes, longest=30, progress=False)
+    for row, text in zip(table.itertuples(), texts, strict=True):
+        assert passes[text.id] <= row.token_passes < passes[text.id] + 30
+        mem = store.get(row.key)
+        decoded = decode(toy, [mem], batch=1)[0]
+        np.testing.assert_array_equal(decoded[: row.exact_prefix], mem.token_ids[: row.exact_prefix])
+        assert row.exact_prefix == 30 or decoded[row.exact_prefix] != mem.token_ids[row.exact_prefix]
+    assert table.exact_prefix.max() > 2
 
 
 def test_median_interval_covers():
@@ -134,6 +148,17 @@ def test_a_step_takes_longer_than_its_products(toy):
     row = table.iloc[0]
     assert 0 < row.share_linear < row.share < 1.2
     assert row.peak_gib < 1
+
+
+def test_a_step_of_a_published_shape_needs_no_weights(monkeypatch):
+    tiny = dict(work.SHAPES["llama-3.1-8b"], hidden_size=64, intermediate_size=96, num_hidden_layers=2, vocab_size=50)
+    monkeypatch.setitem(work.SHAPES, "tiny", tiny | dict(num_attention_heads=4, num_key_value_heads=2))
+    lm = work.random_weights("tiny")
+    assert lm.parameters > 2 * 64 * 50
+    (row,) = work.step_work(lm, [(2, 20)], repeats=2).to_dict("records")
+    assert row["tokens"] == 20
+    with pytest.raises(ModelError, match=r"llama-3\.1-8b"):
+        work.random_weights("gpt-9")
 
 
 def test_peak_memory_sees_what_comes_and_goes():

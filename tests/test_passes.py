@@ -16,23 +16,23 @@ def case(lm, rows=2, length=9, seed=0):
     keep = torch.zeros(rows, length, dtype=torch.bool)
     keep[:, 1:], keep[1, length // 2 :] = True, False
     targets = torch.randint(0, lm.vocabulary, (int(keep.sum()),), generator=generator)
-    return lm.embed(ids) * 1.3, keep, targets
+    return lm.embed(ids) * 1.3, keep.flatten().nonzero().flatten(), targets
 
 
-def own(lm, embeddings, keep, targets):
+def own(lm, embeddings, at, targets):
     """The plain way: all logits of the model's own forward, torch's cross-entropy, autograd."""
     fed = embeddings.clone().requires_grad_()
-    logits = lm.model(inputs_embeds=fed, use_cache=False).logits[keep]
+    logits = lm.model(inputs_embeds=fed, use_cache=False).logits.flatten(0, 1)[at]
     nats = cross_entropy(logits, targets, reduction="none")
     (slope,) = torch.autograd.grad((nats * torch.arange(1, len(nats) + 1)).sum(), fed)
     best = logits.scatter(1, targets[:, None], -torch.inf).amax(1)
     return nats.detach(), logits.gather(1, targets[:, None])[:, 0] - best, slope
 
 
-def quick(lm, embeddings, keep, targets, dtype=torch.float32):
+def quick(lm, embeddings, at, targets, dtype=torch.float32):
     fed = embeddings.clone().requires_grad_()
     with torch.enable_grad():
-        nats, lead = lm.losses(fed, keep, targets, dtype)
+        nats, lead = lm.losses(fed, at, targets, dtype)
     (slope,) = torch.autograd.grad((nats * torch.arange(1, len(nats) + 1)).sum(), fed)
     return nats.detach(), lead, slope
 
@@ -86,9 +86,8 @@ def test_long_rows_keep_the_models_attention(toy, monkeypatch):
         passes, "_attention", lambda model, short: (seen.append(short), passes.contextlib.nullcontext())[1]
     )
     for length in (SHORT, SHORT + 1):
-        keep = torch.zeros(1, length, dtype=torch.bool)
-        keep[0, -1] = True
-        toy.losses(torch.zeros(1, length, toy.d), keep, torch.zeros(1, dtype=torch.long), torch.float32)
+        last = torch.tensor([length - 1])
+        toy.losses(torch.zeros(1, length, toy.d), last, torch.zeros(1, dtype=torch.long), torch.float32)
     assert seen[-2:] == [True, False]
 
 

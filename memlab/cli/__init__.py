@@ -181,7 +181,10 @@ def models_command(
         from memlab.models import load
 
         lm = load(get)
-        typer.echo(f"{lm!r}\nweights {lm.fingerprint}\nsink prefix {list(lm.sink_prefix)}")
+        from memlab.metric import metric_of
+
+        metric = metric_of(lm, progress=True)  # measured now, so that the first cram does not have to
+        typer.echo(f"{lm!r}\nweights {lm.fingerprint}\nsink prefix {list(lm.sink_prefix)}\nmetric {metric.digest}")
         return
     from memlab.models.presets import DEFAULT, PRESETS
     from memlab.models.sources import TOY_FAMILIES

@@ -55,15 +55,16 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="also write the ta
 def bench_step(
     shapes: Annotated[list[str] | None, typer.Argument(help="passages x tokens, such as 16x64")] = None,
     model: ModelOption = "smollm2-135m",
+    like: Annotated[str | None, typer.Option(help="random weights in the shape of llama-3.1-8b, instead")] = None,
     out: OutOption = None,
 ) -> None:
     """Where a training step's time goes: its bare matrix products, timed in the same run, and its peak memory."""
-    wanted = [_shape(shape) for shape in shapes or ["16x32", "16x64", "16x128"]]
+    wanted = [_shape(shape) for shape in shapes or (["4x1568"] if like else ["16x32", "16x64", "16x128"])]
 
-    from memlab.experiments.work import step_work
+    from memlab.experiments.work import random_weights, step_work
     from memlab.models import load
 
-    lm = load(model)
+    lm = random_weights(like) if like else load(model)
     table = step_work(lm, wanted)
     _write(table, out)
     typer.echo(f"{lm!r}\n{table.round(3).to_string(index=False)}")
@@ -164,12 +165,15 @@ def bench_horizon(
     attempts: Annotated[int, typer.Option(help="seeds a length gets before it counts as failed")] = 3,
     recipe: Annotated[str, typer.Option(help="a recipe by name or as JSON")] = "default",
     budget: Annotated[int | None, typer.Option(help="optimiser steps at most, each attempt")] = None,
+    beside: Annotated[str | None, typer.Option(help="a growing recipe, at equal token passes")] = None,
     model: ModelOption = "smollm2-135m",
     store: StoreOption = None,
     out: OutOption = None,
 ) -> None:
     """The longest prefix of each passage that is exact."""
-    from memlab.experiments.horizon import horizon, horizons
+    import pandas as pd
+
+    from memlab.experiments.horizon import growing, horizon, horizons
     from memlab.experiments.statistics import median_interval
     from memlab.models import load
 
@@ -180,11 +184,19 @@ def bench_horizon(
         lm, chosen, Store(store), lengths=range(low, high + 1, stride), first=first, attempts=attempts,
         recipe=recipe_of(recipe, budget=budget), progress=False, tell=typer.echo,
     )  # fmt: skip
-    _write(table, out)
+    tables = [table.assign(way="ladder")]
     found = horizons(table)
-    typer.echo(f"{lm!r}\n{found.to_string(index=False)}")
-    middle, below, above = median_interval(found.horizon)
-    typer.echo(f"median horizon {middle:g} tokens, 95 % [{below:g}, {above:g}], {len(found)} passages")
+    _write(tables[0], out)
+    if beside:
+        passes = dict(zip(found.text_id, found.token_passes, strict=True))
+        grown = growing(lm, chosen, Store(store), recipe_of(beside), passes, longest=high, progress=False)
+        tables.append(grown.assign(way=beside))
+        _write(pd.concat(tables, ignore_index=True), out)
+    typer.echo(repr(lm))
+    for way, rows in ((t.way.iloc[0], horizons(t)) for t in tables):
+        middle, below, above = median_interval(rows.horizon)
+        typer.echo(f"{way}\n{rows.to_string(index=False)}")
+        typer.echo(f"median horizon {middle:g} tokens, 95 % [{below:g}, {above:g}], {len(rows)} passages")
 
 
 def _shape(text: str) -> tuple[int, int]:

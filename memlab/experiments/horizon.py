@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,33 @@ def horizon(
     return pd.DataFrame(rows)
 
 
+def growing(
+    lm: FrozenLM,
+    texts: Sequence[Text],
+    store: Store,
+    recipe: Recipe,
+    token_passes: Mapping[str, int],
+    *,
+    longest: int,
+    start: int | str = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The same passages with a recipe that grows its text, each with the token passes that ``horizon`` spent on it.
+
+    One row a passage, of the same columns; what counts is how many tokens its vector decodes to.
+    """
+    jobs = [
+        Plan.of(
+            lm, [lm.passage(text, longest, start=start)], recipe.replace(token_budget=int(token_passes[text.id]))
+        ).jobs[0]
+        for text in texts
+    ]
+    report = run(Plan(tuple(jobs)), store, progress=progress)
+    found = {mem.key: mem for mem in report.results}
+    pairs = [(text, found[job.key]) for text, job in zip(texts, jobs, strict=True) if job.key in found]
+    return pd.DataFrame([attempt_row(text, longest, mem.recipe.seed, mem) for text, mem in pairs])
+
+
 def attempt_row(text: Text, tokens: int, seed: int, mem: MemVector) -> dict[str, Any]:
     """What one attempt at one length came to."""
     check = mem.checks[0]
@@ -120,7 +147,11 @@ def attempt_row(text: Text, tokens: int, seed: int, mem: MemVector) -> dict[str,
 
 
 def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
-    """One row a passage: horizon (tokens), attempts and token passes it took, loss left where it first failed."""
+    """One row a passage: horizon (tokens), attempts and token passes it took, loss left where it first failed.
+
+    The horizon is the longest prefix that one of the stored vectors decodes to, freely: also that of a longer text
+    that was not exact to its end.
+    """
     rows = []
     for (text_id, source), group in attempts.groupby(["text_id", "source"], sort=False):
         exact = group[group.exact]
@@ -129,7 +160,8 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
             {
                 "text_id": text_id,
                 "source": source,
-                "horizon": int(exact.tokens.max()) if len(exact) else 0,
+                "horizon": int(group.exact_prefix.max()),
+                "longest_exact": int(exact.tokens.max()) if len(exact) else 0,
                 "failed_at": int(failed.length.min()) if len(failed) else None,
                 "attempts": len(group),
                 "token_passes": int(group.token_passes.sum()),

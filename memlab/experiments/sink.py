@@ -84,10 +84,9 @@ def special_token(lm: FrozenLM) -> tuple[int, ...]:
 def first_lead(lm: FrozenLM, mem: MemVector) -> float:
     """Lead of the first token's logit over the best other one, decoded from the vectors alone, float32."""
     rows = _context(lm, mem)
-    keep = torch.zeros(1, len(rows), dtype=torch.bool, device=lm.device)
-    keep[0, -1] = True
+    last = torch.tensor([len(rows) - 1], device=lm.device)
     target = torch.tensor(mem.token_ids[:1].copy(), device=lm.device)
-    return float(lm.losses(rows[None], keep, target, torch.float32)[1][0])
+    return float(lm.losses(rows[None], last, target, torch.float32)[1][0])
 
 
 @torch.no_grad()

@@ -39,20 +39,22 @@ def published(lm: FrozenLM, passage: Passage, recipe: Recipe) -> dict[str, Any]:
     optimiser = torch.optim.AdamW([mem], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
     first = recipe.first_scored - 1
     length = recipe.grow or len(ids)
-    best, best_step, kept, passes = -1, 0, mem.detach().clone(), 0
+    best, best_step, reached, kept, passes = -1, 0, 0, mem.detach().clone(), 0
     for step in range(recipe.budget + 1):
         fed = torch.cat([mem, embedded[:length]])[None]
         logits = lm.model(inputs_embeds=fed, use_cache=False).logits[0, recipe.k - 1 + first : -1]
         loss = cross_entropy(logits, ids[first:length])
         right = int((logits.argmax(-1) == ids[first:length]).sum())
         passes += length
-        if right > best:
-            best, best_step, kept = right, step, mem.detach().clone()
-        if right == length - first:
+        done = right == length - first
+        if done or (right > best and not (recipe.grow and reached)):
+            best, kept = right, mem.detach().clone()
+            best_step = step if done or not recipe.grow else best_step  # a stage's steps count from its start
+        if done:
+            reached = length
             if length == len(ids):
                 break
             length = min(len(ids), length + recipe.grow)  # grown: the optimiser goes on as it is
-            best, best_step = -1, step
         if step == recipe.budget or step - best_step >= recipe.patience:
             break
         optimiser.zero_grad()
@@ -64,7 +66,7 @@ def published(lm: FrozenLM, passage: Passage, recipe: Recipe) -> dict[str, Any]:
         "token_passes": passes,
         "seconds": time.perf_counter() - began,
         "accuracy": best / (len(ids) - first),
-        "reached": length,
+        "reached": reached,
     }
 
 

@@ -66,6 +66,12 @@ SCREEN: dict[str, dict[str, Changes]] = {
         **{f"hinge {h:g}": dict(hinge=h) for h in (2.0, 5.0)},
         **{f"focus {f:g}": dict(focus=f) for f in (1.0, 4.0)},
     },
+    "gradients by parts": {
+        "every second token": dict(split=2),
+        "every fourth token": dict(split=4, history=400),
+        "the three worst tokens": dict(split=4, history=400, worst=True),
+        "the three worst tokens, exponent 1": dict(split=4, history=400, worst=True, exponent=1.0),
+    },
     "curriculum": {f"grow by {n}": dict(grow=n) for n in (8, 16)},
     "subspace": {f"rank {r}": dict(rank=r) for r in (64, 256)},
     "precision": {"bfloat16 vector": dict(rounding=True)},

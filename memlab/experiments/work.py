@@ -16,8 +16,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from memlab.models import FrozenLM
+from memlab.models import FrozenLM, ModelError
 from memlab.objective import Batch, Row
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama-3.1-8b": dict(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, vocab_size=128256, max_position_embeddings=131072, rope_theta=500000.0,
+    ),
+}  # fmt: skip
+"""Models of the Llama architecture by their published sizes, for timing: weights are random."""
 
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 
@@ -34,6 +42,18 @@ class _Products(TorchDispatchMode):
             a, b = [x for x in args if isinstance(x, torch.Tensor)][-2:]
             self.seen[(a.dtype, tuple(a.shape), tuple(a.stride()), tuple(b.shape), tuple(b.stride()))] += 1
         return func(*args, **(kwargs or {}))
+
+
+def random_weights(shape: str, device: str | None = None) -> FrozenLM:
+    """A model of that shape with random weights: a step takes as long as with trained ones, and nothing is fetched."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if shape not in SHAPES:
+        raise ModelError(f"no shape {shape!r}; there are: {', '.join(SHAPES)}")
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with where:
+        model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape]))
+    return FrozenLM.from_model(model, name=f"random weights, shape of {shape}", device=where)
 
 
 def training_step(lm: FrozenLM, rows: int, tokens: int, *, seed: int = 0) -> Callable[[], None]:

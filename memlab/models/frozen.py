@@ -284,16 +284,17 @@ class FrozenLM:
     def losses(
         self,
         embeddings: torch.Tensor,
-        keep: torch.Tensor,
+        at: torch.Tensor,
         targets: torch.Tensor,
         dtype: torch.dtype,
         goal: Goal = PLAIN,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(nats, lead), float32 (rows,), of ``targets`` (rows,) at the positions of ``embeddings`` (b, s, d) where
-        ``keep`` (b, s) is True; see ``passes.Pass.losses``. In a reduced dtype the head's rounding stays in: what
-        decides (stops, checks) is asked in float32.
+        """(nats, lead), float32 (rows,), of ``targets`` (rows,) at the positions ``at`` (rows,) of ``embeddings``.
+
+        The latter are (b, s, d), positions counted through all rows, ascending; see ``passes.Pass.losses``. In a
+        reduced dtype the head's rounding stays in: what decides (stops, checks) is asked in float32.
         """
-        return self._pass.losses(self.weights(dtype), embeddings.to(dtype), keep, targets, goal)
+        return self._pass.losses(self.weights(dtype), embeddings.to(dtype), at, targets, goal)
 
     @torch.no_grad()
     def step(
@@ -317,9 +318,9 @@ class FrozenLM:
         ids = np.asarray(ids, np.int64)
         self.check_ids(ids)
         row = torch.tensor([*prefix, *ids.tolist()], device=self.device)
-        keep = torch.ones(1, len(row) - 1, dtype=torch.bool, device=self.device)
+        at = torch.arange(len(row) - 1, device=self.device)
         with self.lock:
-            nats = self.losses(self.embed(row[None, :-1]), keep, row[1:], torch.float32)[0].cpu().double().numpy()
+            nats = self.losses(self.embed(row[None, :-1]), at, row[1:], torch.float32)[0].cpu().double().numpy()
         return np.concatenate([[np.nan], nats]) if not prefix else nats[len(prefix) - 1 :]
 
 

@@ -47,9 +47,9 @@ class Pass:
         self._found: tuple[bool, bool] | None = None
 
     def losses(
-        self, model: Any, embeddings: torch.Tensor, keep: torch.Tensor, targets: torch.Tensor, goal: Goal = PLAIN
+        self, model: Any, embeddings: torch.Tensor, at: torch.Tensor, targets: torch.Tensor, goal: Goal = PLAIN
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(nats, lead), float32 (rows,), at the positions of ``embeddings`` (b, s, d) where ``keep`` (b, s) is True.
+        """(nats, lead), float32 (rows,), at positions ``at`` (rows,) of ``embeddings`` (b, s, d), counted through all.
 
         ``nats`` is the cross-entropy of ``targets`` (rows,), ``lead`` that of the target's logit over the best other
         one. The gradient of ``nats`` is that of the ``goal``; ``lead`` has none. Causal, without a mask: pad on the
@@ -60,7 +60,10 @@ class Pass:
             if apart:
                 hidden = model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
                 head = model.get_output_embeddings()
-                return _Losses.apply(hidden[keep], head.weight, getattr(head, "bias", None), targets, goal)
+                hidden = hidden.flatten(0, 1).index_select(0, at)  # a mask would make the device wait
+                return _Losses.apply(hidden, head.weight, getattr(head, "bias", None), targets, goal)
+            keep = torch.zeros(embeddings.shape[:2], dtype=torch.bool, device=at.device)
+            keep.view(-1)[at] = True
             logits = model(inputs_embeds=embeddings, use_cache=False, logits_to_keep=keep).logits
         return _Losses.apply(logits, None, None, targets, goal)
 
