@@ -110,7 +110,7 @@ def teacher_forced(
     """(accuracy, loss in bits a token, smallest margin) while the true tokens are fed; not a proof of decoding."""
     require_weights(lm, mem)
     row = Row(mem.token_ids, mem.prefix_ids.tolist(), mem.suffix_ids.tolist(), mem.k, first_scored)
-    scores, _ = Batch(lm, [row]).scores([_tensor(lm, mem)], _NAMES[dtype])
+    scores, _ = Batch(lm, [row]).scores([torch.tensor(mem.mem)], _NAMES[dtype])
     accuracy = float(scores.right[0] / scores.scored[0])
     return accuracy, float(scores.loss[0] / np.log(2)), float(scores.margin[0])
 

@@ -50,7 +50,7 @@ class Metric:
     @cached_property
     def digest(self) -> str:
         """Short hash, for the provenance of what was trained with it."""
-        data = b"".join(t.cpu().numpy().tobytes() for t in (self.basis, self.spectrum))
+        data = b"".join(t.numpy().tobytes() for t in (self.basis, self.spectrum))
         return hashlib.sha256(data).hexdigest()[:16]
 
 
@@ -66,13 +66,13 @@ def _cached(lm: FrozenLM, progress: bool) -> Metric:
         return _measured(lm, progress)
     file = cache_folder() / "metrics" / f"{lm.fingerprint}.safetensors"
     try:
-        return Metric(**{name: t.to(lm.device) for name, t in load_file(file).items()})
+        return Metric(**load_file(file))
     except (OSError, SafetensorError, TypeError):
         metric = _measured(lm, progress)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"basis": metric.basis.cpu().contiguous(), "spectrum": metric.spectrum.cpu()}, temporary)
+        save_file({"basis": metric.basis, "spectrum": metric.spectrum}, temporary)
         os.replace(temporary, file)
     except OSError:
         pass  # a read-only cache only costs time
@@ -87,13 +87,12 @@ def _measured(lm: FrozenLM, progress: bool) -> Metric:
     for _ in tqdm(range(SAMPLES // AT_ONCE), desc=label, leave=False, disable=not progress):
         passages = [Row(rng.integers(0, lm.vocabulary, TOKENS), lm.sink_prefix, (), 1) for _ in range(AT_ONCE)]
         units = [torch.nn.functional.normalize(torch.randn(1, lm.d, generator=generator)) for _ in passages]
-        units = [unit.to(lm.device) for unit in units]
         mems = [unit * (NORM * lm.d**0.5) for unit in units]
         _, gradients = Batch(lm, passages).scores(mems, lm.dtype, gradient=True)
         for unit, gradient in zip(units, gradients, strict=True):
             along = gradient - (gradient * unit).sum() * unit
             rows.append(torch.nn.functional.normalize(along))
-    gathered = torch.cat(rows).double().cpu()
+    gathered = torch.cat(rows).double()
     # The small side of the two: (d, d), or (samples, samples) for wide models.
     _, values, basis = torch.linalg.svd(gathered / len(gathered) ** 0.5, full_matrices=False)
-    return Metric(basis.float().to(lm.device), values.square().float().to(lm.device))
+    return Metric(basis.float().contiguous(), values.square().float())

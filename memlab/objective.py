@@ -102,9 +102,12 @@ class Batch:
     def scores(
         self, mems: Sequence[torch.Tensor], dtype: torch.dtype, *, gradient: bool = False
     ) -> tuple[Scores, list[torch.Tensor]]:
-        """Score vectors, each (k, d) float32; with ``gradient`` also d loss / d vectors, float32, of those shapes."""
+        """Score vectors, each (k, d) float32; with ``gradient`` also d loss / d vectors, float32, of those shapes.
+
+        Vectors and gradients are on the CPU, where update rules work: the device is waited for once a step.
+        """
         with self.lm.lock, torch.set_grad_enabled(gradient):
-            flat = torch.cat(list(mems)).detach().requires_grad_(gradient)
+            flat = torch.cat(list(mems)).detach().to(self.lm.device).requires_grad_(gradient)
             embeddings = self._fixed.flatten(0, 1).index_copy(0, self._mems, flat).view_as(self._fixed)
             nats, lead = self.lm.losses(embeddings, self._scored, self._targets, dtype, self._goal)
             loss = self._per_passage(nats) / self._count
@@ -125,7 +128,7 @@ class Batch:
                     self._parts = [
                         torch.zeros_like(lead).index_fill(0, order[:, j], 1.0) for j in range(self._split - 1)
                     ]
-                    self._parts.append(1 - sum(self._parts))
+                    self._parts.append(1 - torch.stack(self._parts).sum(0))
                 if self._split > 1:
                     each = [(nats / self._count[self._owner] * part).sum() for part in self._parts]
                     whole = torch.stack([torch.autograd.grad(e, flat, retain_graph=True)[0] for e in each])
@@ -133,7 +136,7 @@ class Batch:
                         g.movedim(0, 0) for g in whole.split([m.shape[0] for m in mems], dim=1)
                     ]
                 (whole,) = torch.autograd.grad(goal, flat)
-                gradients = list(whole.split([m.shape[0] for m in mems]))
+                gradients = list(whole.cpu().split([m.shape[0] for m in mems]))
         return self._told(loss, lead), gradients
 
     def _told(self, loss: torch.Tensor, lead: torch.Tensor) -> Scores:

@@ -78,7 +78,7 @@ class FullMatrix:
         self.recipe = recipe
         self.steps = 0
         self.gradients: torch.Tensor | None = None  # (k, history, d), a ring
-        self.gram: torch.Tensor | None = None  # (k, history, history) on the CPU, float64
+        self.gram: torch.Tensor | None = None  # (k, history, history), float64
 
     def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
         parts = gradient if gradient.dim() == 3 else gradient[None]
@@ -105,8 +105,7 @@ class FullMatrix:
         self.gradients[:, slot] = gradient
         held = min(self.steps + 1, size)
         rows = self.gradients[:, :held]
-        # Small, and wanted in float64, which not every accelerator has: on the CPU.
-        products = torch.einsum("khd,kd->kh", rows, gradient).cpu().double()
+        products = torch.einsum("khd,kd->kh", rows, gradient).double()
         self.gram[:, slot, :held] = products
         self.gram[:, :held, slot] = products
         self.steps += 1

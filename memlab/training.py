@@ -36,7 +36,7 @@ def initial_mem(lm: FrozenLM, passage: Passage, recipe: Recipe) -> torch.Tensor:
         noise = noise + torch.cat([lm.embed(i).cpu() for i in torch.arange(lm.vocabulary).split(8192)]).mean(0)
     if recipe.init == "average":
         noise = noise + lm.embed(passage.ids).cpu().mean(0)
-    return noise.to(lm.device)
+    return noise
 
 
 def _generator(passage: Passage, recipe: Recipe) -> torch.Generator:
@@ -107,11 +107,7 @@ class Training:
         """Take a place on the bench."""
         self._began = time.perf_counter()
         parent = self.parent
-        self.mem = (
-            torch.tensor(parent.mem, device=self.lm.device)
-            if parent
-            else initial_mem(self.lm, self.passage, self.recipe)
-        )
+        self.mem = torch.tensor(parent.mem) if parent else initial_mem(self.lm, self.passage, self.recipe)
         self.best = _Best(self.mem)
         self.metric = metric_of(self.lm, progress=progress) if self.recipe.whiten else None
         begun = parent.steps if parent and parent.recipe.rule == self.recipe.rule else 0
@@ -121,7 +117,7 @@ class Training:
         if self.recipe.rank:
             generator = _generator(self.passage, self.recipe)
             random = torch.randn(self.lm.d, self.recipe.rank, generator=generator)
-            self.basis = torch.linalg.qr(random).Q.to(self.lm.device)
+            self.basis = torch.linalg.qr(random).Q
 
     @property
     def current(self) -> Row:

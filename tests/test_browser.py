@@ -8,6 +8,7 @@ from tests.browser_lab import OUTPUT, browser_page, errors, jupyter_lab, open_no
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 PANEL = ".memlab-cram-panel"
+STUDY = ".memlab-study-panel"
 
 
 @pytest.fixture(scope="module")
@@ -18,18 +19,18 @@ def lab(browser, tmp_path_factory):
         yield address, page, Store(folder / "store")
 
 
-def finished(page, word="Done"):
-    page.wait_for_selector(f"{PANEL} .memlab-status:has-text('{word}')", timeout=180_000)
+def finished(page, word="Done", panel=PANEL):
+    page.wait_for_selector(f"{panel} .memlab-status:has-text('{word}')", timeout=180_000)
 
 
-def picture(page, name):
+def picture(page, name, panel=PANEL):
     """The panel alone, and fail if something in it is wider than it is."""
-    panel = page.locator(PANEL).first
+    panel = page.locator(panel).first
     panel.scroll_into_view_if_needed()
     page.wait_for_timeout(300)
     panel.screenshot(path=str(OUTPUT / f"{name}.png"))
     hidden = panel.evaluate(
-        """p => [...p.querySelectorAll('svg, .memlab-decoded, .memlab-status')].filter(e => {
+        """p => [...p.querySelectorAll('svg, table, .memlab-decoded, .memlab-status')].filter(e => {
              const a = e.getBoundingClientRect(), b = p.getBoundingClientRect();
              return a.right > b.right + 2 || a.width === 0 }).map(e => e.outerHTML.slice(0, 80))"""
     )
@@ -118,9 +119,8 @@ def test_first_notebook(lab):
     assert page.refused == []
 
 
-def test_the_whole_notebook_can_be_read(lab):
-    """Pictures of every output below the panel, in both themes; charts are drawn, not printed."""
-    _, page, _ = lab
+def read_through(page, number):
+    """Pictures of every output, in both themes; charts are drawn, not printed."""
     outputs = page.locator(".jp-Cell-outputWrapper")
     assert page.locator(".vega-embed canvas, .vega-embed svg").count() >= 1
     for theme in ("Light", "Dark"):
@@ -128,4 +128,56 @@ def test_the_whole_notebook_can_be_read(lab):
         for i in range(outputs.count()):
             outputs.nth(i).scroll_into_view_if_needed()
             page.wait_for_timeout(150)
-            page.screenshot(path=str(OUTPUT / f"01-{theme.lower()}-{i:02d}.png"))
+            page.screenshot(path=str(OUTPUT / f"{number}-{theme.lower()}-{i:02d}.png"))
+
+
+def test_the_whole_notebook_can_be_read(lab):
+    read_through(lab[1], "01")
+
+
+def test_second_notebook(lab):
+    address, page, store = lab
+    set_theme(page, "JupyterLab Light")
+    open_notebook(page, address, "02_what_limits_a_vector.ipynb")
+    run_all(page)
+    assert errors(page) == []
+    panel = page.locator(STUDY).first
+    question, setting, passage = (panel.locator("select").nth(i) for i in range(3))
+
+    # Every question has a chart and a ranking of its own, with the default in both.
+    seen = set()
+    for name in question.locator("option").all_inner_texts():
+        question.select_option(name)
+        page.wait_for_selector(f"{STUDY} svg:has-text('{name}')")
+        assert "incumbent" in panel.locator("table").inner_text()
+        seen.add(panel.locator("svg").first.inner_html())
+    assert len(seen) == question.locator("option").count() >= 5
+
+    # One of them again, live; the table's own answer stands beside it.
+    question.select_option("curvature")
+    page.wait_for_selector(f"{STUDY} svg:has-text('curvature')")
+    setting.select_option("incumbent")
+    passage.select_option(index=1)
+    panel.locator("button:has-text('Run it again')").click()
+    page.wait_for_selector(f"{STUDY} .memlab-status:has-text('Step')", timeout=60_000)
+    finished(page, "In the stored table", STUDY)
+    assert "exact" in panel.locator("text=Decoded from the vector alone").first.inner_text()
+    assert len(list(store.keys())) >= 1
+    picture(page, "02-panel-light", STUDY)
+    set_theme(page, "JupyterLab Dark")
+    picture(page, "02-panel-dark", STUDY)
+
+    # Stop works, and the table can be taken away.
+    setting.select_option(index=1)
+    passage.select_option(index=2)
+    panel.locator("button:has-text('Run it again')").click()
+    page.wait_for_selector(f"{STUDY} .memlab-status:has-text('Step')", timeout=60_000)
+    panel.locator("button:has-text('Stop')").click()
+    finished(page, "Stopped", STUDY)
+    with page.expect_download() as table:
+        panel.locator("a:has-text('Table')").click()
+    assert table.value.path().read_text().startswith("step,loss,accuracy")
+
+    assert errors(page) == []
+    assert page.refused == []
+    read_through(page, "02")

@@ -77,7 +77,7 @@ def test_blocks_of_logits_change_nothing(toy, monkeypatch):
     whole = quick(toy, *given)
     monkeypatch.setattr(passes, "LOGITS_AT_ONCE", {"cpu": toy.vocabulary * 7})
     for mine, theirs in zip(quick(toy, *given), whole, strict=True):
-        torch.testing.assert_close(mine, theirs)
+        assert float((mine - theirs).detach().norm() / theirs.detach().norm()) < 1e-5
 
 
 def test_long_rows_keep_the_models_attention(toy, monkeypatch):

@@ -61,7 +61,7 @@ def training_step(lm: FrozenLM, rows: int, tokens: int, *, seed: int = 0) -> Cal
     rng = np.random.default_rng(seed)
     prefix = lm.sink_prefix
     passages = [Row(rng.integers(0, lm.vocabulary, tokens), prefix, (), 1) for _ in range(rows)]
-    mems = [torch.randn(1, lm.d, device=lm.device) for _ in passages]
+    mems = [torch.randn(1, lm.d) for _ in passages]
     batch = Batch(lm, passages)
 
     def step() -> None:
