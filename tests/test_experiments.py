@@ -41,7 +41,7 @@ def test_horizons_are_what_was_decoded(toy, store):
     texts = random_words(2, seed=3)
     told = []
     table = horizon(
-        toy, texts, store, lengths=[2, 4, 8, 400], first=4, attempts=2, recipe=Recipe.default(budget=60, k=4),
+        toy, texts, store, lengths=[2, 4, 8, 60], first=4, attempts=2, recipe=Recipe.default(budget=60, k=4),
         progress=False, tell=told.append,
     )  # fmt: skip
     found = horizons(table)
