@@ -132,9 +132,7 @@ class Batch:
                 if self._split > 1:
                     each = [(nats / self._count[self._owner] * part).sum() for part in self._parts]
                     whole = torch.stack([torch.autograd.grad(e, flat, retain_graph=True)[0] for e in each])
-                    return self._told(loss, lead), [
-                        g.movedim(0, 0) for g in whole.split([m.shape[0] for m in mems], dim=1)
-                    ]
+                    return self._told(loss, lead), list(whole.cpu().split([m.shape[0] for m in mems], dim=1))
                 (whole,) = torch.autograd.grad(goal, flat)
                 gradients = list(whole.cpu().split([m.shape[0] for m in mems]))
         return self._told(loss, lead), gradients

@@ -104,7 +104,9 @@ class Training:
         self._began = 0.0
 
     def enter(self, progress: bool = False) -> None:
-        """Take a place on the bench."""
+        """Take a place on the bench; who had to leave it for want of memory goes on where it was."""
+        if self._began:
+            return
         self._began = time.perf_counter()
         parent = self.parent
         self.mem = torch.tensor(parent.mem) if parent else initial_mem(self.lm, self.passage, self.recipe)

@@ -66,6 +66,27 @@ def test_out_of_memory_costs_slots_and_nothing_else(toy, store, monkeypatch):
     assert mems[-1].provenance["slots"]["positions"] <= 30
 
 
+def test_who_leaves_for_want_of_memory_goes_on_where_it_was(toy, monkeypatch):
+    """Memory runs out in the middle of training: each passage's loss goes on from where it stood, not from noise."""
+    passages = random_passages(toy, 6, 6)
+    recipe = Recipe.default(k=4)
+    expected = {m.key: m for m in cram(toy, passages, recipe, progress=False)}
+    real, calls = Batch.scores, []
+
+    def scores(self, mems, dtype, *, gradient=False):
+        calls.append(gradient)
+        if gradient and sum(calls) == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, mems, dtype, gradient=gradient)
+
+    monkeypatch.setattr(Batch, "scores", scores)
+    for mem in cram(toy, passages, recipe, progress=False):
+        assert mem.exact
+        assert mem.trace["step"] == tuple(range(mem.steps + 1))
+        # The fifth loss is that of the fifth vector; a fresh start would be back at the first.
+        assert mem.trace["loss"][:6] == pytest.approx(expected[mem.key].trace["loss"][:6], rel=0.02)
+
+
 def test_one_passage_that_does_not_fit_fails_and_says_so(toy, monkeypatch):
     def scores(self, *_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -177,7 +177,12 @@ def bench_horizon(
     from memlab.experiments.statistics import median_interval
     from memlab.models import load
 
-    low, high, stride = (int(part) for part in lengths.split(":"))
+    grid = lengths.split(":")
+    if len(grid) != 3 or not all(part.isdigit() and int(part) for part in grid):
+        raise typer.BadParameter(f"{lengths!r}; expected first:last:stride, such as 32:256:16", param_hint="--lengths")
+    low, high, stride = (int(part) for part in grid)
+    if first not in range(low, high + 1, stride):
+        raise typer.BadParameter(f"{first} is not on the grid {lengths}", param_hint="--first")
     lm = load(model)
     chosen = [text for name in texts or ["originals"] for text in load_texts(name, count=count)]
     table = horizon(

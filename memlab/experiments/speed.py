@@ -35,7 +35,7 @@ def published(lm: FrozenLM, passage: Passage, recipe: Recipe) -> dict[str, Any]:
     began = time.perf_counter()
     ids = torch.tensor(passage.ids, device=lm.device)
     embedded = lm.embed(ids)
-    mem = torch.nn.Parameter(initial_mem(lm, passage, recipe))
+    mem = torch.nn.Parameter(initial_mem(lm, passage, recipe).to(lm.device))
     optimiser = torch.optim.AdamW([mem], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
     first = recipe.first_scored - 1
     length = recipe.grow or len(ids)
