@@ -85,10 +85,16 @@ class Bench:
             out |= dict(zip(part, zip(*_lists(scores), gradients, strict=True), strict=True))
         return [out[i] for i in range(len(self.jobs))]
 
-    def _confirm(self, candidates: list[Training]) -> None:
+    def _confirm(self, candidates: list[Training], at_once: int = 8) -> None:
         """Ask in float32, together, and those that still pass by decoding, each alone."""
-        for some in (candidates[i : i + 8] for i in range(0, len(candidates), 8)):
-            scores, _ = Batch(self.lm, [job.row for job in some]).scores([job.mem for job in some], torch.float32)
+        for some in (candidates[i : i + at_once] for i in range(0, len(candidates), at_once)):
+            try:
+                scores, _ = Batch(self.lm, [job.row for job in some]).scores([job.mem for job in some], torch.float32)
+            except Exception as error:
+                if not out_of_memory(error) or len(some) < 2:
+                    raise
+                self._confirm(some, at_once=len(some) // 2)
+                continue
             for job, share, margin in zip(some, scores.right / scores.scored, scores.margin, strict=True):
                 job.confirm(float(share), float(margin))
 

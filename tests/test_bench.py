@@ -96,6 +96,21 @@ def test_one_passage_that_does_not_fit_fails_and_says_so(toy, monkeypatch):
         cram(toy, random_passages(toy, 3), progress=False)
 
 
+def test_candidates_that_do_not_fit_together_are_asked_one_by_one(toy, monkeypatch):
+    real, refused = Batch.scores, []
+
+    def scores(self, mems, dtype, *, gradient=False):
+        if not gradient and len(mems) > 1:
+            refused.append(len(mems))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, mems, dtype, gradient=gradient)
+
+    monkeypatch.setattr(Batch, "scores", scores)
+    mems = cram(toy, random_passages(toy, 8, 3), Recipe.default(k=8), progress=False)
+    assert refused
+    assert all(m.exact for m in mems)
+
+
 def test_candidates_are_asked_together(toy, monkeypatch):
     sizes, real = [], Batch.scores
 

@@ -7,7 +7,7 @@ import torch
 
 from memlab import ModelError, Recipe, cram, decode
 from memlab.experiments import sink, speed, study, work
-from memlab.experiments.horizon import Ladder, growing, horizon, horizons
+from memlab.experiments.horizon import Ladder, growing, horizon, horizons, pressed
 from memlab.experiments.speed import published, ratios
 from memlab.experiments.statistics import median_interval
 from memlab.texts import random_words
@@ -53,6 +53,24 @@ def test_horizons_are_what_was_decoded(toy, store):
         assert all(store.get(key).exact for key in exact.key)
         assert row.token_passes == table[table.text_id == row.text_id].token_passes.sum()
     assert (table[~table.exact].exact_prefix < table[~table.exact].tokens).all()
+
+
+def test_what_failed_is_pressed_at_the_length_it_failed_at(toy, store):
+    texts = random_words(3, seed=3)
+    recipe = Recipe.default(budget=60, k=4)
+    table = horizon(
+        toy, texts, store, lengths=[2, 4, 60], first=4, attempts=1, recipe=recipe, progress=False,
+    )  # fmt: skip
+    assert not pressed(toy, texts, store, table, aim=59, recipe=recipe, progress=False).size  # all reach 4 of 59 aimed
+    rows = pressed(toy, texts, store, table, aim=60, recipe=recipe.replace(budget=10), progress=False)
+    assert set(rows.length) == {60}
+    assert set(rows.text_id) == {t.id for t in texts}
+    counts = rows.way.value_counts()
+    assert counts["another seed"] == 9
+    assert counts["as it failed"] == counts["four times the steps"] == counts["from the longest exact"] == 3
+    warm = rows[rows.way == "from the longest exact"]
+    assert all(store.get(key).parent for key in warm.key)
+    assert rows[rows.way == "four times the steps"].steps.max() == 40
 
 
 def test_growing_spends_what_it_was_given_and_counts_what_it_decodes(toy, store):

@@ -166,14 +166,15 @@ def bench_horizon(
     recipe: Annotated[str, typer.Option(help="a recipe by name or as JSON")] = "default",
     budget: Annotated[int | None, typer.Option(help="optimiser steps at most, each attempt")] = None,
     beside: Annotated[str | None, typer.Option(help="a growing recipe, at equal token passes")] = None,
+    aim: Annotated[int, typer.Option(help="passages that fail below it are pressed further; 0: none")] = 0,
     model: ModelOption = "smollm2-135m",
     store: StoreOption = None,
     out: OutOption = None,
 ) -> None:
-    """The longest prefix of each passage that is exact."""
+    """The longest prefix of each passage that is exact, and what it takes to go further."""
     import pandas as pd
 
-    from memlab.experiments.horizon import growing, horizon, horizons
+    from memlab.experiments.horizon import growing, horizon, horizons, pressed
     from memlab.experiments.statistics import median_interval
     from memlab.models import load
 
@@ -183,25 +184,35 @@ def bench_horizon(
     low, high, stride = (int(part) for part in grid)
     if first not in range(low, high + 1, stride):
         raise typer.BadParameter(f"{first} is not on the grid {lengths}", param_hint="--first")
-    lm = load(model)
+    lm, kept = load(model), Store(store)
     chosen = [text for name in texts or ["originals"] for text in load_texts(name, count=count)]
+    wanted = recipe_of(recipe, budget=budget)
     table = horizon(
-        lm, chosen, Store(store), lengths=range(low, high + 1, stride), first=first, attempts=attempts,
-        recipe=recipe_of(recipe, budget=budget), progress=False, tell=typer.echo,
+        lm, chosen, kept, lengths=range(low, high + 1, stride), first=first, attempts=attempts,
+        recipe=wanted, progress=False, tell=typer.echo,
     )  # fmt: skip
-    tables = [table.assign(way="ladder")]
     found = horizons(table)
-    _write(tables[0], out)
+    tables = {"ladder": table.assign(way="ladder")}
+    _write(tables["ladder"], out)
+    if aim:
+        typer.echo(f"pressing the passages that fail below {aim} tokens")
+        further = pressed(lm, chosen, kept, table, aim=aim, recipe=wanted, progress=False)
+        tables |= dict(list(further.groupby("way", sort=False))) if len(further) else {}
+        _write(pd.concat(tables.values(), ignore_index=True), out)
     if beside:
         passes = dict(zip(found.text_id, found.token_passes, strict=True))
-        grown = growing(lm, chosen, Store(store), recipe_of(beside), passes, longest=high, progress=False)
-        tables.append(grown.assign(way=beside))
-        _write(pd.concat(tables, ignore_index=True), out)
+        grown = growing(lm, chosen, kept, recipe_of(beside), passes, longest=high, progress=False)
+        tables[beside] = grown.assign(way=beside)
+        _write(pd.concat(tables.values(), ignore_index=True), out)
     typer.echo(repr(lm))
-    for way, rows in ((t.way.iloc[0], horizons(t)) for t in tables):
-        middle, below, above = median_interval(rows.horizon)
-        typer.echo(f"{way}\n{rows.to_string(index=False)}")
-        typer.echo(f"median horizon {middle:g} tokens, 95 % [{below:g}, {above:g}], {len(rows)} passages")
+    for way, rows in tables.items():
+        if way in ("ladder", beside):
+            reached = horizons(rows)
+            middle, below, above = median_interval(reached.horizon)
+            typer.echo(f"{way}\n{reached.to_string(index=False)}")
+            typer.echo(f"median horizon {middle:g} tokens, 95 % [{below:g}, {above:g}], {len(reached)} passages")
+        else:
+            typer.echo(f"{way}: {rows.exact.sum()} of {len(rows)} exact, {rows.bits.median():.4f} bits a token left")
 
 
 def _shape(text: str) -> tuple[int, int]:
@@ -227,6 +238,8 @@ def _by_method(table: Any) -> Any:
     groups = table.groupby("method", sort=False)
     summary = groups.agg(
         passages=("decoded", "size"), decoded=("decoded", "sum"), seconds=("seconds", "median"),
-        steps=("steps", "median"), token_passes=("token_passes", "median"), peak_gib=("peak_gib", "max"),
+        steps=("steps", "median"), token_passes=("token_passes", "median"),
+        tokens_per_second=("tokens_per_second", "median"), machine_share=("machine_share", "median"),
+        peak_gib=("peak_gib", "max"),
     )  # fmt: skip
     return summary.round(2).reset_index()

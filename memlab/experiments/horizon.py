@@ -11,7 +11,7 @@ import pandas as pd
 
 from memlab.models import FrozenLM
 from memlab.recipes import Recipe
-from memlab.runs import Plan, run
+from memlab.runs import Job, Plan, run
 from memlab.store import Store
 from memlab.texts import Text
 from memlab.vectors import MemVector
@@ -122,6 +122,55 @@ def growing(
     found = {mem.key: mem for mem in report.results}
     pairs = [(text, found[job.key]) for text, job in zip(texts, jobs, strict=True) if job.key in found]
     return pd.DataFrame([attempt_row(text, longest, mem.recipe.seed, mem) for text, mem in pairs])
+
+
+def pressed(
+    lm: FrozenLM,
+    texts: Sequence[Text],
+    store: Store,
+    attempts: pd.DataFrame,
+    *,
+    aim: int,
+    recipe: Recipe | None = None,
+    start: int | str = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Was it the search or the vector? Passages that failed below ``aim`` tokens, at that length, pressed further.
+
+    Rows of ``horizon``'s columns, with ``way``: the failed attempt of least loss, four times its steps, other seeds,
+    a start from the longest exact solution, and ``Recipe.fullmatrix`` (the same curvature, a free norm). If some still
+    lower ``bits``, the failure says nothing about the vector.
+    """
+    recipe = recipe or Recipe.default()
+    rows: list[dict[str, Any]] = []
+    further: list[tuple[Text, str, Job]] = []
+    for text in texts:
+        tried = attempts[attempts.text_id == text.id]
+        reached = tried[tried.exact].sort_values("length")
+        failed = tried[~tried.exact & (tried.length > (reached.length.max() if len(reached) else 0))]
+        if not len(failed) or failed.length.min() > aim:
+            continue
+        least = failed[failed.length == failed.length.min()].sort_values("bits").iloc[0]
+        rows.append(least.to_dict() | {"way": "as it failed"})
+        unused = int(tried.seed.max()) + 1
+        ways: list[tuple[str, Recipe, MemVector | None]] = [
+            ("four times the steps", recipe.replace(budget=4 * recipe.budget, seed=int(least.seed)), None),
+            *(("another seed", recipe.replace(seed=unused + i), None) for i in range(3)),
+            ("free norm", Recipe.fullmatrix(k=recipe.k, budget=2 * recipe.budget), None),
+        ]
+        if len(reached):
+            ways.append(("from the longest exact", recipe, store.get(reached.key.iloc[-1])))
+        passage = lm.passage(text, int(least.length), start=start)
+        for way, r, parent in ways:
+            plan = Plan.of(lm, [passage], r, start=[parent] if parent else None)
+            further.append((text, way, plan.jobs[0]))
+    found = {mem.key: mem for mem in run(Plan(tuple(j for *_, j in further)), store, progress=progress).results}
+    rows += [
+        attempt_row(text, len(job.passage), job.recipe.seed, found[job.key]) | {"way": way}
+        for text, way, job in further
+        if job.key in found
+    ]
+    return pd.DataFrame(rows)
 
 
 def attempt_row(text: Text, tokens: int, seed: int, mem: MemVector) -> dict[str, Any]:

@@ -39,7 +39,6 @@ SCREEN: dict[str, dict[str, Changes]] = {
         "angle 0.2, cosine": dict(lr=0.2, schedule="cosine"),
         "angle 0.2, linear": dict(lr=0.2, schedule="linear"),
         "warm-up 5": dict(warmup=5),
-        "adapt 0.3": dict(adapt=0.3),
     },
     "memory of gradients": {
         **{f"betas {b}": dict(betas=b) for b in ((0.0, 0.99), (0.8, 0.99), (0.95, 0.99), (0.9, 0.9), (0.9, 0.999))},
