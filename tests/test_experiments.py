@@ -57,12 +57,10 @@ def test_horizons_are_what_was_decoded(toy, store):
 
 def test_what_failed_is_pressed_at_the_length_it_failed_at(toy, store):
     texts = random_words(3, seed=3)
-    recipe = Recipe.default(budget=60, k=4)
-    table = horizon(
-        toy, texts, store, lengths=[2, 4, 60], first=4, attempts=1, recipe=recipe, progress=False,
-    )  # fmt: skip
+    recipe = Recipe.default(budget=8, k=4)
+    table = horizon(toy, texts, store, lengths=[2, 4, 60], first=4, attempts=1, recipe=recipe, progress=False)
     assert not pressed(toy, texts, store, table, aim=59, recipe=recipe, progress=False).size  # all reach 4 of 59 aimed
-    rows = pressed(toy, texts, store, table, aim=60, recipe=recipe.replace(budget=10), progress=False)
+    rows = pressed(toy, texts, store, table, aim=60, recipe=recipe, progress=False)
     assert set(rows.length) == {60}
     assert set(rows.text_id) == {t.id for t in texts}
     counts = rows.way.value_counts()
@@ -70,7 +68,7 @@ def test_what_failed_is_pressed_at_the_length_it_failed_at(toy, store):
     assert counts["as it failed"] == counts["four times the steps"] == counts["from the longest exact"] == 3
     warm = rows[rows.way == "from the longest exact"]
     assert all(store.get(key).parent for key in warm.key)
-    assert rows[rows.way == "four times the steps"].steps.max() == 40
+    assert rows[rows.way == "four times the steps"].steps.between(9, 32).all()
 
 
 def test_growing_spends_what_it_was_given_and_counts_what_it_decodes(toy, store):
