@@ -72,7 +72,15 @@ class Stage:
     seeds: tuple[int, ...]
 
 
-FINAL: dict[str, dict[str, Changes]] = {"final": {"incumbent": {}}}
+FINAL: dict[str, dict[str, Changes]] = {
+    "final": {
+        "incumbent": {},
+        "norm 4000": dict(norm=4000.0),
+        "betas (0.8, 0.99)": dict(betas=(0.8, 0.99)),
+        "norm 4000, betas (0.8, 0.99), history 50": dict(norm=4000.0, betas=(0.8, 0.99), history=50),
+        "the first default": dict(base="fullmatrix"),
+    }
+}
 
 STAGES = {
     "screen": Stage(SCREEN, ("originals",), 8, 64, 200, (0,)),
