@@ -77,7 +77,7 @@ FINAL: dict[str, dict[str, Changes]] = {
         "incumbent": {},
         "norm 4000": dict(norm=4000.0),
         "betas (0.8, 0.99)": dict(betas=(0.8, 0.99)),
-        "norm 4000, betas (0.8, 0.99), history 50": dict(norm=4000.0, betas=(0.8, 0.99), history=50),
+        "norm 4000, betas (0.8, 0.99), history 100": dict(norm=4000.0, betas=(0.8, 0.99), history=100),
         "the first default": dict(base="fullmatrix"),
     }
 }
