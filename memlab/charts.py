@@ -148,6 +148,19 @@ def exact_by_step(curves: pd.DataFrame, *, highlight: str | None = None, width: 
     )
 
 
+def horizon_strip(table: pd.DataFrame) -> Any:
+    """Exact horizons, one tick a passage. Columns ``way text_id source horizon`` (tokens)."""
+    base = alt.Chart(table).encode(
+        alt.X("horizon:Q", title="exact horizon, tokens"),
+        alt.Y("way:N", title=None, sort=None, axis=alt.Axis(labelFontSize=13, labelLimit=200)),
+    )
+    ticks = base.mark_tick(thickness=2, size=26, opacity=0.7).encode(
+        alt.Color("source:N", title="texts"), tooltip=["text_id", "source", "horizon"]
+    )
+    middle = base.mark_tick(thickness=4, size=40, color=GREY).encode(alt.X("median(horizon):Q"))
+    return alt.layer(ticks, middle).properties(width=560, height=alt.Step(50))
+
+
 def speed_chart(table: pd.DataFrame) -> Any:
     """Seconds each passage took, by method. Columns ``method passage tokens decoded seconds``."""
     order = table.groupby("method").seconds.median().sort_values().index.tolist()

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from memlab.models import FrozenLM
-from memlab.models.passes import Goal
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,6 @@ class Row:
     suffix_ids: Sequence[int]
     k: int
     first_scored: int = 1
-    temperature: float = 1.0
-    hinge: float = 0.0
-    focus: float = 0.0
-    margin: float = 1.0
-    split: int = 1
-    worst: bool = False
 
     @property
     def context(self) -> int:
@@ -80,18 +73,6 @@ class Batch:
         self._owner = torch.repeat_interleave(torch.arange(len(rows)), self.scored).to(lm.device)
         self._ids = ids
 
-        def spread(values: list[float], neutral: float) -> torch.Tensor | None:
-            if all(v == neutral for v in values):
-                return None
-            return torch.tensor(values, device=lm.device)[self._owner]
-
-        self._goal = Goal(spread([r.temperature for r in rows], 1.0), spread([r.hinge for r in rows], 0.0))
-        self._split = max(r.split for r in rows)
-        place = torch.cat([torch.arange(len(t)) for t in targets]).to(lm.device)
-        self._worst = any(r.worst for r in rows)
-        self._parts = [(place % self._split == i).float() for i in range(self._split)]
-        self._focus = spread([r.focus for r in rows], 0.0)
-        self._margin = spread([r.margin for r in rows], -1.0)
         # Places counted through all rows: gathering by index needs no wait for the device, a mask would.
         self._mems, self._scored = torch.cat(mems).to(lm.device), torch.cat(scored).to(lm.device)
         self._fixed = lm.embed(ids)
@@ -109,31 +90,12 @@ class Batch:
         with self.lm.lock, torch.set_grad_enabled(gradient):
             flat = torch.cat(list(mems)).detach().to(self.lm.device).requires_grad_(gradient)
             embeddings = self._fixed.flatten(0, 1).index_copy(0, self._mems, flat).view_as(self._fixed)
-            nats, lead = self.lm.losses(embeddings, self._scored, self._targets, dtype, self._goal)
+            nats, lead = self.lm.losses(embeddings, self._scored, self._targets, dtype)
             loss = self._per_passage(nats) / self._count
             gradients: list[torch.Tensor] = []
             if gradient:
                 # Passages share no variable, so the gradient of the sum is each one's own.
-                goal = loss.sum()
-                if self._focus is not None and self._margin is not None:
-                    weights = 1 + self._focus * (lead < self._margin)
-                    goal = (self._per_passage(nats * weights) / self._per_passage(weights)).sum()
-                if self._worst:
-                    order = torch.stack(
-                        [
-                            torch.argsort(torch.where(self._owner == i, lead, torch.inf))[: self._split - 1]
-                            for i in range(len(mems))
-                        ]
-                    )
-                    self._parts = [
-                        torch.zeros_like(lead).index_fill(0, order[:, j], 1.0) for j in range(self._split - 1)
-                    ]
-                    self._parts.append(1 - torch.stack(self._parts).sum(0))
-                if self._split > 1:
-                    each = [(nats / self._count[self._owner] * part).sum() for part in self._parts]
-                    whole = torch.stack([torch.autograd.grad(e, flat, retain_graph=True)[0] for e in each])
-                    return self._told(loss, lead), list(whole.cpu().split([m.shape[0] for m in mems], dim=1))
-                (whole,) = torch.autograd.grad(goal, flat)
+                (whole,) = torch.autograd.grad(loss.sum(), flat)
                 gradients = list(whole.cpu().split([m.shape[0] for m in mems]))
         return self._told(loss, lead), gradients
 

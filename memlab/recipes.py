@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 PREFIXES = ("sink", "none", "bos")
-RULES = ("rotation", "fullmatrix", "adamw", "normalised", "lbfgs")
-SCHEDULES = ("constant", "cosine", "linear", "inverse")
-INITS = ("noise", "mean", "average")
+RULES = ("rotation", "fullmatrix", "adamw")
+SCHEDULES = ("constant", "cosine", "inverse")
 STOPS = ("exact", "teacher_forced")
 
 
@@ -46,7 +45,7 @@ class Recipe:
     """Token passes at most (tokens trained, summed over the steps); 0: no limit but ``budget``."""
     patience: int = 0
     """Give up after so many steps without a better teacher-forced accuracy (``grow``: without growth); 0: never."""
-    rule: Literal["rotation", "fullmatrix", "adamw", "normalised", "lbfgs"] = "fullmatrix"
+    rule: Literal["rotation", "fullmatrix", "adamw"] = "fullmatrix"
     """Update rule, see ``memlab.rules``."""
     lr: float = 2.0
     """Step size. For ``rotation``: the angle of a step, radians; for ``fullmatrix``: its length over sqrt(d)."""
@@ -57,39 +56,15 @@ class Recipe:
     history: int = 200
     """``fullmatrix``: how many of the last gradients make up the second moment."""
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "linear", "inverse"] = "cosine"
-    """Step size over the budget: ``"constant"``, ``"cosine"`` or ``"linear"`` down to 0, or ``"inverse"``: over the
-    square root of the step."""
-    warmup: int = 0
-    """Steps over which the step size rises from 0."""
-    exponent: float = 0.5
-    """``fullmatrix``: power of the inverse second moment. 1/2 is AdaGrad's, 1 that of a natural gradient."""
-    adapt: float = 0.0
-    """Step size times this share less after a step that raised the loss, a fifth of it more after one that did not."""
+    schedule: Literal["constant", "cosine", "inverse"] = "cosine"
+    """Step size: ``"constant"``, ``"cosine"`` down to 0 over the budget, or ``"inverse"``: over the square root of the
+    step."""
     norm: float = 0.0
-    """Norm each vector is held at, in units of sqrt(d); 0: free."""
+    """``rotation``: norm each vector is held at, in units of sqrt(d)."""
     whiten: float = 0.0
     """``rotation``: power of the inverse second moment of the model's gradients in which steps are measured."""
-    rank: int = 0
-    """Dimensions of the random subspace the vectors move in; 0: all."""
-    init: Literal["noise", "mean", "average"] = "noise"
-    """First vector: noise, or noise around the mean embedding or around the average of the passage's tokens."""
-    rounding: bool = False
-    """Train, measure and store bfloat16 numbers, over a float32 master."""
-    temperature: float = 1.0
-    """Of the softmax in the loss (arXiv 2607.21231)."""
-    hinge: float = 0.0
-    """Above 0, the loss is max(0, hinge - lead) instead of the cross-entropy (arXiv 2607.21231)."""
-    focus: float = 0.0
-    """Extra weight of tokens whose lead is below the margin."""
-    split: int = 1
-    """``fullmatrix``: gradients a step, each of every ``split``-th token; more curvature for more backward passes."""
-    worst: bool = False
-    """``split``: the worst tokens each have a gradient of their own, the others one together."""
     grow: int = 0
     """Train a prefix of this many tokens first and let it grow by as many whenever it is all right; 0: all at once."""
-    init_scale: float = 1.0
-    """The first vector is normal noise of the embeddings' standard deviation times this."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -125,17 +100,17 @@ class Recipe:
             ("patience", 0),
             ("history", 1),
             ("seed", 0),
-            *((n, 0) for n in ("warmup", "rank", "grow", "token_budget")),
+            ("grow", 0),
+            ("token_budget", 0),
         ):
             whole(name, low)
-        for name in ("margin", "lr", "init_scale", "temperature", "exponent"):
+        for name in ("margin", "lr"):
             real(name, 0, open_end=True)
-        for name in ("damping", "weight_decay", "adapt", "norm", "hinge", "focus", "whiten"):
+        for name in ("damping", "weight_decay", "norm", "whiten"):
             real(name, 0, open_end=False)
         need(self.stop in STOPS, "stop", f"one of {STOPS}")
         need(self.rule in RULES, "rule", f"one of {RULES}")
-        need(self.init in INITS, "init", f"one of {INITS}")
-        need(isinstance(self.rounding, bool), "rounding", "true or false")
+        need(self.norm > 0 or self.rule != "rotation", "norm", "a number > 0 where the rule is rotation")
         need(self.schedule in SCHEDULES, "schedule", f"one of {SCHEDULES}")
         need(
             isinstance(self.betas, tuple)

@@ -17,16 +17,14 @@ from memlab.recipes import Recipe
 class Rule(Protocol):
     """``step`` returns the change to be added to the (k, d) float32 vectors, given their gradient of that shape."""
 
-    def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor: ...
+    def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor: ...
 
 
 def make_rule(recipe: Recipe, metric: Metric | None = None, *, begun: int = 0) -> Rule:
     """A fresh rule, with empty state, for one passage; ``begun`` steps were taken before, by another."""
     if recipe.rule == "rotation":
         return Rotation(recipe, metric, begun)
-    rules: dict[str, type] = {"fullmatrix": FullMatrix, "adamw": AdamW, "normalised": Normalised, "lbfgs": LBFGS}
-    rule: Rule = rules[recipe.rule](recipe)
-    return Adaptive(rule, recipe.adapt) if recipe.adapt else rule
+    return FullMatrix(recipe) if recipe.rule == "fullmatrix" else AdamW(recipe)
 
 
 def step_size(recipe: Recipe, step: int) -> float:
@@ -35,10 +33,9 @@ def step_size(recipe: Recipe, step: int) -> float:
     share = {
         "constant": 1.0,
         "cosine": 0.5 * (1 + math.cos(math.pi * done)),
-        "linear": 1 - done,
         "inverse": (1 + step) ** -0.5,
     }[recipe.schedule]
-    return recipe.lr * share * min(1.0, (step + 1) / (recipe.warmup + 1))
+    return recipe.lr * share
 
 
 class AdamW:
@@ -50,7 +47,7 @@ class AdamW:
         self.first: torch.Tensor | float = 0.0
         self.second: torch.Tensor | float = 0.0
 
-    def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
+    def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         beta1, beta2 = self.recipe.betas
         rate = step_size(self.recipe, self.steps)
         self.steps += 1
@@ -80,19 +77,13 @@ class FullMatrix:
         self.gradients: torch.Tensor | None = None  # (k, history, d), a ring
         self.gram: torch.Tensor | None = None  # (k, history, history), float64
 
-    def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
-        parts = gradient if gradient.dim() == 3 else gradient[None]
-        rate = step_size(self.recipe, self.steps // len(parts))
+    def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        rate = step_size(self.recipe, self.steps)
         length = math.sqrt(mem.shape[-1])
-        return -rate * (length * self.direction(parts) + self.recipe.weight_decay * mem)
+        return -rate * (length * self.direction(gradient) + self.recipe.weight_decay * mem)
 
-    def direction(self, parts: torch.Tensor) -> torch.Tensor:
-        """Unit (k, d), up the loss, given its gradient in parts (p, k, d)."""
-        for part in parts:
-            self._remember(part)
-        return self._mixture(len(parts))
-
-    def _remember(self, gradient: torch.Tensor) -> None:
+    def direction(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Unit (k, d), up the loss, given its gradient of that shape."""
         k, d = gradient.shape
         size = self.recipe.history
         if self.gradients is None or self.gram is None:
@@ -109,23 +100,14 @@ class FullMatrix:
         self.gram[:, slot, :held] = products
         self.gram[:, :held, slot] = products
         self.steps += 1
-
-    def _mixture(self, parts: int) -> torch.Tensor:
-        if self.gradients is None or self.gram is None:
-            raise ValueError("no gradient has been given yet")
-        size = self.recipe.history
-        slot, held = (self.steps - 1) % size, min(self.steps, size)
-        rows = self.gradients[:, :held]
         beta1, beta2 = self.recipe.betas
-        age = ((slot - torch.arange(held, dtype=torch.float64)) % size) // parts
+        age = (slot - torch.arange(held, dtype=torch.float64)) % size
         # Bias correction is left out: it scales the step, whose length is set below, and G and its damping alike.
         mean, root = beta1**age, (beta2**age).sqrt()
         inner = root[:, None] * self.gram[:, :held, :held] * root
         spectrum, basis = torch.linalg.eigh(inner)
         floor = self.recipe.damping * spectrum[:, -1:] + 1e-300
-        shrunk = ((spectrum.clamp_min(0) + floor) ** -self.recipe.exponent)[..., None] * (
-            basis.mT @ (mean / root)[:, None]
-        )
+        shrunk = ((spectrum.clamp_min(0) + floor) ** -0.5)[..., None] * (basis.mT @ (mean / root)[:, None])
         mixture = root[:, None] * (basis @ shrunk)  # (k, held, 1): the step as a mixture of past gradients
         mixture = mixture / mixture.abs().amax(1, keepdim=True).clamp_min(1e-300)  # its length is set below anyway
         direction = (rows.mT @ mixture.to(rows)).squeeze(-1)
@@ -146,11 +128,10 @@ class Rotation:
         self.recipe, self.metric, self.steps = recipe, metric, begun
         self.inner = FullMatrix(recipe)
 
-    def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
+    def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         norm = mem.norm(dim=-1, keepdim=True)
         unit = mem / norm
-        parts = gradient if gradient.dim() == 3 else gradient[None]
-        slope = self.inner.direction(self._whiten(_tangent(parts * norm, unit)))
+        slope = self.inner.direction(self._whiten(_tangent(gradient * norm, unit)))
         ahead = -_tangent(self._whiten(slope), unit)
         ahead = ahead / ahead.norm(dim=-1, keepdim=True).clamp_min(1e-30)
         # The first vector is noise, and the first descent is worth more than it: turned there at once.
@@ -165,68 +146,3 @@ class Rotation:
 
 def _tangent(rows: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
     return rows - (rows * unit).sum(-1, keepdim=True) * unit
-
-
-class Adaptive:
-    """Step size by the loss: less after a step that raised it, a little more after one that did not."""
-
-    def __init__(self, rule: Rule, share: float) -> None:
-        self.rule, self.share, self.factor, self.last = rule, share, 1.0, math.inf
-
-    def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
-        self.factor *= 1 - self.share if loss > self.last else 1 + self.share / 5
-        self.last = loss
-        return self.factor * self.rule.step(mem, gradient, loss)
-
-
-class Normalised:
-    """Momentum, rescaled to the norm sqrt(d)."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.steps = recipe, 0
-        self.first: torch.Tensor | float = 0.0
-
-    def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
-        rate = step_size(self.recipe, self.steps)
-        self.steps += 1
-        beta = self.recipe.betas[0]
-        self.first = beta * self.first + (1 - beta) * gradient
-        length = self.first.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        return -rate * math.sqrt(gradient.shape[-1]) * self.first / length
-
-
-class LBFGS:
-    """L-BFGS with backtracking (Armijo), history 20 pairs, all k vectors as one; first step of lr * sqrt(d)."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.base: tuple[torch.Tensor, torch.Tensor, float] | None = None
-        self.direction = torch.empty(0)
-        self.size = 1.0
-
-    def step(self, mem: torch.Tensor, gradient: torch.Tensor, loss: float = 0.0) -> torch.Tensor:
-        x, g = mem.flatten().double(), gradient.flatten().double()
-        if self.base is not None:
-            x0, g0, loss0 = self.base
-            slope = float(g0 @ self.direction)
-            if loss > loss0 + 1e-4 * self.size * slope and self.size > 1e-3:
-                self.size *= 0.4
-                return (x0 + self.size * self.direction - x).view_as(mem).to(mem)
-            s, y = x - x0, g - g0
-            if float(s @ y) > 1e-10 * float(y @ y):
-                self.pairs = [*self.pairs[-19:], (s, y)]
-        q, alphas = g.clone(), []
-        for s, y in reversed(self.pairs):
-            alpha = (s @ q) / (s @ y)
-            q -= alpha * y
-            alphas.append(alpha)
-        if self.pairs:
-            s, y = self.pairs[-1]
-            q *= (s @ y) / (y @ y)
-        else:
-            q *= self.recipe.lr * math.sqrt(mem.shape[-1]) / q.norm().clamp_min(1e-30)
-        for (s, y), alpha in zip(self.pairs, reversed(alphas), strict=True):
-            q += (alpha - (y @ q) / (s @ y)) * s
-        self.base, self.direction, self.size = (x, g, loss), -q, 1.0
-        return self.direction.view_as(mem).to(mem)

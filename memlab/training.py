@@ -30,18 +30,9 @@ def initial_mem(lm: FrozenLM, passage: Passage, recipe: Recipe) -> torch.Tensor:
 
     The seed comes from the recipe's seed and the passage alone, so neither batch nor order matter.
     """
-    generator = _generator(passage, recipe)
-    noise = torch.randn(recipe.k, lm.d, generator=generator) * (lm.embedding_stats["std"] * recipe.init_scale)
-    if recipe.init == "mean":
-        noise = noise + torch.cat([lm.embed(i).cpu() for i in torch.arange(lm.vocabulary).split(8192)]).mean(0)
-    if recipe.init == "average":
-        noise = noise + lm.embed(passage.ids).cpu().mean(0)
-    return noise
-
-
-def _generator(passage: Passage, recipe: Recipe) -> torch.Generator:
     name = f"memlab init {recipe.seed} {passage.ids.tolist()}"
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1)
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
+    return torch.randn(recipe.k, lm.d, generator=torch.Generator().manual_seed(seed)) * lm.embedding_stats["std"]
 
 
 @dataclass
@@ -114,27 +105,11 @@ class Training:
         self.metric = metric_of(self.lm, progress=progress) if self.recipe.whiten else None
         begun = parent.steps if parent and parent.recipe.rule == self.recipe.rule else 0
         self.rule = make_rule(self.recipe, self.metric, begun=begun)
-        self.master = self.mem
-        self.basis: torch.Tensor | None = None
-        if self.recipe.rank:
-            generator = _generator(self.passage, self.recipe)
-            random = torch.randn(self.lm.d, self.recipe.rank, generator=generator)
-            self.basis = torch.linalg.qr(random).Q
 
     @property
     def current(self) -> Row:
         """What is trained now: the passage, or the prefix of it that a growing recipe has come to."""
-        r = self.recipe
-        return replace(
-            self.row,
-            token_ids=self.passage.ids[: self.length],
-            temperature=r.temperature,
-            hinge=r.hinge,
-            focus=r.focus,
-            margin=r.margin,
-            split=r.split,
-            worst=r.worst,
-        )
+        return replace(self.row, token_ids=self.passage.ids[: self.length])
 
     def measured(self, loss: float, right: int, margin: float) -> bool:
         """Take note of what the vectors now score; True if they may be what the recipe wants, see ``confirm``."""
@@ -186,13 +161,7 @@ class Training:
 
     def advance(self, gradient: torch.Tensor) -> None:
         """One step of the rule. A new tensor, so that what was measured stays what it was."""
-        if self.basis is not None:
-            gradient = gradient @ self.basis @ self.basis.T
-        self.master = self.master + self.rule.step(self.master, gradient, self.loss)
-        if self.recipe.norm and self.recipe.rule != "rotation":
-            size = self.recipe.norm * self.lm.d**0.5
-            self.master = self.master * (size / self.master.norm(dim=-1, keepdim=True))
-        self.mem = self.master.bfloat16().float() if self.recipe.rounding else self.master
+        self.mem = self.mem + self.rule.step(self.mem, gradient)
         self.steps += 1
 
     def _metric(self) -> dict[str, str]:

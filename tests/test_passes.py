@@ -100,7 +100,7 @@ def test_in_bfloat16_what_is_nearly_certain_keeps_its_slope():
     logits = torch.zeros(4, 50, dtype=torch.bfloat16)
     logits[:, 3] = torch.tensor([2.0, 8.0, 11.0, 14.0])
     targets = torch.full((4,), 3)
-    nats, lead, slope = passes._scored(logits.clone(), targets, passes.PLAIN, True)
+    nats, lead, slope = passes._scored(logits.clone(), targets, True)
     exact = cross_entropy(logits.double(), targets, reduction="none")
     torch.testing.assert_close(nats.double(), exact, rtol=0.01, atol=0)
     torch.testing.assert_close(slope[:, 3].double(), exact.neg().exp() - 1, rtol=0.01, atol=0)
@@ -109,7 +109,7 @@ def test_in_bfloat16_what_is_nearly_certain_keeps_its_slope():
 
 def test_losses_without_number_say_so():
     logits = torch.full((1, 5), torch.nan)
-    nats, _, _ = passes._scored(logits, torch.tensor([2]), passes.PLAIN, False)
+    nats, _, _ = passes._scored(logits, torch.tensor([2]), False)
     assert torch.isnan(nats).all()
 
 

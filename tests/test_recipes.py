@@ -32,7 +32,7 @@ def test_canonical_leaves_out_defaults_and_knows_numbers():
 PINNED = {
     "k": 1, "prefix": "sink", "suffix": (), "first_scored": 1, "stop": "exact", "margin": 1.0, "budget": 400,
     "patience": 0, "rule": "fullmatrix", "lr": 2.0, "betas": (0.9, 0.99), "damping": 1e-4, "history": 200,
-    "weight_decay": 0.0, "schedule": "cosine", "init_scale": 1.0, "seed": 0,
+    "weight_decay": 0.0, "schedule": "cosine", "seed": 0,
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import torch
 
 from memlab.models import sources, toys
 from memlab.models.passages import Cutter, Passage, PassageError
-from memlab.models.passes import PLAIN, Goal, Pass
+from memlab.models.passes import Pass
 from memlab.models.presets import DEFAULT
 from memlab.models.sources import ModelError
 from memlab.texts import Text, originals
@@ -287,14 +287,13 @@ class FrozenLM:
         at: torch.Tensor,
         targets: torch.Tensor,
         dtype: torch.dtype,
-        goal: Goal = PLAIN,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(nats, lead), float32 (rows,), of ``targets`` (rows,) at the positions ``at`` (rows,) of ``embeddings``.
 
         The latter are (b, s, d), positions counted through all rows, ascending; see ``passes.Pass.losses``. In a
         reduced dtype the head's rounding stays in: what decides (stops, checks) is asked in float32.
         """
-        return self._pass.losses(self.weights(dtype), embeddings.to(dtype), at, targets, goal)
+        return self._pass.losses(self.weights(dtype), embeddings.to(dtype), at, targets)
 
     @torch.no_grad()
     def step(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,19 +24,6 @@ ATTENTION = "memlab_short"
 """Name of the plain attention among those of transformers."""
 
 
-@dataclass(frozen=True)
-class Goal:
-    """What is descended instead of the plain cross-entropy; each (rows,), or None where no row asks for it."""
-
-    temperature: torch.Tensor | None = None
-    """The softmax of logits divided by this."""
-    hinge: torch.Tensor | None = None
-    """Where above 0: max(0, hinge - lead) in place of the cross-entropy."""
-
-
-PLAIN = Goal()
-
-
 class Pass:
     """Losses of one model, its weights being given in any dtype."""
 
@@ -47,13 +33,12 @@ class Pass:
         self._found: tuple[bool, bool] | None = None
 
     def losses(
-        self, model: Any, embeddings: torch.Tensor, at: torch.Tensor, targets: torch.Tensor, goal: Goal = PLAIN
+        self, model: Any, embeddings: torch.Tensor, at: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(nats, lead), float32 (rows,), at positions ``at`` (rows,) of ``embeddings`` (b, s, d), counted through all.
 
         ``nats`` is the cross-entropy of ``targets`` (rows,), ``lead`` that of the target's logit over the best other
-        one. The gradient of ``nats`` is that of the ``goal``; ``lead`` has none. Causal, without a mask: pad on the
-        right.
+        one; it has no gradient. Causal, without a mask: pad on the right.
         """
         apart, short = self._found or self._find()
         with _attention(model, short and embeddings.shape[1] <= SHORT):
@@ -61,11 +46,11 @@ class Pass:
                 hidden = model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
                 head = model.get_output_embeddings()
                 hidden = hidden.flatten(0, 1).index_select(0, at)  # a mask would make the device wait
-                return _Losses.apply(hidden, head.weight, getattr(head, "bias", None), targets, goal)
+                return _Losses.apply(hidden, head.weight, getattr(head, "bias", None), targets)
             keep = torch.zeros(embeddings.shape[:2], dtype=torch.bool, device=at.device)
             keep.view(-1)[at] = True
             logits = model(inputs_embeds=embeddings, use_cache=False, logits_to_keep=keep).logits
-        return _Losses.apply(logits, None, None, targets, goal)
+        return _Losses.apply(logits, None, None, targets)
 
     @torch.no_grad()
     def _find(self) -> tuple[bool, bool]:
@@ -104,7 +89,6 @@ class _Losses(torch.autograd.Function):
         weight: torch.Tensor | None,
         bias: torch.Tensor | None,
         targets: torch.Tensor,
-        goal: Goal,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         wanted = ctx.needs_input_grad[0]
         slope = torch.empty_like(hidden) if wanted else None
@@ -114,8 +98,7 @@ class _Losses(torch.autograd.Function):
         for start in range(0, len(hidden), size):
             rows = slice(start, start + size)
             logits = hidden[rows].clone() if weight is None else linear(hidden[rows], weight, bias)
-            part = Goal(*(None if g is None else g[rows] for g in (goal.temperature, goal.hinge)))
-            loss, lead, change = _scored(logits, targets[rows], part, wanted)
+            loss, lead, change = _scored(logits, targets[rows], wanted)
             nats.append(loss)
             leads.append(lead)
             if slope is not None:
@@ -129,13 +112,11 @@ class _Losses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (slope,) = ctx.saved_tensors
-        return (slope * gradients[0][:, None]).to(slope.dtype), None, None, None, None
+        return (slope * gradients[0][:, None]).to(slope.dtype), None, None, None
 
 
-def _scored(
-    logits: torch.Tensor, targets: torch.Tensor, goal: Goal, wanted: bool
-) -> tuple[torch.Tensor, torch.Tensor, Any]:
-    """(nats, lead, d goal / d logits) of a block of logits (r, V), which is used up."""
+def _scored(logits: torch.Tensor, targets: torch.Tensor, wanted: bool) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """(nats, lead, d nats / d logits) of a block of logits (r, V), which is used up."""
     index = targets[:, None]
     true = logits.gather(1, index).float()
     shares = torch.softmax(logits, -1)
@@ -144,18 +125,9 @@ def _scored(
     rest = shares.scatter_(1, index, 0).sum(-1, dtype=torch.float32)
     nats = torch.where(share < 0.5, -share.clamp_min(1e-38).log(), -torch.log1p(-rest.clamp_max(0.75)))
     nats = nats + 0 * rest  # a NaN stays one
-    if wanted and goal.temperature is not None:
-        shares = torch.softmax(logits / goal.temperature[:, None].to(logits.dtype), -1).scatter_(1, index, 0)
-        rest = shares.sum(-1, dtype=torch.float32)
-    others = logits.scatter_(1, index, -torch.inf).max(-1)
-    lead = true.squeeze(1) - others.values.float()
+    lead = true.squeeze(1) - logits.scatter_(1, index, -torch.inf).amax(-1).float()
     if wanted:
         shares.scatter_(1, index, -rest[:, None].to(shares.dtype))
-        if goal.hinge is not None:
-            push = torch.zeros_like(shares)
-            active = (lead < goal.hinge)[:, None].to(push.dtype)
-            push.scatter_(1, others.indices[:, None], active).scatter_(1, index, -active)
-            shares = torch.where((goal.hinge > 0)[:, None], push, shares)
     return nats, lead, shares
 
 
