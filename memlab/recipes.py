@@ -17,6 +17,11 @@ PREFIXES = ("sink", "none", "bos")
 RULES = ("rotation", "fullmatrix", "adamw")
 SCHEDULES = ("constant", "cosine", "inverse")
 STOPS = ("exact", "teacher_forced")
+RETIRED: dict[str, Any] = {
+    "adapt": 0.0, "exponent": 0.5, "focus": 0.0, "hinge": 0.0, "init": "noise", "init_scale": 1.0, "rank": 0,
+    "rounding": False, "split": 1, "temperature": 1.0, "warmup": 0, "worst": False,
+}  # fmt: skip
+"""Fields that recipes once had, each at the value that changed nothing: files written then are still read."""
 
 
 class RecipeError(ValueError):
@@ -212,13 +217,17 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The recipe that ``to_json`` or ``canonical`` wrote. Raises ``RecipeError`` for anything else."""
+        """The recipe that ``to_json`` or ``canonical`` wrote, an older version's too unless it used what is gone.
+
+        Raises ``RecipeError`` for anything else.
+        """
         try:
             fields = json.loads(text)
         except ValueError as error:
             raise RecipeError(f"a recipe is a JSON object of Recipe's fields; this is no JSON: {error}") from None
         if not isinstance(fields, dict):
             raise RecipeError(f"a recipe is a JSON object of Recipe's fields, not a {type(fields).__name__}")
+        fields = {name: value for name, value in fields.items() if name not in RETIRED or value != RETIRED[name]}
         known = {f.name for f in dataclasses.fields(cls)}
         if strange := sorted(set(fields) - known):
             raise RecipeError(f"a recipe has no field {', '.join(strange)}; it has: {', '.join(sorted(known))}")

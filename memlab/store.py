@@ -198,7 +198,7 @@ def _row(key: str, meta: dict[str, Any]) -> dict[str, Any]:
     from memlab.recipes import Recipe
 
     checks = [Check(**c) for c in meta["checks"]]
-    recipe = Recipe(**meta["recipe"])
+    recipe = Recipe.from_json(json.dumps(meta["recipe"]))
     given = next((c for c in checks if c.first_given), None)
     return {
         "key": key,

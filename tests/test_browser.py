@@ -137,8 +137,8 @@ def test_the_whole_notebook_can_be_read(lab):
 
 def test_second_notebook(lab):
     address, page, store = lab
-    set_theme(page, "JupyterLab Light")
     open_notebook(page, address, "02_what_limits_a_vector.ipynb")
+    set_theme(page, "JupyterLab Light")
     run_all(page)
     assert errors(page) == []
     panel = page.locator(STUDY).first

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memlab.recipes import NAMED, Recipe, RecipeError
+from memlab.recipes import NAMED, RETIRED, Recipe, RecipeError
 
 
 def test_is_a_value():
@@ -39,6 +39,15 @@ PINNED = {
 def test_defaults_never_change():
     """Keys leave out fields at their default, so another default would give old keys a new meaning."""
     assert {name: getattr(Recipe(), name) for name in PINNED} == PINNED
+
+
+def test_a_field_that_is_gone_is_forgiven_where_it_said_nothing():
+    """Files carry all fields of their day; the shelf's were written before the study's code went."""
+    whole = json.loads(Recipe.default(seed=3).to_json())
+    assert Recipe.from_json(json.dumps(whole | {"temperature": 1.0, "warmup": 0})) == Recipe.default(seed=3)
+    with pytest.raises(RecipeError, match="no field temperature"):
+        Recipe.from_json(json.dumps(whole | {"temperature": 0.5}))
+    assert not set(RETIRED) & {f.name for f in dataclasses.fields(Recipe)}
 
 
 def test_paper2025_is_the_published_protocol():
