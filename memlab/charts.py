@@ -161,6 +161,22 @@ def horizon_strip(table: pd.DataFrame) -> Any:
     return alt.layer(ticks, middle).properties(width=560, height=alt.Step(50))
 
 
+def spectrum(values: Any, *, title: str = "share of the squared gradient") -> Any:
+    """A falling spectrum over its rank, both axes logarithmic; ``values`` (r,)."""
+    table = pd.DataFrame({"direction": range(1, len(values) + 1), "share": [float(v) for v in values]})
+    log = alt.Scale(type="log", nice=False)
+    return (
+        alt.Chart(table)
+        .mark_line(color=BLUE)
+        .encode(
+            alt.X("direction:Q", title="direction, by strength", scale=log, axis=alt.Axis(tickCount=5)),
+            alt.Y("share:Q", title=title, scale=log, axis=alt.Axis(format="~e", tickCount=5)),
+            tooltip=["direction", alt.Tooltip("share:Q", format=".2g")],
+        )
+        .properties(width=560, height=240)
+    )
+
+
 def speed_chart(table: pd.DataFrame) -> Any:
     """Seconds each passage took, by method. Columns ``method passage tokens decoded seconds``."""
     order = table.groupby("method").seconds.median().sort_values().index.tolist()

@@ -80,8 +80,7 @@ class StudyPanel(LivePanel):
         self.chart.value = charts.to_svg(
             chart.properties(title=f"Passages exact after so many steps: {self.question.value}")
         )
-        ranked = ranking(group)[list(_COLUMNS)].rename(columns=_COLUMNS)
-        self.ranked.value = _html(ranked)
+        self.ranked.value = _html(ranking(group))
         names = [name for name in group.contender.unique() if self._runs(group, name)]
         self.setting.options = names
         self.setting.value = names[0] if names else None
@@ -99,6 +98,10 @@ class StudyPanel(LivePanel):
 
 
 def _html(table: pd.DataFrame) -> str:
-    """A plain table in the page's own colours."""
-    shown: str = table.to_html(index=False, border=0, classes="memlab-table", float_format="{:,.2f}".format)
-    return f'<div style="color:var(--jp-content-font-color1,inherit);overflow-x:auto;max-width:100%">{shown}</div>'
+    """A plain table in the page's own colours, close-set: the buttons below it should stay in sight."""
+    forms = {"median_steps": "{:.0f}", "passes_per_exact": "{:,.0f}", "bits": "{:.2f}"}
+    shown = pd.DataFrame({label: table[c].map(forms.get(c, "{}").format) for c, label in _COLUMNS.items()})
+    text: str = shown.replace("inf", "–").to_html(index=False, border=0, classes="memlab-table")
+    style = "<style>.memlab-table td, .memlab-table th {padding: 0 14px 0 0 !important; line-height: 1.4}</style>"
+    colour = "color:var(--jp-content-font-color1,inherit)"
+    return f'{style}<div style="{colour};overflow-x:auto;max-width:100%">{text}</div>'
