@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from memlab import ModelError, Recipe, cram, decode
-from memlab.experiments import sink, speed, study, work
+from memlab.experiments import sink, speed, stored, study, work
 from memlab.experiments.horizon import Ladder, growing, horizon, horizons, pressed
 from memlab.experiments.speed import published, ratios
 from memlab.experiments.statistics import median_interval
@@ -227,5 +227,19 @@ def test_the_study_resumes_where_it_stopped(toy, store, tmp_path):
 def test_every_contender_is_a_recipe():
     names = [name for group in study.SCREEN.values() for name in group]
     assert len(set(names)) == len(names)
-    for changes in (c for group in study.SCREEN.values() for c in group.values()):
-        Recipe.default(**{k: v for k, v in changes.items() if k != "start" and v != "bos"})
+    for stage in (study.SCREEN, study.FINAL):
+        for changes in (dict(c) for group in stage.values() for c in group.values()):
+            base = changes.pop("base", "default")
+            Recipe.named(base, **{k: v for k, v in changes.items() if k != "start" and v != "bos"})
+
+
+def test_the_stored_tables_are_of_what_the_study_says():
+    screen, final = stored("recipe-screen"), stored("recipe-final")
+    assert {name for group in study.SCREEN.values() for name in group} <= set(screen.contender)
+    assert {name for group in study.FINAL.values() for name in group} == set(final.contender)
+    assert (screen.groupby("contender").size() == 8).all()
+    assert (final.groupby("contender").size() == 32 * 3).all()
+    # What the half that chooses put first is the default.
+    winner = study.halves(final).contender[0]
+    recipes = final.recipe[final.contender == winner]
+    assert {Recipe.from_json(r).replace(budget=400, seed=0) for r in recipes} == {Recipe.default()}
