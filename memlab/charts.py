@@ -127,6 +127,8 @@ def exact_by_step(curves: pd.DataFrame, *, highlight: str | None = None, width: 
     """Share of passages exact after so many steps. Columns ``contender step share``; ``highlight`` is drawn thick."""
     names = curves.contender.unique().tolist()
     colours = [BLUE, ORANGE, GREEN, PURPLE, "#E69F00", "#56B4E9", "#8C6D31", "#B0413E", "#6A5ACD", "#3F8F8B"]
+    # The browser's letters may be wider than those the picture was measured with.
+    padding = {"left": 5, "top": 5, "bottom": 5, "right": 40}
     curves = curves.assign(width=[4 if name == highlight else 2 for name in curves.contender])
     return (
         alt.Chart(curves)
@@ -144,7 +146,7 @@ def exact_by_step(curves: pd.DataFrame, *, highlight: str | None = None, width: 
             alt.StrokeWidth("width:Q", scale=None, legend=None),
             tooltip=["contender", "step", alt.Tooltip("share:Q", format=".0%")],
         )
-        .properties(width=width, height=height)
+        .properties(width=width, height=height, padding=padding)
     )
 
 

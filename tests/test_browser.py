@@ -148,14 +148,14 @@ def test_second_notebook(lab):
     seen = set()
     for name in question.locator("option").all_inner_texts():
         question.select_option(name)
-        page.wait_for_selector(f"{STUDY} svg:has-text('{name}')")
+        page.wait_for_selector(f'{STUDY} svg:has-text("{name}")')
         assert "incumbent" in panel.locator("table").inner_text()
         seen.add(panel.locator("svg").first.inner_html())
     assert len(seen) == question.locator("option").count() >= 5
 
     # One of them again, live; the table's own answer stands beside it.
-    question.select_option("curvature")
-    page.wait_for_selector(f"{STUDY} svg:has-text('curvature')")
+    question.select_option("norm of the vector")
+    page.wait_for_selector(f"{STUDY} svg:has-text('norm of the vector')")
     setting.select_option("incumbent")
     passage.select_option(index=1)
     panel.locator("button:has-text('Run it again')").click()

@@ -38,10 +38,8 @@ SCREEN: dict[str, dict[str, Changes]] = {
         **{f"betas {b}": dict(betas=b) for b in ((0.0, 0.99), (0.8, 0.99), (0.95, 0.99), (0.9, 0.9), (0.9, 0.999))},
         **{f"history {h}": dict(history=h) for h in (25, 50, 100)},
     },
-    "curvature": {
-        **{f"whiten {x}": dict(whiten=x) for x in (0.0, 0.125, 0.375, 0.5)},
-        **{f"damping {x:g}": dict(damping=x) for x in (1e-4, 1e-3, 0.1, 1.0)},
-    },
+    "whitening with the model's metric": {f"whiten {x}": dict(whiten=x) for x in (0.0, 0.125, 0.375, 0.5)},
+    "the passage's own curvature": {f"damping {x:g}": dict(damping=x) for x in (1e-4, 1e-3, 0.1, 1.0)},
     "norm of the vector": {f"norm {x:g}": dict(norm=x) for x in (3.0, 10.0, 30.0, 100.0, 4000.0)},
     "first vector": {"another passage's solution": dict(start="other")},
     "place of the vector": {
@@ -49,7 +47,7 @@ SCREEN: dict[str, dict[str, Changes]] = {
         "a BOS behind it": dict(prefix="none", suffix="bos"),
     },
     "curriculum": {f"grow by {n}": dict(grow=n) for n in (8, 16)},
-    "rule": {
+    "AdamW": {
         **{f"AdamW lr {lr:g}": ADAMW | dict(lr=lr) for lr in (0.003, 0.01, 0.1, 0.3, 1.0, 3.0)},
         "AdamW lr 1, weight decay 0.01": ADAMW | dict(lr=1.0, weight_decay=0.01),
         "AdamW lr 1, no token before": ADAMW | dict(lr=1.0, prefix="none"),
