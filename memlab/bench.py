@@ -93,6 +93,8 @@ class Bench:
             except Exception as error:
                 if not out_of_memory(error) or len(some) < 2:
                     raise
+                scores = None  # tried again below, where the error no longer holds what filled the memory
+            if scores is None:
                 self._confirm(some, at_once=len(some) // 2)
                 continue
             for job, share, margin in zip(some, scores.right / scores.scored, scores.margin, strict=True):

@@ -57,9 +57,9 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of the gradient's mean and of its second moment."""
     damping: float = 1e-4
-    """``fullmatrix``: added to the second moment's spectrum, as a share of its largest eigenvalue."""
+    """``fullmatrix``, ``rotation``: added to the second moment's spectrum, as a share of its largest eigenvalue."""
     history: int = 200
-    """``fullmatrix``: how many of the last gradients make up the second moment."""
+    """``fullmatrix``, ``rotation``: how many of the last gradients make up the second moment."""
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine", "inverse"] = "cosine"
     """Step size: ``"constant"``, ``"cosine"`` down to 0 over the budget, or ``"inverse"``: over the square root of the
@@ -216,10 +216,10 @@ class Recipe:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str, base: Self | None = None) -> Self:
         """The recipe that ``to_json`` or ``canonical`` wrote, an older version's too unless it used what is gone.
 
-        Raises ``RecipeError`` for anything else.
+        Fields it does not name are those of ``base``. Raises ``RecipeError`` for anything else.
         """
         try:
             fields = json.loads(text)
@@ -231,7 +231,7 @@ class Recipe:
         known = {f.name for f in dataclasses.fields(cls)}
         if strange := sorted(set(fields) - known):
             raise RecipeError(f"a recipe has no field {', '.join(strange)}; it has: {', '.join(sorted(known))}")
-        return cls(**fields)
+        return base.replace(**fields) if base else cls(**fields)
 
     @property
     def name(self) -> str:

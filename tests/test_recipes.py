@@ -99,3 +99,12 @@ def test_any_file_gives_a_recipe_or_a_recipe_error(text):
 def test_equal_recipes_have_equal_keys():
     assert Recipe(betas=(0, 0.9)) == Recipe(betas=(0.0, 0.9))
     assert Recipe(betas=(0, 0.9)).canonical() == Recipe(betas=(0.0, 0.9)).canonical()
+
+
+def test_json_may_change_another_recipe():
+    assert Recipe.from_json('{"rule": "rotation", "lr": 0.3}', Recipe.default()) == Recipe.default(lr=0.3)
+    assert Recipe.from_json('{"temperature": 1.0, "betas": [0, 0.9]}', Recipe.default()) == Recipe.default(
+        betas=(0, 0.9)
+    )
+    with pytest.raises(RecipeError, match="no field speed"):
+        Recipe.from_json('{"speed": 9}', Recipe.default())

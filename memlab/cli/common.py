@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from functools import wraps
@@ -71,6 +70,5 @@ def recipe_of(name: str, **changes: Any) -> Recipe:
     """A recipe by name, or the default changed as a JSON object says; then with those fields that were given."""
     given = {field: value for field, value in changes.items() if value is not None}
     if name.lstrip().startswith("{"):
-        Recipe.from_json(name)  # what is wrong with it is said of it alone
-        return Recipe.default(**json.loads(name) | given)
+        return Recipe.from_json(name, Recipe.default()).replace(**given)
     return Recipe.named(name, **given)
