@@ -182,22 +182,19 @@ def spectrum(values: Any, *, title: str = "share of the squared gradient") -> An
 def speed_chart(table: pd.DataFrame) -> Any:
     """Seconds each passage took, by method. Columns ``method passage tokens decoded seconds``."""
     order = table.groupby("method").seconds.median().sort_values().index.tolist()
-    table = table.assign(outcome=table.decoded.map({True: "decodes", False: "does not"}))
+    table = table.assign(
+        outcome=table.decoded.map({True: "decodes", False: "does not"}),
+        jitter=table.groupby("method").cumcount(),  # points of equal time side by side, the same each time
+    )
     base = alt.Chart(table).encode(
         alt.Y("method:N", title=None, sort=order, axis=alt.Axis(labelFontSize=13)),
         alt.X("seconds:Q", title="seconds a passage, training and decoding (log)", scale=alt.Scale(type="log")),
     )
-    points = (
-        base.mark_point(size=80, filled=True, opacity=0.8, stroke=GREY, strokeWidth=0.5)
-        .encode(
-            alt.YOffset("jitter:Q"),
-            alt.Color("tokens:N", title="tokens"),
-            alt.Shape(
-                "outcome:N", title=None, scale=alt.Scale(domain=["decodes", "does not"], range=["circle", "cross"])
-            ),
-            tooltip=["method", "passage", "tokens", "outcome", alt.Tooltip("seconds:Q", format=".3g")],
-        )
-        .transform_calculate(jitter="(datum.tokens % 7) + random()")
+    points = base.mark_point(size=80, filled=True, opacity=0.8, stroke=GREY, strokeWidth=0.5).encode(
+        alt.YOffset("jitter:Q"),
+        alt.Color("tokens:N", title="tokens"),
+        alt.Shape("outcome:N", title=None, scale=alt.Scale(domain=["decodes", "does not"], range=["circle", "cross"])),
+        tooltip=["method", "passage", "tokens", "outcome", alt.Tooltip("seconds:Q", format=".3g")],
     )
     middle = base.mark_tick(color=GREY, thickness=3, size=44).encode(alt.X("median(seconds):Q"))
     return alt.layer(points, middle).properties(width=520, height=alt.Step(56))

@@ -146,8 +146,8 @@ def pressed(
     further: list[tuple[Text, str, Job]] = []
     for text in texts:
         tried = attempts[attempts.text_id == text.id]
-        reached = tried[tried.exact].sort_values("length")
-        failed = tried[~tried.exact & (tried.length > (reached.length.max() if len(reached) else 0))]
+        reached, failed = _outcomes(tried)
+        reached = reached.sort_values("length")
         if not len(failed) or failed.length.min() > aim:
             continue
         least = failed[failed.length == failed.length.min()].sort_values("bits").iloc[0]
@@ -203,8 +203,7 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (text_id, source), group in attempts.groupby(["text_id", "source"], sort=False):
-        exact = group[group.exact]
-        failed = group[~group.exact & (group.length > exact.length.max() if len(exact) else True)]
+        exact, failed = _outcomes(group)
         rows.append(
             {
                 "text_id": text_id,
@@ -218,3 +217,9 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _outcomes(attempts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One passage's exact attempts, and those that failed at a length above all of them."""
+    exact = attempts[attempts.exact]
+    return exact, attempts[~attempts.exact & (attempts.length > (exact.length.max() if len(exact) else 0))]

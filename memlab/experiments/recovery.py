@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from scipy.stats import binomtest
 
 from memlab import decoding
+from memlab.experiments.statistics import share_interval
 from memlab.models import FrozenLM, PassageError
 from memlab.recipes import Recipe
 from memlab.runs import Plan, run
@@ -83,7 +83,7 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
     for (recipe, tokens), group in table.groupby(["recipe", "tokens"], sort=False):
         for column, reading in READINGS.items():
             hits = int(group[column].sum())
-            low, high = binomtest(hits, len(group)).proportion_ci(0.95, method="wilson")
+            low, high = share_interval(hits, len(group))
             label = f"{hits}/{len(group)} [{low:.2f}, {high:.2f}]"
             rows.append((recipe, tokens, reading, hits / len(group), low, high, label))
     return pd.DataFrame(rows, columns=["recipe", "tokens", "reading", "share", "low", "high", "label"])

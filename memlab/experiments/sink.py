@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import binomtest
 
+from memlab.experiments.statistics import share_interval
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.runs import Plan, run
@@ -118,7 +118,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (model, placement), group in table.groupby(["model", "placement"], sort=False):
         hits = int(group.exact.sum())
-        low, high = binomtest(hits, len(group)).proportion_ci(0.95, method="wilson")
+        low, high = share_interval(hits, len(group))
         rows.append(
             {
                 "model": model,

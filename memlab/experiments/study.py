@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
-from memlab.experiments.statistics import median_interval
+from memlab.experiments.statistics import median_interval, share_interval
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.runs import Plan, run
@@ -100,7 +99,7 @@ def ranking(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, group in table.groupby("contender", sort=False):
         hits = int(group.exact.sum())
-        low, high = binomtest(hits, len(group)).proportion_ci(0.95, method="wilson")
+        low, high = share_interval(hits, len(group))
         rows.append(
             {
                 "contender": name,
@@ -132,7 +131,7 @@ def halves(table: pd.DataFrame) -> pd.DataFrame:
     for place, name in enumerate(first.contender):
         group = second[second.contender == name]
         hits = int(group.exact.sum())
-        low, high = binomtest(hits, len(group)).proportion_ci(0.95, method="wilson")
+        low, high = share_interval(hits, len(group))
         middle, below, above = median_interval(group.groupby(["text_id", "start"]).token_passes.mean())
         rows.append(
             {
