@@ -190,6 +190,28 @@ class MemVector:
         scale = np.maximum(np.abs(self.mem).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / top
         return self.with_mem((np.round(self.mem / scale) * scale).astype(np.float32), f"quantise {bits} bits")
 
+    def cast(self, dtype: str) -> Self:
+        """Rounded to ``float16`` or ``bfloat16`` (to nearest, ties to even) and back to float32."""
+        if dtype not in ("float16", "bfloat16"):
+            raise VectorError(f"cast({dtype!r}); expected float16 or bfloat16")
+        if dtype == "float16":
+            with np.errstate(over="ignore"):
+                rounded = self.mem.astype(np.float16).astype(np.float32)
+            if not np.isfinite(rounded).all():
+                raise VectorError(f"float16 ends at 65504, and this vector holds {np.abs(self.mem).max():.6g}")
+        else:  # the upper half of a float32
+            raw = self.mem.view(np.uint32)
+            rounded = ((raw + 0x7FFF + ((raw >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+        return self.with_mem(rounded, f"cast {dtype}")
+
+    def prune(self, kept: float) -> Self:
+        """Each vector's smallest numbers set to 0, so that the share ``kept`` of them, the largest, is left."""
+        if not 0 < kept <= 1:
+            raise VectorError(f"prune({kept}); expected the share to keep, above 0 and at most 1")
+        size = np.abs(self.mem)
+        least = np.sort(size, axis=1)[:, self.d - max(1, round(kept * self.d)), None]
+        return self.with_mem(np.where(size >= least, self.mem, np.float32(0)), f"prune to {kept}")
+
     def redacted(self) -> Self:
         """Without the text: token ids give way to their hash; text id, offsets and length stay, and so does the key."""
         if self.redaction:

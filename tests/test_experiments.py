@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from memlab import ModelError, Recipe, cram, decode
+from memlab.capacity import horizons
 from memlab.experiments import sink, speed, stored, study, work
-from memlab.experiments.horizon import Ladder, growing, horizon, horizons, pressed
+from memlab.experiments.horizon import Ladder, growing, horizon, pressed
 from memlab.experiments.speed import published, ratios
-from memlab.experiments.statistics import median_interval
 from memlab.texts import random_words
 from tests.conftest import random_passages
 
@@ -85,15 +85,6 @@ def test_growing_spends_what_it_was_given_and_counts_what_it_decodes(toy, store)
         np.testing.assert_array_equal(decoded[: row.exact_prefix], mem.token_ids[: row.exact_prefix])
         assert row.exact_prefix == 30 or decoded[row.exact_prefix] != mem.token_ids[row.exact_prefix]
     assert table.exact_prefix.max() > 2
-
-
-def test_median_interval_covers():
-    rng = np.random.default_rng(0)
-    hits = 0
-    for i in range(200):
-        _, low, high = median_interval(rng.normal(0, 1, 24), draws=500, seed=i)
-        hits += low <= 0 <= high
-    assert 0.88 <= hits / 200 <= 0.99
 
 
 def test_the_published_loop_and_ours_take_the_same_steps(toy):

@@ -113,6 +113,31 @@ def test_quantise_rounds_to_a_grid(bits):
         a.quantise(1)
 
 
+def test_cast_is_that_of_numpy_and_torch():
+    import torch
+
+    a = make(k=2, d=500)
+    np.testing.assert_array_equal(a.cast("float16").mem, a.mem.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(a.cast("bfloat16").mem, torch.tensor(a.mem).bfloat16().float().numpy())
+    with pytest.raises(VectorError, match="expected float16 or bfloat16"):
+        a.cast("float8")
+    with pytest.raises(VectorError, match="65504"):
+        a.with_mem(a.mem * 1e6, "larger").cast("float16")
+
+
+def test_prune_keeps_the_largest():
+    a = make(k=3, d=500)
+    for kept in (1, 0.5, 0.001):
+        left = a.prune(kept).mem
+        count = max(1, round(kept * 500))
+        assert (left != 0).sum(1).tolist() == [count] * 3
+        assert (left[left != 0] == a.mem[left != 0]).all()
+        dropped = np.where(left == 0, np.abs(a.mem), 0).max(1)
+        assert (dropped <= np.where(left != 0, np.abs(left), np.inf).min(1)).all()
+    with pytest.raises(VectorError, match="above 0"):
+        a.prune(0)
+
+
 def test_redaction_takes_the_text_out_and_keeps_the_name(tmp_path):
     mem = make(checks=(made(),))
     red = MemVector.load(mem.redacted().save(tmp_path / "r.safetensors"))

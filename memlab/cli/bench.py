@@ -174,9 +174,10 @@ def bench_horizon(
     """The longest prefix of each passage that is exact, and what it takes to go further."""
     import pandas as pd
 
-    from memlab.experiments.horizon import growing, horizon, horizons, pressed
-    from memlab.experiments.statistics import median_interval
+    from memlab.capacity import horizons
+    from memlab.experiments.horizon import growing, horizon, pressed
     from memlab.models import load
+    from memlab.statistics import median_interval
 
     grid = lengths.split(":")
     if len(grid) != 3 or not all(part.isdigit() and int(part) for part in grid):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from memlab.capacity import outcomes
 from memlab.models import FrozenLM
 from memlab.recipes import Recipe
 from memlab.runs import Job, Plan, run
@@ -71,7 +72,7 @@ def horizon(
     progress: bool = True,
     tell: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
-    """One row an attempt: text, tokens, seed, exact, token passes, loss. ``horizons`` makes one row a passage of it.
+    """One row an attempt: text, tokens, seed, exact, token passes, loss; ``capacity.horizons`` sums them up.
 
     All passages climb at once, so the bench stays full. A length has failed once ``attempts`` seeds have; the horizon
     is a certified lower end (the longest exact length of the grid), not the longest there may be.
@@ -146,7 +147,7 @@ def pressed(
     further: list[tuple[Text, str, Job]] = []
     for text in texts:
         tried = attempts[attempts.text_id == text.id]
-        reached, failed = _outcomes(tried)
+        reached, failed = outcomes(tried)
         reached = reached.sort_values("length")
         if not len(failed) or failed.length.min() > aim:
             continue
@@ -193,33 +194,3 @@ def attempt_row(text: Text, tokens: int, seed: int, mem: MemVector) -> dict[str,
         "recipe": mem.recipe.name,
         "key": mem.key,
     }
-
-
-def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
-    """One row a passage: horizon (tokens), attempts and token passes it took, loss left where it first failed.
-
-    The horizon is the longest prefix that one of the stored vectors decodes to, freely: also that of a longer text
-    that was not exact to its end.
-    """
-    rows = []
-    for (text_id, source), group in attempts.groupby(["text_id", "source"], sort=False):
-        exact, failed = _outcomes(group)
-        rows.append(
-            {
-                "text_id": text_id,
-                "source": source,
-                "horizon": int(group.exact_prefix.max()),
-                "longest_exact": int(exact.tokens.max()) if len(exact) else 0,
-                "failed_at": int(failed.length.min()) if len(failed) else None,
-                "attempts": len(group),
-                "token_passes": int(group.token_passes.sum()),
-                "bits_at_failure": float(failed.bits.min()) if len(failed) else None,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _outcomes(attempts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One passage's exact attempts, and those that failed at a length above all of them."""
-    exact = attempts[attempts.exact]
-    return exact, attempts[~attempts.exact & (attempts.length > (exact.length.max() if len(exact) else 0))]

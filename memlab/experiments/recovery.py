@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from memlab import decoding
-from memlab.experiments.statistics import share_interval
 from memlab.models import FrozenLM, PassageError
 from memlab.recipes import Recipe
 from memlab.runs import Plan, run
+from memlab.statistics import share_interval
 from memlab.store import Store, StoreError
 from memlab.texts import Text
 

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from memlab.experiments.statistics import share_interval
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.runs import Plan, run
+from memlab.statistics import share_interval
 from memlab.store import Store
 from memlab.texts import Text
 from memlab.vectors import MemVector

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from memlab.experiments.statistics import median_interval, share_interval
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.runs import Plan, run
+from memlab.statistics import median_interval, share_interval
 from memlab.store import Store
 from memlab.texts import load_texts
 from memlab.vectors import MemVector

@@ -1,0 +1,126 @@
+"""How many bits of a mem vector are needed: the coarsest form of each number that still decodes exactly.
+
+The paper (arXiv 2502.13063) counts 16 bits a number. Here each stored form is decoded freely, as *exact* means it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+
+from memlab import decoding
+from memlab.models import FrozenLM
+from memlab.objective import Batch, Row
+from memlab.vectors import MemVector, VectorError
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to store a vector."""
+
+    name: str
+    bits: float
+    """Bits a number."""
+    overhead: int
+    """Bits a vector besides: its scale, or which numbers are there."""
+    make: Callable[[MemVector], MemVector]
+
+
+def _rounded(bits: int) -> Form:
+    return Form(f"int{bits}", bits, 32, lambda mem: mem.quantise(bits))
+
+
+FORMS = (
+    Form("float32", 32, 0, lambda mem: mem),
+    Form("float16", 16, 0, lambda mem: mem.cast("float16")),
+    Form("bfloat16", 16, 0, lambda mem: mem.cast("bfloat16")),
+    *(_rounded(bits) for bits in (16, 12, 10, 9, 8, 7, 6, 5, 4, 3, 2)),
+)
+"""Floating point, and signed integers with one float32 scale a vector."""
+TIE = 0.01
+"""Logits by which rounding alone may turn a float32 argmax."""
+KEPT = (0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Shares of a vector's numbers kept, the largest, in ``pruning``."""
+
+
+def precision(
+    lm: FrozenLM, mems: Sequence[MemVector], *, forms: Sequence[Form] = FORMS, batch: int = 16
+) -> pd.DataFrame:
+    """One row a vector and form: is it still exact, its smallest margin (logits), and what it takes to store.
+
+    Free decoding and the pass over the true text agree up to the first token that is not argmax. So a form whose text
+    has such a token, by more than ``TIE``, does not decode; all others are asked by an exact check, at batch 1.
+    """
+    made: list[tuple[MemVector, Form, MemVector | None]] = []
+    for mem in mems:
+        for form in forms:
+            try:
+                made.append((mem, form, form.make(mem)))
+            except VectorError:  # numbers that the form has no place for
+                made.append((mem, form, None))
+    rows = []
+    for start in range(0, len(made), batch):
+        some = made[start : start + batch]
+        margins = iter(_margins(lm, [changed for *_, changed in some if changed]))
+        for mem, form, changed in some:
+            margin = next(margins) if changed else -np.inf
+            alone = decoding.check(lm, changed) if changed and margin > -TIE else None
+            rows.append(
+                {
+                    "key": mem.key,
+                    "text_id": mem.text.id,
+                    "tokens": mem.n,
+                    "k": mem.k,
+                    "form": form.name,
+                    "bits_a_number": form.bits,
+                    "stored_bits": mem.k * (mem.d * form.bits + form.overhead),
+                    "exact": bool(alone and alone.exact),
+                    "margin": alone.margin if alone else margin,
+                    "margin_float32": np.nan if mem.margin is None else mem.margin,
+                    "moved": _distance(changed, mem) if changed else np.nan,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def pruning(
+    lm: FrozenLM, mems: Sequence[MemVector], *, kept: Sequence[float] = KEPT, bits: int = 16, batch: int = 16
+) -> pd.DataFrame:
+    """``precision`` of vectors whose smallest numbers are set to 0; which ones are there costs one bit a number."""
+    forms = [
+        Form(
+            f"{share:.0%} of the numbers", share * bits, mems[0].d if mems else 0, partial(MemVector.prune, kept=share)
+        )
+        for share in kept
+    ]
+    return precision(lm, mems, forms=forms, batch=batch)
+
+
+def fewest_bits(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a vector: the form of the fewest stored bits that is exact, of those in ``precision``'s table.
+
+    Columns beside its key: ``tokens k form bits_a_number stored_bits bits_a_token margin_float32``. Rounding is no
+    ladder: a coarser form may decode where a finer one does not.
+    """
+    exact = table[table.exact].sort_values("stored_bits", kind="stable").groupby("key", sort=False).head(1)
+    columns = ["key", "text_id", "tokens", "k", "form", "bits_a_number", "stored_bits", "margin_float32"]
+    return exact[columns].assign(bits_a_token=exact.stored_bits / exact.tokens).reset_index(drop=True)
+
+
+def _margins(lm: FrozenLM, mems: Sequence[MemVector]) -> list[float]:
+    if not mems:
+        return []
+    for mem in mems:
+        decoding.require_weights(lm, mem)
+    rows = [Row(mem.token_ids, mem.prefix_ids.tolist(), mem.suffix_ids.tolist(), mem.k) for mem in mems]
+    scores, _ = Batch(lm, rows).scores([torch.tensor(mem.mem) for mem in mems], torch.float32)
+    return scores.margin.tolist()
+
+
+def _distance(changed: MemVector, mem: MemVector) -> float:
+    return float(np.linalg.norm(changed.mem - mem.mem) / np.linalg.norm(mem.mem))

@@ -1,0 +1,73 @@
+"""Estimates with 95 % intervals, shared by all that counts passages. Arrays and tables in, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        return " ".join([format(self.value, spec), f"[{format(self.low, spec)}, {format(self.high, spec)}]"])
+
+
+def median_interval(values: Sequence[float] | Any, *, draws: int = 10_000, seed: int = 0) -> Estimate:
+    """Median with its bootstrap interval over passages."""
+    array = np.asarray(values, float)
+    drawn = np.median(np.random.default_rng(seed).choice(array, (draws, len(array))), axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(float(np.median(array)), float(low), float(high))
+
+
+def share_interval(hits: int, of: int) -> tuple[float, float]:
+    """(low, high): Wilson interval of a share."""
+    low, high = binomtest(int(hits), of).proportion_ci(0.95, method="wilson")
+    return float(low), float(high)
+
+
+def bootstrap(
+    statistic: Callable[[pd.DataFrame], float],
+    table: pd.DataFrame,
+    *,
+    by: str = "text_id",
+    within: str | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """``statistic`` of a table with a percentile interval, all rows of a passage (column ``by``) drawn together.
+
+    With ``within`` passages are drawn inside each of that column's groups, so that every group stays as large as it is.
+    Draws for which the statistic is no finite number are left out; where that is more than one in twenty, so is the
+    interval (NaN).
+    """
+    rng = np.random.default_rng(seed)
+    strata = [
+        [np.flatnonzero(part) for part in _indicators(table[by].to_numpy(), np.flatnonzero(rows))]
+        for rows in (_indicators(table[within].to_numpy()) if within else [np.ones(len(table), bool)])
+    ]
+    drawn = []
+    for _ in range(draws):
+        rows = [passages[i] for passages in strata for i in rng.integers(0, len(passages), len(passages))]
+        drawn.append(statistic(table.iloc[np.concatenate(rows)]))
+    finite = np.array(drawn)[np.isfinite(drawn)]
+    low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) > 0.95 * draws else (np.nan, np.nan)
+    return Estimate(float(statistic(table)), float(low), float(high))
+
+
+def _indicators(labels: np.ndarray, among: np.ndarray | None = None) -> list[np.ndarray]:
+    """For each label a mask over all rows, restricted to the rows ``among``."""
+    allowed = np.ones(len(labels), bool)
+    if among is not None:
+        allowed[:] = False
+        allowed[among] = True
+    return [(labels == label) & allowed for label in dict.fromkeys(labels[allowed])]

@@ -1,0 +1,289 @@
+"""Measures of capacity against sums done by hand, published figures, and data made with known parameters."""
+
+import csv
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from memlab import capacity
+from memlab.statistics import Estimate, bootstrap, median_interval, share_interval
+from memlab.texts import data_folder
+
+
+def reference(name):
+    with open(data_folder() / "reference" / f"{name}.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# The paper's own table ---------------------------------------------------------------------------------------------
+
+
+def test_the_papers_utilisation_follows_from_its_token_gain():
+    printed = [row for row in reference("paper2025-capacity") if row["utilisation"]]
+    assert len(printed) == 28
+    for row in printed:
+        d, vocabulary = int(row["d"]), int(row["vocabulary"])
+        got = capacity.token_utilisation(float(row["token_gain"]), d, vocabulary, k=int(row["k"]))
+        assert got == pytest.approx(float(row["utilisation"]), abs=0.00051), row
+
+
+def test_theoretical_capacity_by_hand():
+    # 4096 numbers of 16 bits are 65,536 bits; a token of 128,256 is 16.969 bits.
+    assert capacity.theoretical_tokens(4096, 128256) == pytest.approx(65536 / (math.log(128256) / math.log(2)))
+    assert capacity.theoretical_tokens(4096, 128256) == pytest.approx(3862.2, abs=0.1)
+    assert capacity.theoretical_tokens(8, 256, bits=4, k=3) == pytest.approx(12)
+
+
+def test_nats_and_bits_of_the_papers_largest_model():
+    (row,) = [r for r in reference("paper2025-capacity") if r["model"] == "llama-3.1-8b" and r["texts"] == "pg19"]
+    bits = float(row["information_gain_nats"]) / math.log(2)
+    assert capacity.nats(bits) == pytest.approx(4865.7)
+    assert capacity.bits_per_dimension(bits, int(row["d"])) == pytest.approx(1.7138, abs=1e-3)
+
+
+def test_gains_are_summed_over_the_tokens_scored_in_both():
+    assert capacity.information_gain([np.nan, 8, 4], [3, 1, 0.5]) == pytest.approx(10.5)
+    with pytest.raises(ValueError, match="3 tokens without"):
+        capacity.information_gain([1, 2, 3], [1, 2])
+    assert capacity.token_gain(30, 12) == 18
+    assert capacity.compression_ratio(100, 576 * 32) == pytest.approx(800 / 18432)
+
+
+def test_pooled_estimators_by_hand():
+    """Two lengths hold on average, one run in them does not; all failing runs are pooled, of whatever length."""
+    runs = pd.DataFrame(
+        [
+            # length accuracy hits_with hits_without bits_with bits_without
+            (16, 1.00, 15, 5, 1.0, 60.0),
+            (16, 0.99, 15, 4, 2.0, 62.0),  # 0.99 counts as held and, in the pooled gains, as failing
+            (32, 1.00, 31, 9, 2.0, 130.0),
+            (32, 0.98, 30, 10, 8.0, 128.0),  # the mean at 32 is 0.99: held
+            (64, 0.90, 57, 21, 40.0, 250.0),
+            (64, 0.80, 50, 20, 60.0, 260.0),
+        ],
+        columns=["length", "accuracy", "hits_with", "hits_without", "bits_with", "bits_without"],
+    )
+    (row,) = capacity.paper_estimates(runs).to_dict("records")
+    assert row["max_tokens"] == 32
+    assert (row["runs"], row["failing"]) == (6, 4)
+    assert row["token_gain"] == pytest.approx((11 + 20 + 36 + 30) / 4)
+    # Deviations of 11, 20, 36, 30 from 24.25, squared, over 3.
+    assert row["token_gain_sd"] == pytest.approx(math.sqrt((13.25**2 + 4.25**2 + 11.75**2 + 5.75**2) / 3))
+    assert row["information_gain_bits"] == pytest.approx((60 + 120 + 210 + 200) / 4)
+    assert row["information_gain_nats"] == pytest.approx(147.5 * 0.6931471805599453)
+    both = pd.concat([runs.assign(texts="a"), runs[runs.length < 64].assign(texts="b", accuracy=0.5)])
+    first, second = capacity.paper_estimates(both).to_dict("records")
+    assert (first["texts"], first["max_tokens"]) == ("a", 32)
+    assert (second["texts"], second["max_tokens"], second["failing"]) == ("b", 0, 4)
+
+
+# Exact -------------------------------------------------------------------------------------------------------------
+
+
+def test_explain_says_why_99_percent_may_be_nothing():
+    n = 200
+    fed = np.ones(n, bool)
+    fed[0] = False
+    without = np.full(n, 4.0)
+    given = np.full(n, 0.01)
+    given[0] = 9.0
+    free = np.zeros(n, bool)
+    told = capacity.explain(without, given, np.zeros(n, bool), fed, free).set_index("measure")
+    assert told.loc["tokens scored", ["paper2025", "exact"]].tolist() == [199, 200]
+    assert told.loc["accuracy", "paper2025"] == 1
+    assert bool(told.loc["holds the passage", "paper2025"])
+    assert not told.loc["holds the passage", "exact"]
+    assert "token 1 of 200, which the published count leaves out" in told.loc["holds the passage", "why"]
+    assert told.loc["tokens gained", "exact"] == 0
+    assert told.loc["information gained, bits", "paper2025"] == pytest.approx(199 * 3.99)
+    assert told.loc["information gained, bits", "exact"] == pytest.approx(199 * 3.99 - 5)
+
+
+def test_explain_when_both_agree():
+    right = np.ones(10, bool)
+    told = capacity.explain(np.full(10, 2.0), np.zeros(10), ~right, right, right).set_index("measure")
+    assert bool(told.loc["holds the passage", "exact"])
+    assert told.loc["tokens gained", "exact"] == 10
+    assert "to the end" in told.loc["holds the passage", "why"]
+
+
+def test_exact_estimates_count_what_is_censored():
+    horizons = pd.DataFrame(
+        {
+            "texts": ["a"] * 3 + ["b"] * 2,
+            "horizon": [100, 120, 256, 60, 62],
+            "horizon_bits": [400.0, 410, 800, 500, 510],
+            "failed_at": [112, 128, None, 64, 64],
+        }
+    )
+    first, second = capacity.exact_estimates(horizons).to_dict("records")
+    assert first["tokens"].value == 120
+    assert (first["least"], first["most"], first["censored"]) == (100, 256, 1)
+    assert second["bits"].value == 505
+    assert second["censored"] == 0
+    assert format(second["tokens"], ".0f") == "61 [60, 62]"
+
+
+# Fits, on data made with known parameters -----------------------------------------------------------------------------
+
+
+def simulated(rng, c=450.0, passages=24, noise=15.0):
+    """Texts of 100 to 1,500 bits, of which a vector takes c away."""
+    bits = rng.uniform(100, 1500, passages)
+    left = np.maximum(0, bits - c + rng.normal(0, noise, passages))
+    return pd.DataFrame({"text_id": range(passages), "bits_without": bits, "bits_with": left})
+
+
+def test_saturation_is_the_least_squares_one():
+    runs = simulated(np.random.default_rng(1))
+    grid = np.arange(300, 600, 0.05)
+    cost = [((np.maximum(0, runs.bits_without - c) - runs.bits_with) ** 2).sum() for c in grid]
+    assert capacity.saturation(runs.bits_without, runs.bits_with) == pytest.approx(grid[np.argmin(cost)], abs=0.06)
+
+
+def test_saturation_recovers_what_the_data_were_made_with():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for i in range(100):
+        found = capacity.saturation_interval(simulated(rng), draws=300, seed=i)
+        assert found.value == pytest.approx(450, abs=25)
+        hits += found.low <= 450 <= found.high
+    assert 85 <= hits <= 99  # nominal 95; a percentile interval of 24 passages falls a little short
+
+
+def attempts(rng, half=140.0, slope=8.0, passages=24):
+    """Every passage at every length, exact with odds that fall as length to the power -slope."""
+    lengths = np.arange(64, 257, 16)
+    rows = [(p, n, rng.random() < 1 / (1 + (n / half) ** slope)) for p in range(passages) for n in lengths]
+    return pd.DataFrame(rows, columns=["text_id", "length", "exact"])
+
+
+def test_n50_recovers_where_half_come_back():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for i in range(40):
+        found = capacity.n50_interval(attempts(rng), draws=100, seed=i)
+        assert found.value == pytest.approx(140, rel=0.12)
+        hits += found.low <= 140 <= found.high
+    assert 33 <= hits <= 40
+
+
+def test_n50_where_there_is_nothing_to_fit():
+    assert np.isnan(capacity.n50([10, 20], [True, True]))
+    assert np.isnan(capacity.n50([10, 20, 30, 40], [False, False, True, True]))
+    # Without overlap, half way (on a logarithm) between the longest exact and the shortest failed.
+    assert capacity.n50([10, 20, 40, 80], [True, True, False, False]) == pytest.approx(math.sqrt(800), rel=0.01)
+
+
+def test_vectors_slope():
+    table = pd.DataFrame(
+        [(text, k, c * k**0.9) for text, c in (("a", 100.0), ("b", 300.0)) for k in (1, 2, 4)],
+        columns=["text_id", "k", "horizon"],
+    )
+    # A passage only measured at one k says nothing about the slope.
+    table = pd.concat([table, pd.DataFrame([("c", 8, 5.0)], columns=table.columns)])
+    assert capacity.vectors_slope(table) == pytest.approx(0.9)
+    assert np.isnan(capacity.vectors_slope(table[table.k == 1]))
+
+
+def test_windows_of_equal_information():
+    bits = np.random.default_rng(0).exponential(4, 500)
+    windows = capacity.equal_information(bits, 60)
+    assert windows[0][0] == 0
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(windows))
+    held = [bits[a:b].sum() for a, b in windows]
+    for (a, b), sum_ in zip(windows, held, strict=True):
+        # To the nearest token: neither one more nor one less would be closer.
+        assert abs(sum_ - 60) <= abs(bits[a : b - 1].sum() - 60) + 1e-9
+        assert abs(sum_ - 60) <= abs(bits[a : b + 1].sum() - 60) + 1e-9
+    assert bits[windows[-1][1] :].sum() < 60 + bits.max()
+    assert capacity.equal_information([np.nan, 1, 1], 1) == [(0, 2), (2, 3)]
+    assert capacity.equal_information([1, 1], 5) == []
+    with pytest.raises(ValueError, match="more than 0"):
+        capacity.equal_information([1, 1], 0)
+
+
+def test_tokens_held():
+    assert capacity.tokens_held([np.nan, 2, 3, 4], 5) == 3
+    assert capacity.tokens_held([2, 3, 4], 4.9) == 1
+    assert capacity.tokens_held([2, 3, 4], 100) == 3
+
+
+def kinds(rng, per_bits, passages=12):
+    """Horizons of three kinds of text that cost 3, 5 and 9 bits a token; ``per_bits``: the limit is one of bits."""
+    rows = []
+    for texts, cost in (("plain", 3.0), ("dense", 5.0), ("random", 9.0)):
+        for p in range(passages):
+            if per_bits:
+                bits = rng.normal(500, 40)
+                tokens = bits / cost
+            else:
+                tokens = rng.normal(100, 8)
+                bits = tokens * cost
+            rows.append((f"{texts}-{p}", texts, tokens, bits))
+    return pd.DataFrame(rows, columns=["text_id", "texts", "horizon", "horizon_bits"])
+
+
+@pytest.mark.parametrize("per_bits", [True, False])
+def test_information_not_length_tells_either_world(per_bits):
+    table = kinds(np.random.default_rng(0), per_bits)
+    told = capacity.information_not_length(table, draws=300).set_index("unit")
+    apart, one = ("tokens", "bits") if per_bits else ("bits", "tokens")
+    assert told.loc[apart, "p"] < 0.01
+    assert told.loc[one, "p"] > 0.05
+    # Means of log2(3), log2(5), log2(9) lie 0.79 octaves (standard deviation) apart.
+    assert told.loc[apart, "spread"] == pytest.approx(np.log2([3, 5, 9]).std(ddof=1), rel=0.1)
+    less = told.loc["tokens less bits"]
+    assert (less.low > 0) if per_bits else (less.high < 0)
+
+
+# Intervals -----------------------------------------------------------------------------------------------------------
+
+
+def test_bootstrap_keeps_a_passages_rows_together():
+    # Ten rows a passage, all alike: as many independent values as passages, so the interval is as wide as theirs.
+    values = np.random.default_rng(0).normal(0, 1, 20)
+    table = pd.DataFrame({"text_id": np.repeat(np.arange(20), 10), "x": np.repeat(values, 10)})
+    together = bootstrap(lambda t: t.x.mean(), table, draws=2000)
+    alone = bootstrap(lambda t: t.x.mean(), table.assign(text_id=range(200)), draws=2000)
+    error = values.std() / math.sqrt(20)
+    assert together.high - together.low == pytest.approx(2 * 1.96 * error, rel=0.12)
+    assert alone.high - alone.low < 0.5 * (together.high - together.low)
+
+
+def test_bootstrap_within_keeps_groups_their_size():
+    table = pd.DataFrame({"text_id": list("abcdef"), "texts": ["x"] * 4 + ["y"] * 2, "n": [1] * 6})
+    sizes = []
+    bootstrap(lambda t: sizes.append(tuple(t.texts.value_counts()[["x", "y"]])) or 0.0, table, within="texts", draws=20)
+    assert set(sizes) == {(4, 2)}
+
+
+def test_bootstrap_of_what_is_often_undefined_gives_no_interval():
+    table = pd.DataFrame({"text_id": range(3), "exact": [True, False, False], "length": [10, 20, 30]})
+    found = bootstrap(lambda t: capacity.n50(t.length, t.exact), table, draws=200)
+    assert np.isfinite(found.value)
+    assert np.isnan(found.low)
+    assert np.isnan(found.high)
+
+
+def test_share_interval_is_wilsons():
+    # By the formula: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n), p = 7/8, n = 8.
+    z, n, p = 1.959964, 8, 7 / 8
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = share_interval(7, 8)
+    assert low == pytest.approx((middle - half) / (1 + z * z / n), abs=1e-6)
+    assert high == pytest.approx((middle + half) / (1 + z * z / n), abs=1e-6)
+    assert share_interval(0, 5)[0] == 0
+
+
+def test_median_interval_covers():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for i in range(200):
+        _, low, high = median_interval(rng.normal(0, 1, 24), draws=500, seed=i)
+        hits += low <= 0 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+    assert format(Estimate(143.6, 120, 160), ".0f") == "144 [120, 160]"

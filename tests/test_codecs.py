@@ -1,0 +1,89 @@
+"""Coding and back, against entropies known by other means."""
+
+import bz2
+import contextlib
+import lzma
+import math
+import zlib
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memlab import codecs
+from memlab.codecs import CodecError, Coded
+
+
+def source(seed, count, vocabulary, sharpness=3.0):
+    """Symbols drawn from distributions that change at each place."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, sharpness, (count, vocabulary))
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return [int(rng.choice(vocabulary, p=p)) for p in shares], shares
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(2, 300), st.floats(0, 6))
+def test_what_is_coded_comes_back(seed, count, vocabulary, sharpness):
+    symbols, shares = source(seed, count, vocabulary, sharpness)
+    coded = codecs.encode(symbols, shares)
+    assert len(coded.data) == math.ceil(coded.bits / 8)
+    assert codecs.decode(coded, count, lambda so_far: shares[len(so_far)]) == symbols
+
+
+def test_the_length_is_the_cross_entropy():
+    excess = []
+    for seed in range(20):
+        symbols, shares = source(seed, 150, 5000)
+        coded = codecs.encode(symbols, shares)
+        ideal = -sum(math.log2(shares[i][s]) for i, s in enumerate(symbols))
+        assert codecs.ideal_bits(symbols, shares) == pytest.approx(ideal)
+        excess.append(coded.bits - ideal)
+        assert coded.bits < 1.01 * ideal
+    # No code is shorter on average; shares rounded to 24 bits and the last bit cost next to nothing.
+    assert -1 < np.mean(excess) < 2
+
+
+def test_what_was_certain_costs_nothing_and_what_was_impossible_little():
+    certain = np.zeros(1000)
+    certain[7] = 1
+    assert codecs.encode([7] * 200, [certain] * 200).bits <= 2
+    coded = codecs.encode([3], [certain])
+    assert 20 <= coded.bits <= 26  # one part in 2**24
+    assert codecs.decode(coded, 1, lambda _: certain) == [3]
+    assert codecs.encode([], []).bits == 0
+    assert codecs.decode(Coded(b"", 0), 0, lambda _: certain) == []
+
+
+def test_the_first_distribution_may_depend_on_what_came_before():
+    shares = np.array([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]])
+    symbols = [0, 0, 0, 1, 1, 1, 2, 2, 2, 0]
+    after = [np.full(3, 1 / 3), *(shares[s] for s in symbols[:-1])]
+    coded = codecs.encode(symbols, after)
+    got = codecs.decode(coded, len(symbols), lambda so_far: shares[so_far[-1]] if so_far else np.full(3, 1 / 3))
+    assert got == symbols
+
+
+def test_damaged_data_is_not_the_message():
+    symbols, shares = source(0, 50, 400)
+    coded = codecs.encode(symbols, shares)
+    flipped = Coded(bytes([coded.data[0] ^ 0x80]) + coded.data[1:], coded.bits)
+    with contextlib.suppress(CodecError):
+        assert codecs.decode(flipped, 50, lambda so_far: shares[len(so_far)]) != symbols
+    # Some data no coder could have made: what is then said is not the library's assertion.
+    with pytest.raises(CodecError, match="symbol 1 of 50 cannot be decoded"):
+        codecs.decode(Coded(b"\xff" * 40, 320), 50, lambda so_far: shares[len(so_far)])
+
+
+def test_general_codecs_are_those_of_the_libraries_without_their_headers():
+    text = "The ferry crossed, and the ferry crossed again; " * 40
+    raw = text.encode()
+    bits = codecs.general_bits(text)
+    assert bits["UTF-8"] == 8 * len(raw)
+    assert 0 < 8 * len(zlib.compress(raw, 9)) - bits["zlib"] == 8 * 6  # two bytes of header, four of checksum
+    assert bits["bz2"] == 8 * len(bz2.compress(raw))
+    assert bits["lzma"] < 8 * len(lzma.compress(raw))
+    assert bits["zstd"] <= 8 * len(zstandard.compress(raw, 22))
+    assert all(n < bits["UTF-8"] / 5 for name, n in bits.items() if name != "UTF-8")

@@ -1,0 +1,180 @@
+"""What tokens cost with and without a vector, against the model's own logits; stored forms; the model as a coder."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from memlab import Recipe, capacity, check, cram, decode, load
+from memlab.codecs import CodecError
+from memlab.experiments import coding, precision
+from memlab.experiments.gains import gains, token_scores
+from memlab.experiments.precision import Form, fewest_bits
+from memlab.texts import originals
+from memlab.vectors import MemVector
+from tests.conftest import random_passages
+
+
+def own_bits(lm, fed, ids, first):
+    """By the model's own forward: bits of ids[first:], and whether they are argmax."""
+    with torch.no_grad():
+        logits = lm.model(inputs_embeds=fed[None]).logits[0].double()
+    logits = logits[-len(ids) + first :] if first < len(ids) else logits[:0]
+    chosen = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids[first:])[:, None])[:, 0]
+    return (-chosen / np.log(2)).numpy(), (logits.argmax(-1).numpy() == ids[first:])
+
+
+@pytest.mark.parametrize("prefix", [(1,), ()])
+def test_gains_are_the_models_own_numbers(any_toy, prefix):
+    lm = any_toy
+    recipe = Recipe.default(budget=20, prefix=prefix, k=2)
+    mems = cram(lm, random_passages(lm, 2, 7), recipe, progress=False)
+    table = gains(lm, mems)
+    for mem, row in zip(mems, table.to_dict("records"), strict=True):
+        ids = mem.token_ids
+        before, text = lm.embed(list(prefix)), lm.embed(ids[:-1])
+        given, right = own_bits(lm, torch.cat([before, torch.tensor(mem.mem), text]), ids, 0)
+        np.testing.assert_allclose(row["token_bits_with"], given, atol=2e-4)
+        first = 0 if prefix else 1
+        without, hit = own_bits(lm, torch.cat([before, text]), ids, first)
+        np.testing.assert_allclose(row["token_bits_without"][first:], without, atol=2e-4)
+        assert np.isnan(row["token_bits_without"][:first]).all()
+        # Only what is scored in both counts.
+        assert row["scored"] == 7 - first
+        assert row["bits_with"] == pytest.approx(given[first:].sum(), abs=2e-3)
+        assert row["bits_without"] == pytest.approx(without.sum(), abs=2e-3)
+        assert (row["hits_with"], row["hits_without"]) == (right[first:].sum(), hit.sum())
+        assert row["accuracy"] == pytest.approx(right[first:].mean())
+
+
+def test_a_recipe_that_leaves_the_first_token_out_is_scored_without_it(toy):
+    (mem,) = cram(toy, random_passages(toy, 1, 6), Recipe.paper2025(budget=3), progress=False)
+    (row,) = gains(toy, [mem]).to_dict("records")
+    assert mem.recipe.first_scored == 2
+    assert row["scored"] == 5
+    assert row["bits_with"] == pytest.approx(row["token_bits_with"][1:].sum())
+
+
+def test_one_token_behind_nothing_is_not_scored(toy):
+    bits, right = token_scores(toy, np.array([3]), toy.embed([]))
+    assert np.isnan(bits).tolist() == [True]
+    assert right.tolist() == [False]
+
+
+def test_horizons_in_bits_are_those_of_the_prefix():
+    bits = np.array([5.0, 1, 2, 4, 8, 16])
+    attempts = pd.DataFrame(
+        {
+            "texts": "prose",
+            "k": 1,
+            "text_id": "a",
+            "source": "here",
+            "length": [4, 6],
+            "tokens": [4, 6],
+            "exact": [True, False],
+            "exact_prefix": [4, 5],
+            "token_passes": [10, 20],
+            "bits": [0.1, 0.4],
+            "token_bits_without": [bits[:4], bits],
+        }
+    )
+    (row,) = capacity.horizons(attempts).to_dict("records")
+    assert (row["texts"], row["k"], row["horizon"], row["longest_exact"], row["failed_at"]) == ("prose", 1, 5, 4, 6)
+    assert row["horizon_bits"] == 20
+    assert row["token_passes"] == 30
+
+
+# Stored forms ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def crammed(toy):
+    mems = cram(toy, random_passages(toy, 4, 4), Recipe.default(budget=60, k=2), progress=False)
+    assert sum(mem.exact for mem in mems) >= 3
+    return [mem for mem in mems if mem.exact]
+
+
+def test_precision_says_exact_of_what_decodes(toy, crammed):
+    table = precision.precision(toy, crammed, batch=5)
+    assert len(table) == len(crammed) * len(precision.FORMS)
+    assert table[table.form == "float32"].exact.all()
+    by_key = {mem.key: mem for mem in crammed}
+    for row in table.itertuples():
+        form = next(f for f in precision.FORMS if f.name == row.form)
+        changed = form.make(by_key[row.key])
+        assert row.exact == check(toy, changed).passed
+        assert row.exact == np.array_equal(decode(toy, [changed], batch=1)[0], changed.token_ids)
+        assert row.stored_bits == 2 * (toy.d * form.bits + form.overhead)
+    assert not table[table.form == "int2"].exact.all()
+    assert table[table.form == "int16"].moved.max() < table[table.form == "int4"].moved.min()
+
+
+def test_fewest_bits_takes_the_smallest_exact_form(toy, crammed):
+    table = precision.precision(toy, crammed)
+    best = fewest_bits(table)
+    assert sorted(best.key) == sorted({mem.key for mem in crammed})
+    for row in best.itertuples():
+        exact = table[(table.key == row.key) & table.exact]
+        assert row.stored_bits == exact.stored_bits.min()
+        assert row.bits_a_token == row.stored_bits / 4
+
+
+def test_a_form_without_room_for_the_numbers_is_not_exact(toy, crammed):
+    def refuse(mem: MemVector) -> MemVector:
+        return mem.with_mem(mem.mem * 1e30, "larger").cast("float16")
+
+    (row,) = precision.precision(toy, crammed[:1], forms=[Form("float16", 16, 0, refuse)]).to_dict("records")
+    assert not row["exact"]
+    assert row["margin"] == -np.inf
+
+
+def test_pruning(toy, crammed):
+    table = precision.pruning(toy, crammed, kept=(1.0, 0.02))
+    assert table[table.form == "100% of the numbers"].exact.all()
+    assert not table[table.form == "2% of the numbers"].exact.any()
+    assert set(table.stored_bits) == {2 * (toy.d * 16 + toy.d), 2 * (toy.d * 0.02 * 16 + toy.d)}
+
+
+# The model as a coder ----------------------------------------------------------------------------------------------
+
+
+def test_the_model_codes_its_passages_and_reads_them_back(any_toy):
+    lm = any_toy
+    for passage in random_passages(lm, 2, 40):
+        coded = coding.encode(lm, passage.ids)
+        np.testing.assert_array_equal(coding.decode(lm, coded, 40), passage.ids)
+        bits = lm.token_bits(passage.ids)
+        ideal = np.where(np.isnan(bits), np.log2(lm.vocabulary), bits).sum()
+        assert coded.bits == pytest.approx(ideal, rel=0.01, abs=2)
+
+
+def test_a_reader_is_read_once_in_order(toy):
+    reader = coding._Reader(toy)
+    reader([])
+    with pytest.raises(ValueError, match="in order"):
+        reader([1, 2])
+
+
+def test_the_wrong_model_does_not_read_it(toy):
+    other = load("toy:gemma3")
+    assert other.fingerprint != toy.fingerprint
+    ids = random_passages(toy, 1, 30)[0].ids
+    coded = coding.encode(toy, ids)
+    try:
+        got = coding.decode(other, coded, 30)
+    except CodecError:
+        return
+    assert not np.array_equal(got, ids)
+
+
+def test_the_table_holds_every_codec_and_counts_only_what_came_back():
+    lm = load("toy:llama")
+    passages = [lm.passage(text, 60) for text in originals()[:2]]
+    table = coding.coding(lm, passages)
+    assert len(table) == 2 * 6
+    arithmetic = table[table.codec == "arithmetic, toy:llama"]
+    assert arithmetic.round_trip.all()
+    np.testing.assert_allclose(arithmetic.bits, arithmetic.cross_entropy, rtol=0.01, atol=2)
+    utf8 = table[table.codec == "UTF-8"].set_index("text_id").bits
+    for passage in passages:
+        assert utf8[passage.span.id] == 8 * len(passage.string.encode())
