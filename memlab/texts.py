@@ -149,12 +149,15 @@ def pg19(count: int = 50, *, split: str = "validation") -> list[Text]:
     return hugging_face("emozilla/pg19", split=split, count=count)
 
 
-def load_texts(name: str, *, count: int | None = None, seed: int = 0) -> list[Text]:
-    """Texts by name: ``originals``, ``random``, ``classics``, ``pg19``, ``hf:DATASET``, or a file or folder."""
+def load_texts(name: str, *, count: int | None = None, seed: int = 0, words: int = 400) -> list[Text]:
+    """Texts by name: ``originals``, ``random``, ``classics``, ``pg19``, ``hf:DATASET``, or a file or folder.
+
+    ``seed`` and ``words`` (of each text) are for ``random``: more words leave the first ones as they were.
+    """
     if name == "originals":
         texts = list(originals())
     elif name == "random":
-        return random_words(count or 16, seed=seed)
+        return random_words(count or 16, words=words, seed=seed)
     elif name == "classics":
         texts = classics()
     elif name == "pg19":

@@ -15,6 +15,7 @@ import typer
 from memlab import __version__
 from memlab.checks import portability
 from memlab.cli.bench import bench_app
+from memlab.cli.capacity import capacity_command
 from memlab.cli.common import (
     NOT_EXACT,
     BinOption,
@@ -41,6 +42,7 @@ app = typer.Typer(
 store_app = typer.Typer(help="Look into a store of trained vectors.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
+app.command("capacity")(capacity_command)
 
 
 @app.callback(invoke_without_command=True)

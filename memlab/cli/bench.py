@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memlab.cli.common import ModelOption, StoreOption, recipe_of, told
+from memlab.cli.common import ModelOption, StoreOption, grid_of, recipe_of, told
 from memlab.store import Store
 from memlab.texts import load_texts
 
@@ -179,17 +179,12 @@ def bench_horizon(
     from memlab.models import load
     from memlab.statistics import median_interval
 
-    grid = lengths.split(":")
-    if len(grid) != 3 or not all(part.isdigit() and int(part) for part in grid):
-        raise typer.BadParameter(f"{lengths!r}; expected first:last:stride, such as 32:256:16", param_hint="--lengths")
-    low, high, stride = (int(part) for part in grid)
-    if first not in range(low, high + 1, stride):
-        raise typer.BadParameter(f"{first} is not on the grid {lengths}", param_hint="--first")
+    span = grid_of(lengths, first)
     lm, kept = load(model), Store(store)
     chosen = [text for name in texts or ["originals"] for text in load_texts(name, count=count)]
     wanted = recipe_of(recipe, budget=budget)
     table = horizon(
-        lm, chosen, kept, lengths=range(low, high + 1, stride), first=first, attempts=attempts,
+        lm, chosen, kept, lengths=span, first=first, attempts=attempts,
         recipe=wanted, progress=False, tell=typer.echo,
     )  # fmt: skip
     found = horizons(table)
@@ -202,7 +197,7 @@ def bench_horizon(
         _write(pd.concat(tables.values(), ignore_index=True), out)
     if beside:
         passes = dict(zip(found.text_id, found.token_passes, strict=True))
-        grown = growing(lm, chosen, kept, recipe_of(beside), passes, longest=high, progress=False)
+        grown = growing(lm, chosen, kept, recipe_of(beside), passes, longest=span[-1], progress=False)
         tables[beside] = grown.assign(way=beside)
         _write(pd.concat(tables.values(), ignore_index=True), out)
     typer.echo(repr(lm))

@@ -72,3 +72,25 @@ def recipe_of(name: str, **changes: Any) -> Recipe:
     if name.lstrip().startswith("{"):
         return Recipe.from_json(name, Recipe.default()).replace(**given)
     return Recipe.named(name, **given)
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Comma-separated whole numbers above 0."""
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) for part in parts):
+        raise typer.BadParameter(f"{text!r}; expected whole numbers above 0, such as 1,2,4", param_hint=option)
+    return [int(part) for part in parts]
+
+
+def grid_of(text: str, first: int) -> range:
+    """``first:last:stride`` as lengths, with the one that is tried first among them."""
+    parts = text.split(":")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
+        raise typer.BadParameter(
+            f"{text!r}; expected first:last:stride, such as 32:256:16", param_hint="--grid or --lengths"
+        )
+    low, high, stride = (int(part) for part in parts)
+    made = range(low, high + 1, stride)
+    if first not in made:
+        raise typer.BadParameter(f"{first} is not on the grid {text}", param_hint="--first")
+    return made

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from memlab.capacity import outcomes
-from memlab.models import FrozenLM
+from memlab.models import FrozenLM, PassageError
 from memlab.recipes import Recipe
 from memlab.runs import Job, Plan, run
 from memlab.store import Store
@@ -75,10 +75,12 @@ def horizon(
     """One row an attempt: text, tokens, seed, exact, token passes, loss; ``capacity.horizons`` sums them up.
 
     All passages climb at once, so the bench stays full. A length has failed once ``attempts`` seeds have; the horizon
-    is a certified lower end (the longest exact length of the grid), not the longest there may be.
+    is a certified lower end (the longest exact length of the grid), not the longest there may be. The grid of a text
+    that is shorter than it ends with the text.
     """
     recipe = recipe or Recipe.default()
-    ladders = {text.id: Ladder(lengths, list(lengths).index(first), attempts) for text in texts}
+    grids = {text.id: _within(lm, text, lengths, first, start) for text in texts}
+    ladders = {text.id: Ladder(grids[text.id], list(lengths).index(first), attempts) for text in texts}
     rows: list[dict[str, Any]] = []
     while climbing := [text for text in texts if not ladders[text.id].over]:
         jobs = []
@@ -96,6 +98,20 @@ def horizon(
         over = sum(ladder.over for ladder in ladders.values())
         tell(f"{len(rows)} attempts, {over} of {len(texts)} passages done")
     return pd.DataFrame(rows)
+
+
+def _within(lm: FrozenLM, text: Text, lengths: Sequence[int], first: int, start: int | str) -> list[int]:
+    """The lengths that the text, and the model's context, have room for; ``first`` they must."""
+    lm.passage(text, first, start=start)
+    within = [n for n in lengths if n <= first]
+    for n in lengths:
+        if n > first:
+            try:
+                lm.passage(text, n, start=start)
+            except PassageError:
+                break
+            within.append(n)
+    return within
 
 
 def growing(

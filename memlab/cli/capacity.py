@@ -1,0 +1,162 @@
+"""``memlab capacity``: how much fits, by both protocols, with intervals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memlab.cli.common import (
+    BinOption,
+    JsonOption,
+    ModelOption,
+    RevisionOption,
+    StoreOption,
+    grid_of,
+    numbers,
+    recipe_of,
+    told,
+)
+from memlab.store import Store
+from memlab.texts import load_texts
+
+PROTOCOLS = ("exact", "paper2025", "fixed")
+
+
+@told
+def capacity_command(
+    model: ModelOption = "smollm2-135m",
+    texts: Annotated[
+        list[str] | None,
+        typer.Option(help="originals, random, classics, pg19, hf:DATASET, or a path; several times [originals]"),
+    ] = None,
+    count: Annotated[str, typer.Option(help="passages of each kind; one number, or one for each k: 12,4,2")] = "12",
+    k: Annotated[str, typer.Option("-k", "--k", help="vectors before the text: 1,2,4")] = "1",
+    protocol: Annotated[
+        str, typer.Option(help="exact; paper2025; fixed (counted as paper2025, trained by --recipe); or several: a,b")
+    ] = "exact",
+    grid: Annotated[str, typer.Option(help="exact: lengths for one vector, first:last:stride, tokens")] = "32:256:16",
+    first: Annotated[int, typer.Option(help="exact: length tried first with one vector")] = 128,
+    attempts: Annotated[int, typer.Option(help="exact: seeds a length gets before it counts as failed")] = 2,
+    lengths: Annotated[str, typer.Option(help="paper2025, fixed: lengths, tokens")] = "16,32",
+    recipe: Annotated[str, typer.Option(help="exact, fixed: a recipe by name or as JSON")] = "default",
+    budget: Annotated[int | None, typer.Option(help="optimiser steps at most, each run")] = None,
+    start: Annotated[str, typer.Option(help="character to begin at, or paper: the second half, by sentence")] = "0",
+    revision: RevisionOption = None,
+    allow_bin: BinOption = False,
+    store: StoreOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="also write one row a run, as Parquet")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How much text the vectors hold: exact horizons in tokens and bits, and the published estimators."""
+    chosen = protocol.split(",")
+    if strange := [name for name in chosen if name not in PROTOCOLS]:
+        raise typer.BadParameter(f"{', '.join(strange)}; expected {' or '.join(PROTOCOLS)}", param_hint="--protocol")
+    ks = numbers(k, "--k")
+    counts = numbers(count, "--count")
+    counts = counts * len(ks) if len(counts) == 1 else counts
+    if len(counts) != len(ks):
+        raise typer.BadParameter(f"{count!r} for k = {k}; expected one number, or one for each k", param_hint="--count")
+    span = grid_of(grid, first)
+    begin: int | str = int(start) if start.isdigit() else start
+    if begin != "paper" and not isinstance(begin, int):
+        raise typer.BadParameter(f"{start!r}; expected a character's number, or paper", param_hint="--start")
+    wanted = recipe_of(recipe, budget=budget)
+    # Of files all are read, since the first ones may be too short for many vectors; random words are made as needed.
+    drawn = {"random", "pg19"}
+    by_kind = {
+        name: load_texts(
+            name,
+            count=max(counts) if name in drawn or name.startswith("hf:") else None,
+            words=max(400, max(ks) * span[-1]),
+        )
+        for name in texts or ["originals"]
+    }
+
+    import pandas as pd
+
+    from memlab.experiments import protocols
+    from memlab.models import load
+
+    lm, kept = load(model, revision=revision, allow_bin=allow_bin), Store(store)
+
+    def tell(line: str) -> None:
+        typer.echo(line, err=True)
+
+    common: dict[str, Any] = dict(ks=ks, counts=counts, start=begin, progress=False, tell=tell)
+    tables = []
+    if "exact" in chosen:
+        made = protocols.exact(lm, by_kind, kept, lengths=span, first=first, attempts=attempts, recipe=wanted, **common)
+        tables.append(made)
+    for name, way in (("paper2025", recipe_of("paper2025", budget=budget)), ("fixed", wanted)):
+        if name in chosen:
+            at = numbers(lengths, "--lengths")
+            tables.append(protocols.fixed_lengths(lm, by_kind, kept, recipe=way, protocol=name, lengths=at, **common))
+    runs = pd.concat(tables, ignore_index=True)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        runs.to_parquet(out, index=False)
+    told = summaries(runs, lm.d, lm.vocabulary)
+    if as_json:
+        typer.echo(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in told.items()}))
+        return
+    typer.echo(repr(lm))
+    for name, table in told.items():
+        typer.echo(f"\n{name}\n{table.to_string(index=False)}")
+
+
+def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
+    """The tables that the terminal shows of a table of runs, by title."""
+    import pandas as pd
+
+    from memlab import capacity
+
+    made: dict[str, Any] = {}
+    if not len(runs):
+        return made
+    exact = runs[runs.protocol == "exact"]
+    if len(exact):
+        reached = capacity.horizons(exact)
+        found = capacity.exact_estimates(reached)
+        found["utilisation"] = [
+            capacity.token_utilisation(e.value, d, vocabulary, k=k) for e, k in zip(found.tokens, found.k, strict=True)
+        ]
+        found["bits a dimension"] = [
+            capacity.bits_per_dimension(e.value, d, k=k) for e, k in zip(found.bits, found.k, strict=True)
+        ]
+        for column in ("tokens", "bits"):
+            found[column] = [format(e, ".0f") for e in found[column]]
+        made["exact horizon: median, 95 % bootstrap interval over passages"] = found.round(3)
+        rows = []
+        for (kind, k), group in exact.groupby(["texts", "k"], sort=False):
+            rows.append((
+                kind, k, format(capacity.n50_interval(group, draws=300), ".0f"),
+                format(capacity.n50_interval(group, "bits_without", draws=300), ".0f"),
+                format(capacity.saturation_interval(group), ".0f"),
+            ))  # fmt: skip
+        columns = ["texts", "k", "n50, tokens", "n50, bits", "C, bits"]
+        made["half come back at (n50); one vector takes C bits off a text"] = pd.DataFrame(rows, columns=columns)
+        one = reached[reached.k == reached.k.min()]
+        if one.texts.nunique() > 1:
+            made["do kinds of text agree in bits where in tokens they do not? (spread in octaves)"] = (
+                capacity.information_not_length(one).round(3)
+            )
+        if reached.k.nunique() > 1:
+            slopes = [
+                (kind, capacity.vectors_slope(g), capacity.vectors_slope(g, "horizon_bits"))
+                for kind, g in reached.groupby("texts", sort=False)
+            ]
+            made["horizon = c·k^a"] = pd.DataFrame(slopes, columns=["texts", "a, tokens", "a, bits"]).round(3)
+    for name in PROTOCOLS[1:]:
+        paper = runs[runs.protocol == name]
+        if not len(paper):
+            continue
+        found = capacity.paper_estimates(paper)
+        found["utilisation"] = [
+            capacity.token_utilisation(gain, d, vocabulary, k=k)
+            for gain, k in zip(found.token_gain, found.k, strict=True)
+        ]
+        made[f"{name}: largest length with mean accuracy >= 0.99; gains pooled over failing runs"] = found.round(3)
+    return made

@@ -1,0 +1,124 @@
+"""Both protocols from texts to tables, on a toy, through the command line."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from memlab import Recipe, Store, capacity, decode, load
+from memlab.cli import app
+from memlab.experiments import protocols
+from memlab.texts import Text, originals, random_words
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return load("toy:gemma3")
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMLAB_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    return lambda *args: CliRunner().invoke(app, ["capacity", "--model", "toy:gemma3", *map(str, args)])
+
+
+QUICK = ["--grid", "2:6:2", "--first", 4, "--attempts", 1, "--budget", 60, "--count", 2]
+
+
+def test_capacity_from_the_command_line(cli, tmp_path, lm):
+    out = tmp_path / "runs.parquet"
+    asked = [
+        *QUICK, "--texts", "originals", "--texts", "random", "--k", "2,4",
+        "--protocol", "exact,paper2025", "--lengths", "3", "--out", out,
+    ]  # fmt: skip
+    result = cli(*asked)
+    assert result.exit_code == 0, result.output
+    assert "exact horizon" in result.stdout
+    assert "do kinds of text agree in bits" in result.stdout
+    assert "horizon = c·k^a" in result.stdout
+    assert "paper2025: largest length" in result.stdout
+    runs = pd.read_parquet(out)
+    assert set(runs.protocol) == {"exact", "paper2025"}
+    assert set(runs.texts) == {"originals", "random"}
+    exact = runs[runs.protocol == "exact"]
+    assert set(exact[exact.k == 4].length) <= {8, 16, 24}
+    assert set(exact[exact.k == 2].length) <= {4, 8, 12}
+    # A horizon of the table is decoded from the stored bytes, here once more.
+    store = Store()
+    for row in capacity.horizons(exact).itertuples():
+        attempts = exact[(exact.text_id == row.text_id) & (exact.k == row.k)]
+        best = store.get(attempts.loc[attempts.exact_prefix.idxmax(), "key"])
+        got = decode(lm, [best], batch=1)[0]
+        np.testing.assert_array_equal(got[: row.horizon], best.token_ids[: row.horizon])
+    # Again, from the store: the same table.
+    before = sorted(store.keys())
+    again = cli(*asked[:-1], tmp_path / "again.parquet")
+    assert again.stdout == result.stdout
+    assert sorted(store.keys()) == before
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again.parquet"), runs)
+
+
+def test_json_holds_the_same_tables(cli):
+    result = cli(*QUICK, "--texts", "random", "--k", 4, "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    (horizon,) = next(rows for title, rows in told.items() if title.startswith("exact horizon"))
+    assert (horizon["texts"], horizon["k"], horizon["passages"]) == ("random", 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["--protocol", "guess"], "guess"),
+        (["--k", "0"], "above 0"),
+        (["--k", "1,2", "--count", "1,2,3"], "one for each k"),
+        (["--first", "5"], "not on the grid"),
+        (["--grid", "2-6"], "first:last:stride"),
+        (["--start", "middle"], "or paper"),
+    ],
+)
+def test_what_cannot_be_asked(cli, asked, told):
+    result = cli(*QUICK, *asked)
+    assert result.exit_code == 2
+    assert told in " ".join(re.sub("[│╭╮╰╯─]", " ", result.output).split())
+
+
+def test_a_text_that_is_too_short_is_said_and_the_grid_ends_with_the_text(lm, tmp_path):
+    texts = {"here": [Text("short", "ab"), Text("middle", "a bc d"), Text("long", "a bc def ghi jkl mno pqr")]}
+    told = []
+    runs = protocols.exact(
+        lm, texts, Store(tmp_path), ks=(4,), lengths=(1, 4), first=1, attempts=1,
+        recipe=Recipe.default(budget=80), progress=False, tell=told.append,
+    )  # fmt: skip
+    assert "2 of 3 texts have the 4 tokens" in told[0]
+    assert set(runs.text_id) == {"middle", "long"}
+    assert runs[runs.text_id == "middle"].length.max() == 4
+    assert runs[runs.text_id == "long"].length.max() == 16
+
+
+def test_fixed_lengths_count_as_the_paper_counts(lm, tmp_path):
+    texts = {"originals": originals()[:2]}
+    recipe = Recipe.paper2025(budget=2)
+    runs = protocols.fixed_lengths(
+        lm, texts, Store(tmp_path), recipe=recipe, protocol="paper2025", ks=(1,), lengths=(4, 6), progress=False
+    )
+    assert runs.groupby("length").size().to_dict() == {4: 2, 6: 2}
+    assert (runs.scored == runs.length - 1).all()  # the first token is never scored
+    (row,) = capacity.paper_estimates(runs).to_dict("records")
+    assert (row["texts"], row["k"], row["runs"]) == ("originals", 1, 4)
+    failing = runs[runs.accuracy <= 0.99]
+    assert len(failing) == row["failing"] > 0
+    assert row["token_gain"] == pytest.approx((failing.hits_with - failing.hits_without).mean())
+
+
+def test_nothing_long_enough_gives_an_empty_table(lm, tmp_path):
+    runs = protocols.exact(lm, {"here": [Text("a", "ab")]}, Store(tmp_path), first=128, progress=False)
+    assert not len(runs)
+
+
+def test_more_random_words_leave_the_first_ones():
+    assert random_words(2, words=800)[1].string.startswith(random_words(2, words=400)[1].string)
