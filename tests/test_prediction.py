@@ -1,0 +1,93 @@
+"""The predictor on worlds made with known rules: one where bits decide, one where length does, one in between."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from memlab import prediction
+
+
+def world(rng, *, budget=500.0, constant=0.0, noise=0.05, passages=36, ks=(1,), slope=1.0):
+    """Passages of three densities; a horizon is where its own budget is spent, and budgets scatter by ``noise``."""
+    rows = []
+    for i in range(passages):
+        k = ks[i // 3 % len(ks)]
+        mean = (2.5, 5.0, 10.0)[i % 3]
+        bits = rng.exponential(mean, 3000)
+        own = budget * k**slope * np.exp(rng.normal(0, noise))
+        horizon = int(np.searchsorted(np.cumsum(bits + constant), own))
+        rows.append((f"p{i}", f"kind{i % 3}", k, horizon, bits[: 2 * horizon]))
+    return pd.DataFrame(rows, columns=["text_id", "texts", "k", "horizon", "token_bits"])
+
+
+def fitted(table):
+    return prediction.fit(table.token_bits.tolist(), table.horizon.tolist(), table.k.tolist())
+
+
+@pytest.mark.parametrize("constant", [0.0, 4.0])
+def test_the_fit_finds_what_the_world_was_made_with(constant):
+    found = fitted(world(np.random.default_rng(0), constant=constant, budget=600))
+    assert found.constant == pytest.approx(constant, abs=1)
+    assert found.budget == pytest.approx(600, rel=0.05 if constant == 0 else 0.25)
+
+
+def test_where_length_alone_decides_the_constant_is_large():
+    found = fitted(world(np.random.default_rng(0), constant=1000, budget=130_000))
+    assert found.constant == max(prediction.CONSTANTS)
+
+
+def test_held_out_passages_are_predicted_better_than_by_the_mean():
+    table = world(np.random.default_rng(1))
+    told = prediction.report(prediction.held_out(table))
+    assert told["passages"] == 36
+    assert told["median_error"] < 0.25 * told["baseline_median_error"]
+
+
+def test_a_kind_never_seen_is_predicted_where_bits_decide():
+    told = prediction.report(prediction.held_out(world(np.random.default_rng(1)), by="texts"))
+    assert told["median_error"] < 0.25 * told["baseline_median_error"]
+
+
+def test_intervals_cover_as_they_say():
+    inside = [
+        prediction.report(prediction.held_out(world(np.random.default_rng(i), noise=0.2, passages=30)))["inside"]
+        for i in range(12)
+    ]
+    assert 0.85 <= np.mean(inside) <= 0.99
+
+
+def test_what_has_nothing_to_do_with_bits_is_not_predicted():
+    """The negative control: horizons shuffled among passages."""
+    rng = np.random.default_rng(0)
+    table = world(rng)
+    table["horizon"] = rng.permutation(np.minimum(table.horizon, table.token_bits.map(len).min()))
+    told = prediction.report(prediction.held_out(table))
+    assert told["median_error"] > 0.6 * told["baseline_median_error"]
+
+
+def test_more_vectors():
+    table = world(np.random.default_rng(0), ks=(1, 2, 4), slope=0.9, passages=45, noise=0.02)
+    found = fitted(table)
+    assert found.slope == pytest.approx(0.9, abs=0.05)
+    text = np.full(2000, 5.0)
+    assert found.horizon(text, 4).value == pytest.approx(500 * 4**0.9 / 5, rel=0.08)
+    # 10,000 bits at 500 * k^0.9: k = 20^(1/0.9) = 27.9
+    assert found.vectors_needed(text) == pytest.approx(28, abs=3)
+    assert found.vectors_needed(text, sure=0.95) >= found.vectors_needed(text)
+    assert found.vectors_needed(text[:3]) == 1
+
+
+def test_a_text_is_never_longer_than_it_is():
+    found = fitted(world(np.random.default_rng(0)))
+    assert tuple(found.horizon(np.full(20, 2.0))) == (20, 20, 20)
+    estimate = found.horizon(np.full(2000, 2.0))
+    assert estimate.low < estimate.value < estimate.high
+    narrower = found.horizon(np.full(2000, 2.0), level=0.5)
+    assert estimate.low < narrower.low < narrower.high < estimate.high
+
+
+def test_what_cannot_be_fitted_is_said():
+    with pytest.raises(ValueError, match="at least 3"):
+        prediction.fit([[1.0, 2]], [1])
+    with pytest.raises(ValueError, match="horizon of 5"):
+        prediction.fit([[1.0, 2]] * 3, [1, 2, 5])
