@@ -220,3 +220,17 @@ def test_a_store_is_listed_without_torch(tmp_path):
     env = os.environ | {"MEMLAB_STORE": str(tmp_path)}
     out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "False"
+
+
+def test_bench_precision_and_codecs(cli, crammed, tmp_path):
+    result = cli("bench", "precision", *TOY, "--out", tmp_path / "precision.parquet")
+    assert result.exit_code == 0, result.output
+    assert "1 exact vectors" in result.stdout
+    assert "float16" in result.stdout
+    assert (tmp_path / "precision.parquet").exists()
+    empty = cli("bench", "precision", "--store", tmp_path / "nothing", *TOY)
+    assert empty.exit_code == 1
+    assert "has no exact vectors of toy:gemma3" in empty.stderr
+    result = cli("bench", "codecs", *TOY, "--count", 2, "-n", 20, "--out", tmp_path / "codecs.parquet")
+    assert result.exit_code == 0, result.output
+    assert "4 of 4 came back" in result.stdout

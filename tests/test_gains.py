@@ -119,6 +119,32 @@ def test_fewest_bits_takes_the_smallest_exact_form(toy, crammed):
         assert row.bits_a_token == row.stored_bits / 4
 
 
+def test_the_margin_is_held_against_what_rounding_bears():
+    """Four vectors, exact down to 4, 5, 6 and 8 bits."""
+    rows = [
+        dict(key=f"v{i}", text_id="t", tokens=8, k=1, form=f"int{bits}", bits_a_number=bits, stored_bits=bits * 10,
+             exact=bits >= least, margin_float32=margin)
+        for i, (least, margin) in enumerate([(4, 9.0), (5, 5.0), (6, 2.0), (8, 0.1)])
+        for bits in (4, 5, 6, 7, 8)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    assert fewest_bits(table).bits_a_number.tolist() == [4, 5, 6, 8]
+    assert precision.predicted_by_margin(table) == pytest.approx(-1)
+    # Ranks 4 3 2 1 against 1 2 4 3: rho = 1 - 6 * (9 + 1 + 4 + 4) / 60 = -0.8
+    table.loc[table.key == "v2", "margin_float32"] = 0.05
+    assert precision.predicted_by_margin(table) == pytest.approx(-0.8)
+
+
+def test_exact_vectors_of_a_store(toy, crammed, store):
+    other = load("toy:gemma3")
+    (stranger,) = cram(other, random_passages(other, 1, 3), Recipe.default(budget=1), progress=False)
+    for mem in [*crammed, stranger]:
+        store.put(mem)
+    keys = sorted(mem.key for mem in crammed)
+    assert [mem.key for mem in precision.exact_vectors(store, toy, 50)] == keys
+    assert [mem.key for mem in precision.exact_vectors(store, toy, 2)] == keys[:2]
+
+
 def test_a_form_without_room_for_the_numbers_is_not_exact(toy, crammed):
     def refuse(mem: MemVector) -> MemVector:
         return mem.with_mem(mem.mem * 1e30, "larger").cast("float16")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from memlab.cli.common import ModelOption, StoreOption, grid_of, recipe_of, told
-from memlab.store import Store
+from memlab.store import Store, StoreError
 from memlab.texts import load_texts
 
 bench_app = typer.Typer(
@@ -209,6 +209,71 @@ def bench_horizon(
             typer.echo(f"median horizon {middle:g} tokens, 95 % [{below:g}, {above:g}], {len(reached)} passages")
         else:
             typer.echo(f"{way}: {rows.exact.sum()} of {len(rows)} exact, {rows.bits.median():.4f} bits a token left")
+
+
+@bench_app.command("precision")
+@told
+def bench_precision(
+    store: StoreOption = None,
+    count: Annotated[int, typer.Option(help="exact vectors at most, the same ones each time")] = 50,
+    model: ModelOption = "smollm2-135m",
+    out: OutOption = None,
+) -> None:
+    """The coarsest form of stored vectors that still decodes exactly: float16, bfloat16, integers, fewer numbers."""
+    import pandas as pd
+
+    from memlab.experiments.precision import exact_vectors, fewest_bits, precision, predicted_by_margin, pruning
+    from memlab.models import load
+
+    lm, kept = load(model), Store(store)
+    mems = exact_vectors(kept, lm, count)
+    if not mems:
+        raise StoreError(f"{kept.path} has no exact vectors of {lm.name}; make some with memlab cram")
+    rounded, pruned = precision(lm, mems), pruning(lm, mems)
+    table = pd.concat([rounded, pruned], ignore_index=True)
+    _write(table, out)
+    typer.echo(f"{lm!r}\n{len(mems)} exact vectors of {kept.path}")
+    shares = table.groupby(["form", "bits_a_number"], sort=False).exact.agg(["sum", "size"]).reset_index()
+    typer.echo(shares.rename(columns={"sum": "exact", "size": "of"}).to_string(index=False))
+    best = fewest_bits(rounded)
+    typer.echo(
+        f"fewest bits a number: median {best.bits_a_number.median():g}, from {best.bits_a_number.min():g} to "
+        f"{best.bits_a_number.max():g}; stored bits a token: median {best.bits_a_token.median():.0f}"
+    )
+    typer.echo(f"against the float32 margin: rank correlation {predicted_by_margin(rounded):.2f}")
+
+
+@bench_app.command("codecs")
+@told
+def bench_codecs(
+    texts: Annotated[list[str] | None, typer.Option(help="several times [default: originals, random]")] = None,
+    count: Annotated[int, typer.Option(help="passages of each")] = 12,
+    tokens: Annotated[int, typer.Option("--tokens", "-n")] = 128,
+    model: ModelOption = "smollm2-135m",
+    out: OutOption = None,
+) -> None:
+    """The same passages through zlib, bz2, lzma, zstd, and arithmetic coding with the frozen model, decoded again."""
+    import pandas as pd
+
+    from memlab.experiments.coding import coding
+    from memlab.models import load
+
+    lm = load(model)
+    chosen = {name: load_texts(name, count=count) for name in texts or ["originals", "random"]}
+    tables = [coding(lm, [lm.passage(t, tokens) for t in some]).assign(texts=name) for name, some in chosen.items()]
+    table = pd.concat(tables, ignore_index=True)
+    _write(table, out)
+    plain = table[table.codec == "UTF-8"].set_index(["texts", "text_id"]).bits
+    ratio = plain.reindex(pd.MultiIndex.from_frame(table[["texts", "text_id"]])).to_numpy() / table.bits
+    table = table.assign(bits_a_token=table.bits / table.tokens, ratio=ratio)
+    shown = table.groupby(["texts", "codec"], sort=False)[["bits", "bits_a_token", "ratio"]].mean().round(2)
+    coded = table[table.round_trip.notna()]
+    typer.echo(f"{lm!r}\n{count} passages each, first {tokens} tokens; ratio: size of the UTF-8 over it, means")
+    typer.echo(shown.reset_index().to_string(index=False))
+    typer.echo(
+        f"arithmetic coding: {int(coded.round_trip.sum())} of {len(coded)} came back, at most "
+        f"{((coded.bits - coded.cross_entropy) / coded.cross_entropy).abs().max():.2%} from the cross-entropy"
+    )
 
 
 def _shape(text: str) -> tuple[int, int]:

@@ -12,10 +12,12 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import spearmanr
 
 from memlab import decoding
 from memlab.models import FrozenLM
 from memlab.objective import Batch, Row
+from memlab.store import Store
 from memlab.vectors import MemVector, VectorError
 
 
@@ -46,6 +48,19 @@ TIE = 0.01
 """Logits by which rounding alone may turn a float32 argmax."""
 KEPT = (0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Shares of a vector's numbers kept, the largest, in ``pruning``."""
+
+
+def exact_vectors(store: Store, lm: FrozenLM, count: int) -> list[MemVector]:
+    """Up to ``count`` exact vectors of this model, by key: a choice that looks at nothing else, the same each time."""
+    table = store.table()
+    found: list[MemVector] = []
+    for key in sorted(table.key[table.exact & (table.model == lm.name)]):
+        if len(found) == count:
+            break
+        mem = store.get(key)
+        if mem.fingerprint == lm.fingerprint and not mem.redaction:
+            found.append(mem)
+    return found
 
 
 def precision(
@@ -110,6 +125,15 @@ def fewest_bits(table: pd.DataFrame) -> pd.DataFrame:
     exact = table[table.exact].sort_values("stored_bits", kind="stable").groupby("key", sort=False).head(1)
     columns = ["key", "text_id", "tokens", "k", "form", "bits_a_number", "stored_bits", "margin_float32"]
     return exact[columns].assign(bits_a_token=exact.stored_bits / exact.tokens).reset_index(drop=True)
+
+
+def predicted_by_margin(table: pd.DataFrame) -> float:
+    """Spearman rank correlation, over vectors, of the float32 margin with the fewest stored bits a number.
+
+    A wide margin should bear coarse rounding: -1 would be a perfect prediction, 0 none.
+    """
+    best = fewest_bits(table)
+    return float(spearmanr(best.margin_float32, best.bits_a_number).statistic)
 
 
 def _margins(lm: FrozenLM, mems: Sequence[MemVector]) -> list[float]:
