@@ -3,13 +3,14 @@
 import json
 import threading
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from memlab import StoreError, charts, load
-from memlab.experiments import study
-from memlab.panels import OWN, cram_panel, marked, readout, setup, study_panel
-from memlab.texts import originals
+from memlab import Recipe, Store, StoreError, capacity, charts, load, prediction
+from memlab.experiments import protocols, study
+from memlab.panels import OWN, capacity_panel, cram_panel, information_panel, marked, readout, setup, study_panel
+from memlab.texts import originals, random_words
 
 
 @pytest.fixture
@@ -177,3 +178,72 @@ def test_study_panel_says_which_settings_are_gone(study_table):
     assert panel.start.disabled
     assert "taken out" in panel.status.value
     assert "a stride" in panel.ranked.value
+
+
+@pytest.fixture
+def capacity_runs(store):
+    lm = load("toy:gemma3")
+    texts = {"originals": originals()[:2], "random": random_words(1)}
+    runs = protocols.exact(
+        lm, texts, store, ks=(4,), lengths=(1, 2, 10), first=2, attempts=1, recipe=Recipe.default(budget=80),
+        progress=False,
+    )  # fmt: skip
+    return lm, runs
+
+
+def test_capacity_panel_decodes_and_explains_what_is_stored(capacity_runs, store):
+    lm, runs = capacity_runs
+    panel = capacity_panel(lm, runs, store)
+    assert panel.kind.options == ("originals", "random")
+    before = panel.chart.value
+    panel.text.value = panel.text.options[1]
+    assert panel.chart.value != before
+    for label, key in panel.run.options:
+        panel.run.value = key
+        panel.start.click()
+        mem = panel.wait(60)
+        assert mem.key == key
+        assert ("not exact" not in label) == mem.exact
+        assert "as stored" in panel.status.value
+        assert "NOT" not in panel.status.value
+        assert "tokens scored" in panel.told.value
+        assert ("memlab-wrong" in panel.decoded.value) == (not mem.exact)
+    panel.kind.value = "random"
+    assert panel.text.options == ("random-0-000",)
+    assert panel.told.value == ""  # what was told of another run is gone
+
+
+def test_capacity_panel_says_what_it_has_no_vector_of(capacity_runs, tmp_path):
+    lm, runs = capacity_runs
+    panel = capacity_panel(lm, runs, Store(tmp_path / "empty"))
+    assert panel.start.disabled
+    assert "not in empty" in panel.status.value
+
+
+def test_information_panel_reads_a_text_and_predicts():
+    lm = load("toy:gemma3")
+    rng = np.random.default_rng(0)
+    bits = [rng.exponential(6, 100) for _ in range(6)]
+    predictor = prediction.fit(bits, [20, 25, 30, 22, 27, 24])
+    panel = information_panel(lm, predictor)
+    panel.source.value = OWN
+    panel.words.value = "The <b>salt</b>\nferry left Quell at first light"
+    panel.start.click()
+    panel.wait(60)
+    assert "Done" in panel.status.value, panel.status.value
+    assert "&lt;" in panel.shown.value
+    assert "<b>" not in panel.shown.value
+    total = float(np.nansum(panel.bits))
+    for width in (50, 20):
+        panel.window.value = width
+        windows = panel.shown.value.count("memlab-window")
+        assert windows == len(capacity.equal_information(panel.bits, width)) > 0
+        assert windows == pytest.approx(total / width, abs=1.5)
+    assert f"<b>{predictor.vectors_needed(panel.bits)}</b> vector" in panel.told.value
+    panel.words.value = "x" * 5000
+    panel.start.click()
+    panel.wait(60)
+    assert "longer than toy:gemma3" in panel.status.value
+    assert panel.shown.value == ""
+    panel.window.value = 60  # nothing was read: nothing is drawn
+    assert panel.shown.value == ""

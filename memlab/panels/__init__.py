@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from memlab import charts
 from memlab.models import FrozenLM, load
+from memlab.panels.capacity import CapacityPanel, InformationPanel, capacity_panel, information_panel
 from memlab.panels.cramming import OWN, CramPanel, cram_panel, marked, readout
 from memlab.panels.study import StudyPanel, study_panel
 from memlab.store import Store
 
-__all__ = ["OWN", "CramPanel", "StudyPanel", "cram_panel", "marked", "readout", "setup", "study_panel"]
+__all__ = [
+    "OWN",
+    "CapacityPanel",
+    "CramPanel",
+    "InformationPanel",
+    "StudyPanel",
+    "capacity_panel",
+    "cram_panel",
+    "information_panel",
+    "marked",
+    "readout",
+    "setup",
+    "study_panel",
+]
 
 
 def setup(model: str = "smollm2-135m", store: Store | None = None) -> tuple[FrozenLM, Store]:

@@ -9,6 +9,7 @@ import base64
 import html
 import threading
 import time
+from typing import Any
 
 import ipywidgets as w
 import pandas as pd
@@ -144,6 +145,24 @@ def say(message: str, *, wrong: bool = False) -> str:
     """A status line; red if something is wrong."""
     style = "color:#D55E00;font-weight:600" if wrong else TEXT
     return f'<span role="status" class="memlab-status" style="{style};margin-left:8px">{html.escape(message)}</span>'
+
+
+def plain_table(table: pd.DataFrame) -> str:
+    """HTML of a table of strings in the page's own colours, close-set: the buttons below it should stay in sight."""
+    text: str = table.to_html(index=False, border=0, classes="memlab-table")
+    style = "<style>.memlab-table td, .memlab-table th {padding: 0 14px 0 0 !important; line-height: 1.4}</style>"
+    colour = "color:var(--jp-content-font-color1,inherit)"
+    return f'{style}<div style="{colour};overflow-x:auto;max-width:100%">{text}</div>'
+
+
+def token_pieces(lm: FrozenLM, ids: Any) -> list[str]:
+    """What each token adds to the text: a character of several tokens appears with its last one."""
+    pieces, written = [], ""
+    for i, got in enumerate(ids):
+        grown = lm.decode_ids(ids[: i + 1])
+        pieces.append(grown[len(written) :] if grown.startswith(written) else lm.decode_ids([got]))
+        written = grown
+    return pieces
 
 
 def links(name: str, csv: str, svg: str) -> str:

@@ -9,7 +9,7 @@ import ipywidgets as w
 
 from memlab.decoding import EXACT, decode
 from memlab.models import FrozenLM
-from memlab.panels.base import TEXT, LivePanel, links, number
+from memlab.panels.base import TEXT, LivePanel, links, number, token_pieces
 from memlab.recipes import Recipe
 from memlab.store import Store
 from memlab.texts import Text, originals
@@ -30,12 +30,8 @@ def cram_panel(lm: FrozenLM, store: Store | None = None) -> CramPanel:
 
 def marked(lm: FrozenLM, ids: Any, truth: Any) -> str:
     """HTML of decoded ids, tokens that differ from the truth marked; the pointer shows what should stand there."""
-    pieces, written = [], ""
-    for i, (got, wanted) in enumerate(zip(ids, truth, strict=True)):
-        # What this token adds: a character of several tokens appears with its last one.
-        grown = lm.decode_ids(ids[: i + 1])
-        piece = grown[len(written) :] if grown.startswith(written) else lm.decode_ids([got])
-        written = grown
+    pieces = []
+    for i, (piece, got, wanted) in enumerate(zip(token_pieces(lm, ids), ids, truth, strict=True)):
         shown = html.escape(piece).replace("\n", "&#8629;<br>")
         if got == wanted:
             pieces.append(shown)

@@ -11,7 +11,7 @@ from memlab import charts
 from memlab.decoding import decode
 from memlab.experiments.study import progress_curves, ranking
 from memlab.models import FrozenLM
-from memlab.panels.base import LivePanel, links, say
+from memlab.panels.base import LivePanel, links, plain_table, say
 from memlab.panels.cramming import readout_html
 from memlab.recipes import Recipe, RecipeError
 from memlab.store import Store
@@ -98,10 +98,6 @@ class StudyPanel(LivePanel):
 
 
 def _html(table: pd.DataFrame) -> str:
-    """A plain table in the page's own colours, close-set: the buttons below it should stay in sight."""
     forms = {"median_steps": "{:.0f}", "passes_per_exact": "{:,.0f}", "bits": "{:.2f}"}
     shown = pd.DataFrame({label: table[c].map(forms.get(c, "{}").format) for c, label in _COLUMNS.items()})
-    text: str = shown.replace("inf", "–").to_html(index=False, border=0, classes="memlab-table")
-    style = "<style>.memlab-table td, .memlab-table th {padding: 0 14px 0 0 !important; line-height: 1.4}</style>"
-    colour = "color:var(--jp-content-font-color1,inherit)"
-    return f'{style}<div style="{colour};overflow-x:auto;max-width:100%">{text}</div>'
+    return plain_table(shown.replace("inf", "–"))

@@ -1,0 +1,183 @@
+"""Two panels on capacity: a run as both protocols see it, and a text as the model sees it before any training."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import ipywidgets as w
+import numpy as np
+import pandas as pd
+
+from memlab import capacity, charts
+from memlab.decoding import check, decode
+from memlab.experiments.gains import gains
+from memlab.models import FrozenLM
+from memlab.panels.base import TEXT, LivePanel, number, plain_table, say, token_pieces
+from memlab.panels.cramming import OWN, SHOWN, readout_html
+from memlab.prediction import Predictor
+from memlab.store import Store
+from memlab.texts import Text, originals
+
+_WIDE = {"description_width": "90px"}
+_LAYOUT = {"width": "420px"}
+_BOX = "border-left:3px solid var(--jp-border-color1,#999);margin:6px 0;padding:2px 12px;"
+_KS = (1, 2, 4, 8)
+
+
+def capacity_panel(lm: FrozenLM, runs: pd.DataFrame, store: Store | None = None) -> CapacityPanel:
+    """Pick a passage and one of its runs; its vector is read from the store, decoded, and explained."""
+    return CapacityPanel(lm, runs, store)
+
+
+class CapacityPanel(LivePanel):
+    """The panel of ``capacity_panel``; ``runs`` is a table of ``memlab capacity``, ``store`` holds their vectors."""
+
+    def __init__(self, lm: FrozenLM, runs: pd.DataFrame, store: Store | None = None) -> None:
+        super().__init__("Decode it now", icon="play", tooltip="Read the stored vector and decode it, freely")
+        self.lm, self.runs, self.store = lm, runs, store or Store.bundled()
+        kinds = list(dict.fromkeys(runs.texts))
+        self.kind = w.Dropdown(options=kinds, description="Texts", style=_WIDE, layout=_LAYOUT)
+        self.text = w.Dropdown(description="Passage", style=_WIDE, layout=_LAYOUT)
+        self.run = w.Dropdown(description="Run", style=_WIDE, layout=_LAYOUT)
+        self.chart, self.decoded, self.told = w.HTML(), w.HTML(), w.HTML()
+        self.kind.observe(self._kind, "value")
+        self.text.observe(self._text, "value")
+        self.run.observe(self._run, "value")
+        self.children = [
+            self.kind, self.text, self.chart, self.run, self.buttons(), self.decoded, self.told,
+        ]  # fmt: skip
+        self.add_class("memlab-capacity-panel")
+        self._kind()
+
+    def clear(self) -> None:
+        super().clear()
+        self.decoded.value = self.told.value = ""
+
+    def work(self) -> None:
+        mem = self.store.get(self.run.value)
+        ids = decode(self.lm, [mem], batch=1)[0]
+        (row,) = gains(self.lm, [mem]).to_dict("records")
+        table = capacity.explain(
+            row["token_bits_without"],
+            row["token_bits_with"],
+            row["token_right_without"],
+            row["token_right_with"],
+            ids == mem.token_ids,
+        )
+        self.decoded.value = readout_html(self.lm, mem, ids)
+        self.told.value = plain_table(table.map(_shown))
+        self.result = mem
+        again = check(self.lm, mem)
+        was = "as stored" if again.passed == mem.exact else "NOT as stored"
+        self.status.value = say(f"Done: decoded from the stored bytes, {was}.", wrong=again.passed != mem.exact)
+
+    def _mine(self) -> pd.DataFrame:
+        return self.runs[(self.runs.texts == self.kind.value) & (self.runs.text_id == self.text.value)]
+
+    def _kind(self, _: Any = None) -> None:
+        self.text.options = list(dict.fromkeys(self.runs.text_id[self.runs.texts == self.kind.value]))
+        self.text.index = 0
+        self._text()
+
+    def _text(self, _: Any = None) -> None:
+        mine = self._mine()
+        if not len(mine):  # while the options are being exchanged
+            return
+        chart = charts.ladder(mine).properties(title=f"Bits that {self.text.value} still costs with its vector")
+        self.chart.value = charts.to_svg(chart)
+        runs = [
+            (f"{r.length} tokens, k = {r.k}, seed {r.seed}, {r.protocol}: {'exact' if r.exact else 'not exact'}", r.key)
+            for r in mine.sort_values(["k", "length"]).itertuples()
+        ]
+        self.run.options, self.run.index = runs, 0
+        self._run()
+
+    def _run(self, _: Any = None) -> None:
+        self.clear()
+        here = self.run.value is not None and self.run.value in self.store
+        self.start.disabled = not here
+        self.status.value = say("Ready." if here else f"This vector is not in {self.store.path.name}: see the README.")
+
+
+def information_panel(lm: FrozenLM, predictor: Predictor) -> InformationPanel:
+    """Pick or type a text; see what each token costs the model, windows of equal information, and how much will fit."""
+    return InformationPanel(lm, predictor)
+
+
+class InformationPanel(LivePanel):
+    """The panel of ``information_panel``. ``bits`` (n,) are those of the text last read."""
+
+    def __init__(self, lm: FrozenLM, predictor: Predictor) -> None:
+        super().__init__("Read it", icon="eye", tooltip="One forward pass of the frozen model over the text")
+        self.lm, self.predictor = lm, predictor
+        self.bits: np.ndarray | None = None
+        self._ids: np.ndarray = np.array([], np.int64)
+        names = [OWN, *(t.id for t in originals())]
+        self.source = w.Dropdown(options=names, value="fiction-salt-ferry", description="Text", style=_WIDE)
+        self.words = w.Textarea(description="Words", rows=5, style=_WIDE, layout=w.Layout(width="auto"))
+        self.window, windows = number("Bits a window", 100, 20, 1000)
+        self.shown, self.told = w.HTML(), w.HTML()
+        self.source.observe(self._fill, "value")
+        self.window.observe(self._draw, "value")
+        self._fill()
+        self.children = [self.source, self.words, windows, self.buttons(), self.shown, self.told]
+        self.add_class("memlab-information-panel")
+
+    def clear(self) -> None:
+        super().clear()
+        self.shown.value = self.told.value = ""
+
+    def work(self) -> None:
+        self.bits = None
+        passage = self.lm.passage(Text("typed", self.words.value, "typed"), None)
+        self._ids, self.bits = passage.ids, self.lm.token_bits(passage.ids)
+        self._draw()
+        total = float(np.nansum(self.bits))
+        self.status.value = say(f"Done: {len(self.bits)} tokens, {total:.0f} bits, {total / len(self.bits):.1f} each.")
+
+    def _fill(self, _: Any = None) -> None:
+        picked = next((t for t in originals() if t.id == self.source.value), None)
+        self.words.value = picked.string[:SHOWN] if picked else ""
+        self.words.placeholder = "Type or paste some text"
+
+    def _draw(self, _: Any = None) -> None:
+        if self.bits is None:
+            return
+        windows = capacity.equal_information(self.bits, self.window.value)
+        self.shown.value = _costs(self.lm, self._ids, self.bits, windows)
+        rows = []
+        for k in _KS:
+            found = self.predictor.horizon(self.bits, k)
+            whole = " (all of it)" if found.value >= len(self.bits) else ""
+            rows.append((str(k), f"{found.value:.0f}{whole}", f"{found.low:.0f} to {found.high:.0f}"))
+        needed = self.predictor.vectors_needed(self.bits)
+        told = f"Predicted, before any training: <b>{needed}</b> vector{'s' * (needed > 1)} for all of it."
+        table = pd.DataFrame(rows, columns=["vectors", "tokens they will hold", "90 % interval"])
+        self.told.value = f'<div style="{TEXT}">{told}</div>{plain_table(table)}'
+
+
+def _costs(lm: FrozenLM, ids: np.ndarray, bits: np.ndarray, windows: list[tuple[int, int]]) -> str:
+    """The text, the dearer a token the stronger its ground; windows of equal information end with a bar."""
+    ends = {end for _, end in windows}
+    shown = []
+    for i, (piece, cost) in enumerate(zip(token_pieces(lm, ids), bits, strict=True)):
+        strength = 0.0 if np.isnan(cost) else min(1.0, cost / 16)
+        tip = "not scored" if np.isnan(cost) else f"{cost:.1f} bits"
+        text = html.escape(piece).replace("\n", "&#8629;<br>")
+        shown.append(f'<span title="{tip}" style="background:rgba(213,94,0,{0.75 * strength:.2f})">{text}</span>')
+        if i + 1 in ends:
+            shown.append('<span class="memlab-window" style="color:#2A8CCB;font-weight:700"> &#9474; </span>')
+    key = "Darker ground: more bits. Blue bars: windows of equal information."
+    style = f"{_BOX}{TEXT};white-space:pre-wrap;overflow-wrap:anywhere"
+    return (
+        f'<div style="{TEXT};opacity:.75">{key}</div><div class="memlab-costs" style="{style}">{"".join(shown)}</div>'
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1 else f"{value:.0f}"
+    return str(value)
