@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from memlab import charts
 
@@ -55,3 +56,108 @@ def test_the_speed_chart_tells_failures_apart_and_is_the_same_each_time():
     assert sum("outcome: does not" in m and "passage: a:16" in m and "paper2025" in m for m in marks) == 1
     assert sum("outcome: decodes" in m for m in marks) == 2
     assert svg == charts.to_svg(charts.speed_chart(table))
+
+
+def at(chart, role):
+    """Places (x, y) of a picture's symbols, in drawing order; y grows downwards."""
+    svg = charts.to_svg(chart)
+    found = re.findall(rf'aria-roledescription="{role}"[^>]*transform="translate\(([-\d.]+),([-\d.]+)\)', svg)
+    return np.array(found, float)
+
+
+def test_a_model_that_holds_more_stands_higher_and_its_share_can_be_read_off():
+    table = pd.DataFrame(
+        {
+            "model": ["a", "b", "c"],
+            "theoretical": [1000.0, 1000.0, 4000.0],
+            "tokens": [100.0, 10.0, 40.0],
+            "low": [80.0, np.nan, 30.0],
+            "high": [120.0, np.nan, 50.0],
+            "way": ["published", "published", "ours"],
+        }
+    )
+    a, b, c = at(charts.capacity_by_model(table), "point")
+    assert a[1] < c[1] < b[1]
+    assert a[0] == b[0] < c[0]
+    # A hundredth of the theoretical capacity is a line of slope 1: b and c, a hundredth each, lie on it.
+    svg = charts.to_svg(charts.capacity_by_model(table))
+    lines = re.findall(r'aria-roledescription="line mark"[^>]* d="M([-\d.]+),([-\d.]+)L([-\d.]+),([-\d.]+)', svg)
+    gaps = []
+    for x1, y1, x2, y2 in np.array(lines, float):
+        gaps.append(max(abs(y1 + (y2 - y1) * (p[0] - x1) / (x2 - x1) - p[1]) for p in (b, c)))
+    assert min(gaps) < 1
+
+
+def test_horizons_in_both_units_can_be_compared_by_eye():
+    table = pd.DataFrame(
+        {
+            "texts": ["prose"] * 2 + ["words"] * 2,
+            "text_id": list("abcd"),
+            "horizon": [100, 200, 50, 100],
+            "horizon_bits": [400.0, 800.0, 500.0, 1000.0],
+        }
+    )
+    svg = charts.to_svg(charts.horizons_in_both(table))
+    found = re.findall(r'aria-label="([^"]*)"[^>]*aria-roledescription="tick"[^>]* d="M([-\d.]+),', svg)
+    place = {}
+    for label, x in found:
+        unit = "bits" if "bits (log): " in label else "tokens"
+        name = re.search(r"text_id: (\w)", label)
+        if name:
+            place[unit, name.group(1)] = float(x)
+    # An octave is as wide on the one side as on the other.
+    octave = place["tokens", "b"] - place["tokens", "a"]
+    assert octave > 0
+    assert place["tokens", "d"] - place["tokens", "c"] == pytest.approx(octave, abs=0.1)
+    assert place["bits", "b"] - place["bits", "a"] == pytest.approx(octave, abs=0.1)
+
+
+def runs():
+    return pd.DataFrame(
+        {
+            "text_id": list("abc"),
+            "texts": ["prose", "prose", "words"],
+            "length": [64, 128, 192],
+            "seed": [0, 0, 1],
+            "exact": [True, True, False],
+            "bits_without": [250.0, 500.0, 900.0],
+            "bits_with": [0.5, 1.0, 400.0],
+            "token_bits_with": [np.full(3, np.nan)] * 3,  # what a picture has no place for
+        }
+    )
+
+
+def test_before_and_after_draws_the_runs_and_the_line():
+    marks = spoken(charts.before_and_after(runs(), 500.0))
+    assert sum("outcome: exact" in m for m in marks) == 2
+    assert sum("outcome: not exact" in m and "text_id: c" in m for m in marks) == 1
+    points = at(charts.before_and_after(runs(), 500.0), "point")
+    svg = charts.to_svg(charts.before_and_after(runs(), 500.0))
+    lines = re.findall(r'aria-roledescription="line mark"[^>]* d="(M[^"]*)"', svg)
+    (bent,) = [line for line in lines if line.count("L") == 2]
+    corner = [float(v) for v in re.findall(r"L([-\d.]+),([-\d.]+)", bent)[0]]
+    assert corner[0] == pytest.approx(points[1][0], abs=0.6)  # the line leaves the ground at 500 bits, where b stands
+
+
+def test_a_ladder_shows_every_attempt():
+    marks = spoken(charts.ladder(runs()))
+    assert sum(m.startswith("tokens: ") for m in marks) == 3
+    assert any("tokens: 192; bits left: 400" in m and "not exact" in m for m in marks)
+
+
+def test_shares_codecs_vectors_and_predictions_are_drawn():
+    shares = pd.DataFrame(
+        {"bits_a_number": [4, 8], "share": [0.25, 1.0], "low": [0.1, 0.9], "high": [0.5, 1.0], "form": ["int4", "int8"]}
+    )
+    assert len(at(charts.still_exact(shares), "point")) == 2
+    codecs = pd.DataFrame({"codec": ["zip", "coder"], "texts": ["prose"] * 2, "bits_a_token": [32.0, 4.0]})
+    marks = spoken(charts.codec_bars(codecs))
+    assert any("codec: coder" in m and "4" in m for m in marks)
+    order = [m for m in marks if m.startswith("Y-axis")]
+    assert "coder, zip" in order[0]  # shortest first
+    vectors = pd.DataFrame({"k": [1, 2, 4], "tokens": [100.0, 200, 400], "way": "ours", "low": np.nan, "high": np.nan})
+    assert len(at(charts.more_vectors(vectors), "point")) == 3
+    found = pd.DataFrame(
+        {"text_id": ["a"], "texts": ["prose"], "true": [100], "predicted": [90.0], "low": [80.0], "high": [95.0]}
+    )
+    assert any("true: 100; predicted: 90" in m or "tokens: 90" in m for m in spoken(charts.predictions(found)))
