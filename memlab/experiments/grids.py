@@ -1,0 +1,68 @@
+"""Many vectors in place of one: what each of them decodes to, freely and in batches, and a sample asked again alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from memlab import decoding
+from memlab.models import FrozenLM
+from memlab.objective import Batch, Row
+from memlab.vectors import MemVector
+
+Watch = Callable[[int, int], bool | None]
+"""Called with (done, of) after each batch; True stops the work."""
+
+
+class Stopped(Exception):  # noqa: N818  # no error: somebody asked for it
+    """The work was stopped by its ``watch``; nothing was kept of it."""
+
+
+def evaluate(
+    lm: FrozenLM,
+    mems: Sequence[MemVector],
+    *,
+    batch: int = 32,
+    again: float = 0.05,
+    seed: int = 0,
+    watch: Watch | None = None,
+) -> pd.DataFrame:
+    """One row a vector, in order: ``bits`` (a token), ``accuracy`` and smallest ``margin`` (logits) under the text;
+    ``right``, the tokens that a free decode has right, and ``decodes``: all of them.
+
+    Decoding is free and batched, float32. A random share ``again`` is decoded once more at batch 1, as *exact* means
+    it; ``table.attrs["agree"]`` is how many of those said the same, ``table.attrs["again"]`` how many they were.
+    """
+    parts = []
+    for start in range(0, len(mems), batch):
+        some = list(mems[start : start + batch])
+        parts.append(_evaluated(lm, some, batch))
+        if watch and watch(min(start + batch, len(mems)), len(mems)):
+            raise Stopped
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"decodes": []})
+    chosen = np.random.default_rng(seed).permutation(len(mems))[: int(np.ceil(again * len(mems)))]
+    same = sum(decoding.check(lm, mems[i]).passed == bool(table.decodes[i]) for i in chosen)
+    table.attrs |= {"again": len(chosen), "agree": int(same)}
+    return table
+
+
+def _evaluated(lm: FrozenLM, mems: list[MemVector], batch: int) -> pd.DataFrame:
+    rows = [Row(m.token_ids, m.prefix_ids.tolist(), m.suffix_ids.tolist(), m.k) for m in mems]
+    for mem in mems:
+        decoding.require_weights(lm, mem)
+    scores, _ = Batch(lm, rows).scores([torch.tensor(m.mem) for m in mems], torch.float32)
+    decoded = decoding.decode(lm, mems, batch=batch)
+    right = [int((ids == m.token_ids).sum()) for m, ids in zip(mems, decoded, strict=True)]
+    return pd.DataFrame(
+        {
+            "bits": (scores.loss / np.log(2)).tolist(),
+            "accuracy": (scores.right / scores.scored).tolist(),
+            "right": right,
+            "tokens": [m.n for m in mems],
+            "decodes": [n == m.n for n, m in zip(right, mems, strict=True)],
+            "margin": scores.margin.tolist(),
+        }
+    )

@@ -1,0 +1,176 @@
+"""Moving vectors about: ends of paths, radii that really bracket, grids that agree with exact checks."""
+
+import numpy as np
+import pytest
+
+from memlab import Recipe, check, cram, geometry
+from memlab.experiments import grids, paths, robustness
+from memlab.experiments.grids import Stopped, evaluate
+from memlab.vectors import VectorError
+from tests.conftest import random_passages
+
+
+@pytest.fixture(scope="module")
+def solutions():
+    """Four solutions each of two passages, all exact, on a toy."""
+    from memlab import load
+
+    lm = load("toy:llama")
+    passages = random_passages(lm, 2, 4)
+    recipes = [Recipe.default(budget=80, k=2, seed=seed) for seed in range(6)]
+    mems = cram(lm, [p for p in passages for _ in recipes], recipes * 2, progress=False)
+    first, second = ([m for m in mems[i : i + 6] if m.exact][:4] for i in (0, 6))
+    assert len(first) == len(second) == 4
+    return lm, first, second
+
+
+def test_a_grid_says_what_checks_say(solutions):
+    lm, first, second = solutions
+    moved = [
+        m.perturb(r * float(np.linalg.norm(m.mem)), seed=i) for i, m in enumerate(first + second) for r in (0.1, 1)
+    ]
+    table = evaluate(lm, moved, batch=5, again=1.0)
+    assert table.attrs == {"again": 16, "agree": 16}
+    for mem, row in zip(moved, table.itertuples(), strict=True):
+        alone = check(lm, mem)
+        assert row.decodes == alone.passed
+        assert row.right == alone.right
+    assert 0 < table.decodes.sum() < 16
+
+
+def test_a_grid_can_be_stopped(solutions):
+    lm, first, _ = solutions
+    seen = []
+    with pytest.raises(Stopped):
+        evaluate(lm, first, batch=1, watch=lambda done, of: seen.append((done, of)) or done == 2)
+    assert seen == [(1, 4), (2, 4)]
+    assert len(evaluate(lm, [])) == 0
+
+
+# Paths -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_has_exact_ends_and_a_path_to_oneself_no_barrier(solutions):
+    lm, first, _ = solutions
+    path = paths.line(lm, first[0], first[1], points=9, again=1.0)
+    assert path.table.t.tolist() == np.linspace(0, 1, 9).tolist()
+    assert path.table.decodes.iloc[0]
+    assert path.table.decodes.iloc[-1]
+    assert path.table.attrs["agree"] == 9
+    still = paths.line(lm, first[0], first[0], points=5)
+    assert still.barrier == pytest.approx(0, abs=1e-5)
+    assert still.exact_share == 1
+
+
+def test_a_curve_is_never_worse_than_the_line_it_began_as(solutions):
+    lm, first, _ = solutions
+    straight = [paths.line(lm, a, b, points=9) for a, b in [(first[0], first[1]), (first[2], first[3])]]
+    bent = [paths.curve(lm, a, b, points=9, steps=60) for a, b in [(first[0], first[1]), (first[2], first[3])]]
+    for line, curve, (a, b) in zip(straight, bent, [(first[0], first[1]), (first[2], first[3])], strict=True):
+        assert curve.barrier < line.barrier + 0.05
+        np.testing.assert_array_equal(line.table.iloc[[0, -1]].bits, curve.table.iloc[[0, -1]].bits)
+        assert curve.middle.shape == a.mem.shape
+        np.testing.assert_allclose(geometry.bezier(a.mem, curve.middle, b.mem, [1.0])[0], b.mem)
+    assert sum(c.table.bits.mean() for c in bent) < sum(s.table.bits.mean() for s in straight)
+    again = paths.curve(lm, first[0], first[1], points=9, steps=60)
+    np.testing.assert_array_equal(again.middle, bent[0].middle)
+
+
+def test_a_curve_can_be_stopped(solutions):
+    lm, first, _ = solutions
+    with pytest.raises(Stopped):
+        paths.curve(lm, first[0], first[1], watch=lambda done, of: done == 3)
+
+
+def test_between_two_texts_one_gives_way_to_the_other(solutions):
+    lm, first, second = solutions
+    table = paths.between_passages(lm, first[0], second[0], points=5)
+    assert table.of_a.iloc[0] == 4
+    assert table.of_b.iloc[-1] == 4
+    assert table.ids.iloc[0].tolist() == first[0].token_ids.tolist()
+    assert table.ids.iloc[-1].tolist() == second[0].token_ids.tolist()
+
+
+def test_paths_need_two_solutions_of_one_passage(solutions):
+    lm, first, second = solutions
+    with pytest.raises(VectorError, match="no solutions of one passage"):
+        paths.line(lm, first[0], second[0])
+    other = cram(lm, random_passages(lm, 1, 4, seed=9), Recipe.default(budget=1, k=1), progress=False)[0]
+    with pytest.raises(VectorError, match="different contexts"):
+        paths.between_passages(lm, first[0], other)
+
+
+def test_pairs_are_of_one_passage_and_the_same_each_time(solutions):
+    _, first, second = solutions
+    drawn = paths.pairs(first + second, 8)
+    assert len(drawn) == 8
+    assert all(a.token_sha256 == b.token_sha256 and a.key != b.key for a, b in drawn)
+    assert len({frozenset((a.key, b.key)) for a, b in drawn}) == 8
+    assert [(a.key, b.key) for a, b in drawn] == [(a.key, b.key) for a, b in paths.pairs(first + second, 8)]
+    assert len(paths.pairs(first, 99)) == 6
+
+
+# Robustness ------------------------------------------------------------------------------------------------------------
+
+
+def test_noise_and_dropout_of_nothing_change_nothing(solutions):
+    lm, first, _ = solutions
+    table = robustness.noise(lm, first[:2], radii=(0.0, 3.0), draws=2)
+    assert len(table) == 8
+    assert table[table.radius == 0].decodes.all()
+    assert not table[table.radius == 3].decodes.any()
+    table = robustness.dropout(lm, first[:2], shares=(0.0, 1.0), draws=1)
+    assert table[table.share == 0].decodes.all()
+    assert not table[table.share == 1].decodes.any()
+    assert table.attrs["again"] >= 1
+
+
+def test_an_exact_radius_brackets(solutions):
+    lm, first, _ = solutions
+    mem = first[0]
+    size = np.linalg.norm(mem.mem)
+    ways = robustness.directions(lm, mem, first)
+    assert set(ways) == {"random", "gradient", "outwards", "first principal", "last principal"}
+    for way in ways.values():
+        assert np.linalg.norm(way) == pytest.approx(1)
+    radius, fails = robustness.exact_radius(lm, mem, ways["random"], high=3.0)
+    assert 0 < radius < fails < 3
+
+    def moved(r):
+        return mem.with_mem((mem.mem + r * size * ways["random"]).astype(np.float32), "moved")
+
+    assert check(lm, moved(radius)).passed
+    assert not check(lm, moved(fails)).passed
+
+
+def test_the_gradient_points_uphill(solutions):
+    lm, first, _ = solutions
+    mem = first[0].perturb(0.3 * float(np.linalg.norm(first[0].mem)), seed=3)
+    way = robustness.directions(lm, mem, [])["gradient"]
+    size = float(np.linalg.norm(mem.mem))
+    steps = [mem.with_mem((mem.mem + s * 1e-3 * size * way).astype(np.float32), "step") for s in (-1, 0, 1)]
+    below, here, above = evaluate(lm, steps, again=0).bits
+    assert below < here < above
+
+
+def test_radii_table(solutions):
+    lm, first, second = solutions
+    table = robustness.radii(lm, [*first[:3], second[0]], draws=2, high=3.0)
+    counts = table.groupby("key").direction.value_counts().unstack().fillna(0)
+    assert (counts["random"] == 2).all()
+    assert counts.loc[first[0].key, "first principal"] == 1
+    assert counts.loc[second[0].key, "first principal"] == 0
+    assert (table.fails > table.radius).all()
+
+
+def test_a_plane_goes_through_its_points(solutions):
+    lm, first, _ = solutions
+    a, b, c = first[:3]
+    table = robustness.plane(lm, a, b, third=c.mem, points=5, reach=0.5)
+    assert len(table) == 25
+    at = table.set_index([table.x.round(6), table.y.round(6)])
+    assert at.loc[(0.0, 0.0), "decodes"]
+    assert at.loc[(1.0, 0.0), "decodes"]
+    ends = grids.evaluate(lm, [a, b], again=0)
+    assert at.loc[(0.0, 0.0), "bits"] == pytest.approx(ends.bits[0], rel=1e-3, abs=1e-4)
+    assert at.loc[(1.0, 0.0), "bits"] == pytest.approx(ends.bits[1], rel=1e-3, abs=1e-4)
