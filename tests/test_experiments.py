@@ -185,19 +185,6 @@ def test_peak_memory_sees_what_comes_and_goes():
     assert 80e6 < work.peak_memory(hold, torch.device("cpu")) < 200e6
 
 
-def test_attention_mass_is_a_share_and_none_where_there_is_no_attention(any_toy):
-    before = any_toy.model.config._attn_implementation
-    (mem,) = cram(any_toy, random_passages(any_toy, 1, 4), Recipe.default(budget=2, prefix=(1,)), progress=False)
-    on_first, on_mem = sink.attention_mass(any_toy, mem)
-    if any_toy.name == "toy:mamba":
-        assert np.isnan(on_first)
-        assert np.isnan(on_mem)
-    else:
-        assert 0 < on_first < 1
-        assert 0 < on_mem < 1 - on_first
-    assert any_toy.model.config._attn_implementation == before
-
-
 def test_first_lead_is_the_margin_of_a_one_token_passage(toy):
     (mem,) = cram(toy, random_passages(toy, 1, 1), Recipe.default(k=2), progress=False)
     assert sink.first_lead(toy, mem) == pytest.approx(mem.margin, abs=1e-3)

@@ -47,7 +47,7 @@ def test_a_grid_can_be_stopped(solutions):
     assert len(evaluate(lm, [])) == 0
 
 
-# Paths -----------------------------------------------------------------------------------------------------------------
+# Paths ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_line_has_exact_ends_and_a_path_to_oneself_no_barrier(solutions):
@@ -110,7 +110,7 @@ def test_pairs_are_of_one_passage_and_the_same_each_time(solutions):
     assert len(paths.pairs(first, 99)) == 6
 
 
-# Robustness ------------------------------------------------------------------------------------------------------------
+# Robustness ----------------------------------------------------------------------------------------------------------
 
 
 def test_noise_and_dropout_of_nothing_change_nothing(solutions):

@@ -7,12 +7,12 @@ do its work; behind a sink token it can (measured for this project; attention si
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from memlab.experiments.attention import attention_mass
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.runs import Plan, run
@@ -41,7 +41,7 @@ def sink(
     rows = []
     for name, where in placements.items():
         for mem in run(Plan.of(lm, passages, recipe.replace(**where)), store, progress=progress).results:
-            mass = attention_mass(lm, mem)
+            mass = attention_mass(lm, mem)[["on_first", "on_mem"]].mean()  # of no rows: NaN
             check = mem.checks[0]
             rows.append(
                 {
@@ -56,8 +56,8 @@ def sink(
                     "accuracy": mem.teacher_forced,
                     "bits": mem.loss_bits,
                     "first_lead": first_lead(lm, mem),
-                    "on_first": mass[0],
-                    "on_mem": mass[1],
+                    "on_first": mass.on_first,
+                    "on_mem": mass.on_mem,
                     "norm": float(np.linalg.norm(mem.mem, axis=1).mean()),
                     "recipe": mem.recipe.canonical(),
                 }
@@ -87,30 +87,6 @@ def first_lead(lm: FrozenLM, mem: MemVector) -> float:
     last = torch.tensor([len(rows) - 1], device=lm.device)
     target = torch.tensor(mem.token_ids[:1].copy(), device=lm.device)
     return float(lm.losses(rows[None], last, target, torch.float32)[1][0])
-
-
-@torch.no_grad()
-def attention_mass(lm: FrozenLM, mem: MemVector) -> tuple[float, float]:
-    """(on position 0, on the vectors): mean over layers, heads and the text's positions; NaN for models without."""
-    rows = torch.cat([_context(lm, mem), lm.embed(mem.token_ids)])
-    config = lm.model.config
-    with lm.lock:
-        before = config._attn_implementation
-        config._attn_implementation = "eager"  # the only one that hands its weights out
-        try:
-            made: Any = lm.model(inputs_embeds=rows[None], use_cache=False, output_attentions=True)
-        except TypeError:  # state-space models take no such word
-            return float("nan"), float("nan")
-        finally:
-            config._attn_implementation = before
-    weights = getattr(made, "attentions", None)
-    if not weights:
-        return float("nan"), float("nan")
-    text = slice(len(rows) - mem.n, None)
-    first = len(mem.prefix_ids)
-    on_first = float(np.mean([w[0, :, text, 0].mean().item() for w in weights]))
-    on_mem = float(np.mean([w[0, :, text, first : first + mem.k].sum(-1).mean().item() for w in weights]))
-    return on_first, on_mem
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,130 @@
+"""Attention against weights worked out by hand, and knocking out against a model that cannot see."""
+
+import numpy as np
+import pytest
+import torch
+
+from memlab import ModelError, Recipe, cram, load
+from memlab.experiments import attention
+from memlab.experiments.gains import token_scores
+from tests.conftest import random_passages
+
+
+@pytest.fixture(scope="module")
+def crammed():
+    lm = load("toy:llama")
+    (mem,) = cram(lm, random_passages(lm, 1, 5), Recipe.default(budget=40, k=2, prefix=(1,)), progress=False)
+    return lm, mem
+
+
+def test_mass_is_a_share_and_none_where_there_is_no_attention(any_toy):
+    before = any_toy.model.config._attn_implementation
+    (mem,) = cram(any_toy, random_passages(any_toy, 1, 4), Recipe.default(budget=2, prefix=(1,)), progress=False)
+    table = attention.attention_mass(any_toy, mem)
+    assert any_toy.model.config._attn_implementation == before
+    if any_toy.name == "toy:mamba":
+        assert len(table) == 0
+        with pytest.raises(ModelError, match="no attention layers"):
+            attention.attention_layers(any_toy)
+        return
+    config = any_toy.model.config
+    assert len(table) == config.num_hidden_layers * config.num_attention_heads
+    # The sink, the vector and the text are all there is.
+    np.testing.assert_allclose(table[["on_first", "on_mem", "on_text"]].sum(axis=1), 1, atol=1e-5)
+    assert (table[["on_first", "on_mem"]] > 0).all(axis=None)
+
+
+def test_mass_of_the_first_layer_by_hand(crammed):
+    """Query and key of layer 0, rotated and multiplied here, against the table's first rows."""
+    lm, mem = crammed
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
+
+    layer = lm.model.model.layers[0]
+    rows = torch.cat([lm.embed(mem.prefix_ids), torch.tensor(mem.mem), lm.embed(mem.token_ids)])[None]
+    with torch.no_grad():
+        x = layer.input_layernorm(rows)
+        heads = layer.self_attn
+        size = heads.head_dim
+        q = heads.q_proj(x).view(1, -1, lm.model.config.num_attention_heads, size).transpose(1, 2)
+        k = heads.k_proj(x).view(1, -1, lm.model.config.num_key_value_heads, size).transpose(1, 2)
+        turn = lm.model.model.rotary_emb(x, torch.arange(rows.shape[1])[None])
+        q, k = apply_rotary_pos_emb(q, k, *turn)
+        scores = q @ repeat_kv(k, heads.num_key_value_groups).mT / size**0.5
+        blind = torch.ones(rows.shape[1], rows.shape[1]).triu(1).bool()
+        weights = scores.masked_fill(blind, -torch.inf).softmax(-1)[0, :, -mem.n :].mean(1)
+    table = attention.attention_mass(lm, mem)
+    first = table[table.layer == 0]
+    np.testing.assert_allclose(first.on_first, weights[:, 0], atol=1e-5)
+    np.testing.assert_allclose(first.on_mem, weights[:, 1:3].sum(1), atol=1e-5)
+
+
+def test_nothing_knocked_out_changes_nothing(any_toy):
+    (mem,) = cram(any_toy, random_passages(any_toy, 1, 5), Recipe.default(budget=20, k=2), progress=False)
+    if any_toy.name == "toy:mamba":
+        with pytest.raises(ModelError, match="no attention layers"):
+            attention.knock_out(any_toy, mem, [])
+        return
+    context = torch.cat([any_toy.embed(mem.prefix_ids), torch.tensor(mem.mem)])
+    bits, right = token_scores(any_toy, mem.token_ids, context)
+    found = attention.knock_out(any_toy, mem, [])
+    assert found[0] == pytest.approx(bits.mean(), abs=1e-3)
+    assert found[1] == pytest.approx(right.mean())
+    everywhere = attention.knock_out(any_toy, mem, range(any_toy.model.config.num_hidden_layers))
+    assert abs(everywhere[0] - found[0]) > 1e-3
+
+
+def test_hidden_everywhere_is_as_if_it_were_another_vector(crammed):
+    """Behind the vectors nothing of them may be seen: what they are makes no difference there any more."""
+    lm, mem = crammed
+    layers = range(lm.model.config.num_hidden_layers)
+    other = mem.with_mem(np.roll(mem.mem, 7, axis=1) * 0.3, "another")
+
+    def behind(vector):
+        seen = {}
+
+        def keep(module, args, out):
+            seen["hidden"] = out.last_hidden_state[0, -mem.n + 1 :].clone()
+
+        hook = lm.model.model.register_forward_hook(keep)
+        try:
+            attention.knock_out(lm, vector, layers)
+        finally:
+            hook.remove()
+        return seen["hidden"]
+
+    torch.testing.assert_close(behind(mem), behind(other), atol=1e-5, rtol=1e-4)
+
+
+def test_every_layer_every_way(crammed):
+    lm, mem = crammed
+    table = attention.knock_outs(lm, mem)
+    layers = lm.model.config.num_hidden_layers
+    assert len(table) == 1 + 3 * layers
+    at = table.set_index(["layer", "mode"])
+    # All layers are all layers, from the first on or up to the last.
+    assert at.loc[(0, "from"), "bits"] == pytest.approx(at.loc[(layers - 1, "until"), "bits"])
+    assert at.loc[(0, "only"), "bits"] == pytest.approx(at.loc[(0, "until"), "bits"])
+    assert at.loc[(-1, "none"), "bits"] < at.loc[(0, "from"), "bits"]
+
+
+def test_what_cannot_be_knocked_out(crammed):
+    lm, mem = crammed
+    with pytest.raises(ValueError, match="layers 0 to"):
+        attention.knock_out(lm, mem, [99])
+    with pytest.raises(ValueError, match="mem or prefix"):
+        attention.knock_out(lm, mem, [0], what="text")
+    without = attention.knock_out(lm, mem, [0], what="prefix")
+    assert without[0] != attention.knock_out(lm, mem, [])[0]
+    modules = attention.attention_layers(lm)
+    assert not any(module._forward_pre_hooks for module in modules)  # nothing stays behind
+
+
+def test_a_waterfall_adds_up(crammed):
+    lm, mem = crammed
+    table = attention.waterfall(lm, mem)
+    assert table.position.tolist() == [1, 2, 3, 4, 5]
+    assert table.after.mean() == pytest.approx(mem.loss_bits, abs=1e-3)
+    assert table.token.tolist() == [lm.decode_ids([i]) for i in mem.token_ids]
+    bits = lm.token_bits(mem.token_ids)
+    if mem.prefix_ids.tolist() == list(lm.sink_prefix):
+        np.testing.assert_allclose(table.before, bits, atol=1e-4)
