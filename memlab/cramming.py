@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from memlab import decoding
@@ -41,6 +42,8 @@ class Progress:
     """Positions fed in this step, padding included."""
     padding: int = 0
     """How many of them were padding."""
+    vectors: tuple[torch.Tensor, ...] = ()
+    """The vectors measured, each (k, d) float32 on the CPU; they are never written to again."""
 
 
 class CramInterrupted(KeyboardInterrupt):
@@ -190,4 +193,5 @@ def _told(bench: Bench, finished: int, total: int) -> Progress:
         total,
         bench.positions,
         bench.padding,
+        tuple(j.measured_mem for j in jobs),
     )

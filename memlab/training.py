@@ -116,6 +116,7 @@ class Training:
         whole = len(self.passage) - self.recipe.first_scored + 1
         scored = self.length - self.recipe.first_scored + 1
         self.measured_at, self.loss, self.accuracy, self.margin = self.steps, loss, right / whole, margin
+        self.measured_mem = self.mem
         self.passes += self.length
         if not np.isfinite(loss):
             self.ended = "diverged"

@@ -276,6 +276,25 @@ def bench_codecs(
     )
 
 
+@bench_app.command("shelf")
+@told
+def bench_shelf(
+    model: ModelOption = "smollm2-135m",
+    store: StoreOption = None,
+    out: Annotated[Path, typer.Option(help="store that takes the exact ones")] = Path("data/store"),
+    ways: Annotated[Path, typer.Option(help="file of trajectories")] = Path("data/trajectories.safetensors"),
+) -> None:
+    """The vectors that come with memlab: originals and random words, several lengths, many seeds, some trajectories."""
+    from memlab.experiments.shelf import shelf, trajectories
+    from memlab.models import load
+
+    lm = load(model)
+    mems = shelf(lm, Store(store), Store(out), tell=typer.echo)
+    many = [lm.passage(text, 32) for name in ("originals", "random") for text in load_texts(name, count=4)]
+    trajectories(lm, many, recipe_of("default"), ways)
+    typer.echo(f"{lm!r}\n{len({mem.key for mem in mems})} exact vectors in {out}, {len(many)} trajectories in {ways}")
+
+
 def _shape(text: str) -> tuple[int, int]:
     rows, _, tokens = text.partition("x")
     if not (rows.isdigit() and tokens.isdigit()):

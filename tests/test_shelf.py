@@ -1,0 +1,54 @@
+"""The shelf on a toy: only what is exact, as many solutions as promised, trajectories that end at the vector."""
+
+import numpy as np
+import pytest
+
+from memlab import Recipe, Store, cram, decode, load
+from memlab.experiments.shelf import read_trajectories, shelf, trajectories
+from memlab.texts import originals
+
+RECIPE = Recipe.default(budget=60, k=4)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return load("toy:gemma3")
+
+
+def test_the_shelf_holds_exact_vectors_only_and_goes_on_where_it_was(lm, tmp_path):
+    work, out = Store(tmp_path / "work"), Store(tmp_path / "out")
+    told = []
+    settings = dict(count=3, lengths=(4, 8), passages=1, solutions=3, length=6, recipe=RECIPE, progress=False)
+    mems = shelf(lm, work, out, tell=told.append, **settings)
+    assert all(mem.exact for mem in mems)
+    assert {out.get(key).exact for key in out.keys()} == {True}
+    assert {mem.key for mem in mems} == set(out.keys())
+    many = [mem for mem in mems if mem.n == 6]
+    assert sorted({mem.text.id for mem in many}) == ["court-a-boundary-hedge", "random-0-000"]
+    assert all(len({m.key for m in many if m.text.id == name}) == 3 for name in {m.text.id for m in many})
+    assert any("over lengths 4, 8 are exact" in line for line in told)
+    # Texts are taken from all over the list.
+    assert originals()[-1].id in {mem.text.id for mem in mems}
+    before = {key: out.file(key).stat().st_mtime_ns for key in out.keys()}
+    shelf(lm, work, out, **settings)
+    assert {key: out.file(key).stat().st_mtime_ns for key in out.keys()} == before
+
+
+def test_trajectories_begin_at_the_noise_and_end_at_the_vector(lm, tmp_path):
+    passages = [lm.passage(text, 8) for text in originals()[:3]]
+    file = tmp_path / "ways.safetensors"
+    trajectories(lm, passages, RECIPE, file, every=3, progress=False)
+    found = read_trajectories(file)
+    mems = cram(lm, passages, RECIPE, progress=False)
+    assert set(found) == {mem.key for mem in mems}
+    for mem in mems:
+        steps, way = found[mem.key]
+        assert way.shape == (len(steps), 4, lm.d)
+        assert steps[0] == 0
+        assert steps[-1] == mem.steps
+        assert (np.diff(steps) > 0).all()
+        assert (np.diff(steps)[:-1] == 3).all()
+        np.testing.assert_allclose(way[-1], mem.mem, rtol=1e-3, atol=1e-3)
+        # What was kept of the end decodes too: float16 is enough here.
+        rounded = mem.with_mem(way[-1], "float16")
+        assert decode(lm, [rounded], batch=1)[0].shape == (8,)
