@@ -90,6 +90,20 @@ def spherical_null(n: int, d: int, *, seed: int = 0) -> np.ndarray:
     return unit(np.random.default_rng(seed).standard_normal((n, d)))
 
 
+def binned(values: Sequence[float] | Any, kinds: Sequence[Any], *, bins: int = 40, log: bool = False) -> pd.DataFrame:
+    """Histograms over one set of bins: ``kind from to share`` (of its kind's values). ``log``: bins of equal ratio."""
+    number, kind = np.asarray(values, float), np.asarray(kinds)
+    scale = np.log2(number) if log else number
+    edges = np.linspace(scale.min(), scale.max(), bins + 1)
+    ends = 2**edges if log else edges
+    rows = []
+    for name in dict.fromkeys(kind.tolist()):
+        counts, _ = np.histogram(scale[kind == name], edges)
+        for left, right, count in zip(ends[:-1], ends[1:], counts, strict=True):
+            rows.append((name, float(left), float(right), count / int(counts.sum())))
+    return pd.DataFrame(rows, columns=["kind", "from", "to", "share"])
+
+
 # Maps --------------------------------------------------------------------------------------------------------------
 
 

@@ -68,6 +68,17 @@ def test_the_spherical_null_has_no_direction():
     assert pairs.std() == pytest.approx(1 / np.sqrt(50), rel=0.03)
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_bins_hold_every_value_once(log):
+    values = np.array([1.0, 2, 4, 8, 16, 16, 3])
+    table = g.binned(values, ["a"] * 4 + ["b"] * 3, bins=4, log=log)
+    assert table.groupby("kind").share.sum().tolist() == pytest.approx([1, 1])
+    first = table[table.kind == "a"]
+    assert first["from"].iloc[0] == pytest.approx(1)
+    assert first["to"].iloc[-1] == pytest.approx(16)
+    assert first.share.tolist() == ([0.25] * 4 if log else [0.75, 0.25, 0, 0])
+
+
 # Maps ----------------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -293,6 +294,34 @@ def bench_shelf(
     many = [lm.passage(text, 32) for name in ("originals", "random") for text in load_texts(name, count=4)]
     trajectories(lm, many, recipe_of("default"), ways)
     typer.echo(f"{lm!r}\n{len({mem.key for mem in mems})} exact vectors in {out}, {len(many)} trajectories in {ways}")
+
+
+@bench_app.command("geometry")
+@told
+def bench_geometry(
+    tables: Annotated[list[str] | None, typer.Argument(help="which of them [default: all]")] = None,
+    tokens: Annotated[int, typer.Option(help="length of the passages whose solutions are looked at")] = 32,
+    model: ModelOption = "smollm2-135m",
+    store: Annotated[Path | None, typer.Option(help="folder of vectors [default: those that come with memlab]")] = None,
+    out: Annotated[Path, typer.Option(help="folder for geometry-NAME.parquet")] = Path("data/bench"),
+) -> None:
+    """Paths between solutions, perturbations, radii, planes, attention: the tables behind the notebooks."""
+    from memlab.experiments.geometry import TABLES, solutions
+    from memlab.models import load
+
+    if strange := [name for name in tables or [] if name not in TABLES]:
+        raise typer.BadParameter(f"{', '.join(strange)}; expected some of {', '.join(TABLES)}", param_hint="TABLES")
+    lm, kept = load(model), Store(store) if store else Store.bundled()
+    mems = solutions(kept, lm, tokens=tokens, least=3)
+    if not mems:
+        raise StoreError(
+            f"{kept.path} has no passage of {tokens} tokens with three exact solutions of {lm.name}: memlab bench shelf"
+        )
+    for name in tables or TABLES:
+        began = time.perf_counter()
+        table = TABLES[name](lm, mems)
+        _write(table, out / f"geometry-{name}.parquet")
+        typer.echo(f"{name}: {len(table)} rows, {time.perf_counter() - began:.0f} s")
 
 
 def _shape(text: str) -> tuple[int, int]:

@@ -1,0 +1,218 @@
+"""Pictures of geometry: where vectors lie, what is between them, how far they can be moved, where a model looks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from memlab.charts.theme import BLUE, GREEN, GREY, ORANGE, PURPLE
+
+_SHARE = alt.Axis(format="%", tickCount=5)
+
+
+def densities(binned: pd.DataFrame, *, title: str, log: bool = False) -> Any:
+    """Histograms by kind, one above the other. Columns ``kind from to share``, see ``geometry.binned``."""
+    scale = alt.Scale(type="log", base=2, nice=False) if log else alt.Scale(zero=False, nice=False)
+    header = alt.Header(labelAngle=0, labelAlign="left", labelColor=GREY, labelFontSize=12)
+    return (
+        alt.Chart(binned[binned.share > 0])
+        .mark_bar(opacity=0.85)
+        .encode(
+            alt.X("from:Q", title=title, scale=scale, axis=alt.Axis(tickCount=8)),
+            alt.X2("to:Q"),
+            alt.Y("share:Q", title=None, axis=alt.Axis(format="%", tickCount=2)),
+            alt.Row("kind:N", title=None, sort=None, header=header),
+            alt.Color("kind:N", legend=None, sort=None),
+            tooltip=["kind", alt.Tooltip("share:Q", format=".1%")],
+        )
+        .properties(width=480, height=52)
+        .resolve_scale(y="independent")
+        .configure_facet(spacing=8)
+    )
+
+
+def distance_matrix(matrix: Any, labels: list[str]) -> Any:
+    """Cosines of vectors with one another (n, n), in the order given; ``labels`` (n,) name them."""
+    cells = np.asarray(matrix, float)
+    n = len(cells)
+    rows, columns = np.divmod(np.arange(n * n), n)
+    table = pd.DataFrame(
+        {
+            "row": rows, "column": columns, "cosine": cells.ravel().round(3),
+            "one": [labels[i] for i in rows], "other": [labels[i] for i in columns],
+        }
+    )  # fmt: skip
+    return (
+        alt.Chart(table[table.row != table.column])
+        .mark_rect()
+        .encode(
+            alt.X("column:O", title=None, axis=None),
+            alt.Y("row:O", title=None, axis=None),
+            alt.Color("cosine:Q", scale=alt.Scale(scheme="viridis")),
+            tooltip=["one", "other", "cosine"],
+        )
+        .properties(width=330, height=330)
+    )
+
+
+def vector_map(table: pd.DataFrame, *, brush: alt.Parameter | None = None) -> Any:
+    """Vectors laid out flat. Columns ``x y kind label tokens norm seed``; with ``brush``, what it leaves out pales."""
+    chart = (
+        alt.Chart(table)
+        .mark_circle(size=70)
+        .encode(
+            alt.X("x:Q", title=None, axis=None, scale=alt.Scale(zero=False, padding=12)),
+            alt.Y("y:Q", title=None, axis=None, scale=alt.Scale(zero=False, padding=12)),
+            alt.Color("kind:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=4, labelLimit=170)),
+            opacity=alt.condition(brush, alt.value(0.9), alt.value(0.15)) if brush else alt.value(0.8),
+            tooltip=["label", "kind", "tokens", "seed", alt.Tooltip("norm:Q", format=",.0f")],
+        )
+        .properties(width=520, height=400)
+    )
+    return chart.add_params(brush) if brush else chart
+
+
+def along_a_path(table: pd.DataFrame) -> Any:
+    """Loss and decoded tokens from one solution to another. Columns ``t bits right tokens decodes way``."""
+    ways = table.way.unique().tolist()
+    base = alt.Chart(table.assign(share=table.right / table.tokens)).encode(
+        alt.X("t:Q", title="from one solution (0) to the other (1)"),
+        alt.Color("way:N", title=None, sort=ways, scale=alt.Scale(domain=ways, range=[ORANGE, BLUE, GREEN, PURPLE])),
+        tooltip=["way", "t", alt.Tooltip("bits:Q", format=".2f"), "right", "decodes"],
+    )
+    loss = base.mark_line(strokeWidth=2).encode(alt.Y("bits:Q", title="bits a token"))
+    points = base.transform_filter("datum.decodes").mark_circle(size=50, opacity=1).encode(alt.Y("bits:Q"))
+    share = base.mark_line(strokeWidth=2).encode(
+        alt.Y("share:Q", title="tokens right, decoded freely", scale=alt.Scale(domain=[0, 1]), axis=_SHARE)
+    )
+    left = alt.layer(loss, points).properties(width=330, height=220, title="Loss (dots: exact)")
+    return alt.hconcat(left, share.properties(width=330, height=220, title="What is written"), spacing=50)
+
+
+def from_text_to_text(table: pd.DataFrame, names: tuple[str, str]) -> Any:
+    """Tokens of either passage on the way between their vectors. Columns ``t of_a of_b``."""
+    long = table.melt("t", ["of_a", "of_b"], "passage", "tokens").replace({"of_a": names[0], "of_b": names[1]})
+    return (
+        alt.Chart(long)
+        .mark_line(strokeWidth=2, point=True)
+        .encode(
+            alt.X("t:Q", title="from the first text's vector (0) to the second's (1)"),
+            alt.Y("tokens:Q", title="tokens in their place"),
+            alt.Color("passage:N", title=None, sort=list(names), legend=alt.Legend(orient="top", labelLimit=300)),
+            tooltip=["passage", "t", "tokens"],
+        )
+        .properties(width=560, height=220)
+    )
+
+
+def survival(table: pd.DataFrame, column: str, *, title: str) -> Any:
+    """Share of moved vectors that still decode, and of tokens right, by how far they were moved.
+
+    Columns ``column share low high tokens_right``.
+    """
+    base = alt.Chart(table).encode(
+        alt.X(f"{column}:Q", title=title, axis=_SHARE),
+        tooltip=[alt.Tooltip(f"{column}:Q", format=".0%"), alt.Tooltip("share:Q", format=".0%")],
+    )
+    y = alt.Scale(domain=[0, 1])
+    band = base.mark_area(color=BLUE, opacity=0.2).encode(alt.Y("low:Q", scale=y, title=None), alt.Y2("high:Q"))
+    line = base.mark_line(color=BLUE, strokeWidth=2, point=alt.OverlayMarkDef(color=BLUE)).encode(
+        alt.Y("share:Q", scale=y, title="still exact (line), tokens right (dashed)", axis=_SHARE)
+    )
+    right = base.mark_line(color=ORANGE, strokeDash=[5, 4], strokeWidth=2).encode(alt.Y("tokens_right:Q", scale=y))
+    return alt.layer(band, line, right).properties(width=480, height=240)
+
+
+def radii_by_direction(table: pd.DataFrame) -> Any:
+    """Exact radii, one tick a vector, by direction. Columns ``direction radius text_id margin``."""
+    base = alt.Chart(table).encode(
+        alt.Y("direction:N", title=None, sort=None, axis=alt.Axis(labelFontSize=13)),
+        alt.X("radius:Q", title="how far along it stays exact, share of the vector's norm", axis=alt.Axis(format="%")),
+    )
+    ticks = base.mark_tick(thickness=2, size=22, opacity=0.7, color=BLUE).encode(
+        tooltip=["text_id", alt.Tooltip("radius:Q", format=".0%"), alt.Tooltip("margin:Q", format=".2f")]
+    )
+    middle = base.mark_tick(thickness=4, size=36, color=ORANGE).encode(alt.X("median(radius):Q"))
+    return alt.layer(ticks, middle).properties(width=480, height=alt.Step(42))
+
+
+def scatter(table: pd.DataFrame, x: str, y: str, *, x_title: str, y_title: str, tips: list[str]) -> Any:
+    """Points of one column against another, ``tips`` shown at the pointer."""
+    up = alt.Y(f"{y}:Q", title=y_title, scale=alt.Scale(zero=False))
+    return (
+        alt.Chart(table)
+        .mark_circle(size=50, opacity=0.7, color=BLUE)
+        .encode(alt.X(f"{x}:Q", title=x_title), up, tooltip=tips)
+        .properties(width=440, height=260)
+    )
+
+
+def loss_plane(table: pd.DataFrame, marks: pd.DataFrame) -> Any:
+    """The loss over a plane, exact places framed. Columns ``x y bits decodes``; ``marks``: ``x y name``."""
+    step = float(np.diff(np.sort(table.x.unique())).min())
+    cells = table.assign(x1=table.x - step / 2, x2=table.x + step / 2, y1=table.y - step / 2, y2=table.y + step / 2)
+    base = alt.Chart(cells).encode(
+        alt.X("x1:Q", title="along the line between the two", scale=alt.Scale(nice=False)), alt.X2("x2:Q"),
+        alt.Y("y1:Q", title="across", scale=alt.Scale(nice=False)), alt.Y2("y2:Q"),
+        tooltip=["x", "y", alt.Tooltip("bits:Q", format=".2f"), "decodes"],
+    )  # fmt: skip
+    ground = base.mark_rect().encode(
+        alt.Color("bits:Q", title="bits a token", scale=alt.Scale(scheme="viridis", reverse=True))
+    )
+    exact = base.transform_filter("datum.decodes").mark_rect(fillOpacity=0, stroke=ORANGE, strokeWidth=2)
+    named = alt.Chart(marks)
+    dots = named.mark_point(color="white", size=90, filled=True, stroke="black").encode(alt.X("x:Q"), alt.Y("y:Q"))
+    text = named.mark_text(color="white", dy=-14, fontWeight="bold", fontSize=13).encode(
+        alt.X("x:Q"), alt.Y("y:Q"), alt.Text("name:N")
+    )
+    return alt.layer(ground, exact, dots, text).properties(width=400, height=360)
+
+
+def attention_map(table: pd.DataFrame, column: str, *, title: str) -> Any:
+    """Share of attention by layer and head. Columns ``layer head`` and ``column``."""
+    return (
+        alt.Chart(table)
+        .mark_rect()
+        .encode(
+            alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+            alt.Y("head:O", title="head"),
+            alt.Color(f"{column}:Q", title=None, scale=alt.Scale(scheme="viridis", domain=[0, 1]),
+                      legend=alt.Legend(format="%")),
+            tooltip=["layer", "head", alt.Tooltip(f"{column}:Q", format=".1%")],
+        )
+        .properties(width=480, height=alt.Step(16), title=title)
+    )  # fmt: skip
+
+
+def knocked_out(table: pd.DataFrame) -> Any:
+    """Tokens right when some layers may not see the vector. Columns ``layer mode accuracy low high``."""
+    names = {"only": "in this layer alone", "from": "in all from it on", "until": "in all up to it"}
+    shown = table[table["mode"].isin(names)].assign(hidden=table["mode"].map(names))
+    order = list(names.values())
+    base = alt.Chart(shown).encode(
+        alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1)),
+        alt.Color("hidden:N", title="hidden", sort=order),
+        tooltip=["hidden", "layer", alt.Tooltip("accuracy:Q", format=".0%")],
+    )
+    y = alt.Scale(domain=[0, 1])
+    band = base.mark_area(opacity=0.15).encode(alt.Y("low:Q", scale=y, title=None), alt.Y2("high:Q"))
+    line = base.mark_line(strokeWidth=2, point=True).encode(
+        alt.Y("accuracy:Q", scale=y, title="tokens right, the true text fed", axis=_SHARE)
+    )
+    return alt.layer(band, line).properties(width=520, height=260)
+
+
+def token_waterfall(table: pd.DataFrame) -> Any:
+    """Bits each token cost, before and after. Columns ``position token before after``."""
+    shown = table.assign(label=[f"{p:>3} {t!r}" for p, t in zip(table.position, table.token, strict=True)])
+    y = alt.Y("label:N", title=None, sort=None, axis=alt.Axis(labelFont="monospace", labelFontSize=11, labelLimit=150))
+    tips: Any = ["token", alt.Tooltip("before:Q", format=".2f"), alt.Tooltip("after:Q", format=".4f")]
+    base = alt.Chart(shown).encode(y, tooltip=tips)
+    before = base.mark_bar(color=GREY, opacity=0.5).encode(
+        alt.X("before:Q", title="bits: without the vector (grey), with it (orange)")
+    )
+    after = base.mark_bar(color=ORANGE).encode(alt.X("after:Q"))
+    return alt.layer(before, after).properties(width=420, height=alt.Step(15))

@@ -1,0 +1,124 @@
+"""The tables that the notebooks on geometry open with: each is one function of the shelf's vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from memlab import geometry
+from memlab.decoding import decode
+from memlab.experiments import attention, paths, robustness
+from memlab.models import FrozenLM
+from memlab.store import Store
+from memlab.vectors import MemVector
+
+
+def solutions(store: Store, lm: FrozenLM, *, tokens: int = 32, least: int = 2) -> list[MemVector]:
+    """Exact vectors of this model for passages of which there are at least so many, by text and seed."""
+    table = store.table()
+    table = table[table.exact & (table.model == lm.name) & (table.tokens == tokens)]
+    counts = table.groupby("text_id").key.transform("size")
+    chosen = table[counts >= least].sort_values(["text_id", "seed"], kind="stable")
+    return [store.get(key) for key in chosen.key]
+
+
+def one_each(mems: Sequence[MemVector], count: int) -> list[MemVector]:
+    """The first solution of each of up to ``count`` passages."""
+    return list({mem.text.id: mem for mem in reversed(mems)}.values())[::-1][:count]
+
+
+def path_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 24, steps: int = 100) -> pd.DataFrame:
+    """Lines and curves between ``count`` pairs of solutions: ``pair way barrier`` and ``grids.evaluate``'s columns."""
+    tables = []
+    for i, (a, b) in enumerate(paths.pairs(mems, count)):
+        for way, path in (("line", paths.line(lm, a, b)), ("curve", paths.curve(lm, a, b, steps=steps))):
+            told = dict(pair=i, text_id=a.text.id, a=a.key, b=b.key, way=way, barrier=path.barrier, **path.table.attrs)
+            tables.append(path.table.assign(**told))
+    return pd.concat(tables, ignore_index=True)
+
+
+def between_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 8) -> pd.DataFrame:
+    """What is written between the vectors of different passages: ``pair first second t of_a of_b written``."""
+    each = one_each(mems, 2 * count)
+    tables = []
+    for i, (a, b) in enumerate(zip(each[::2], each[1::2], strict=False)):
+        table = paths.between_passages(lm, a, b)
+        written = [lm.decode_ids(ids) for ids in table.ids]
+        told = dict(pair=i, first=a.text.id, second=b.text.id, a=a.key, b=b.key, written=written)
+        tables.append(table.drop(columns="ids").assign(**told))
+    return pd.concat(tables, ignore_index=True)
+
+
+def noise_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 12) -> pd.DataFrame:
+    """``robustness.noise`` and ``robustness.dropout``: ``what amount`` beside their columns."""
+    each = one_each(mems, count)
+    noise = robustness.noise(lm, each).rename(columns={"radius": "amount"}).assign(what="noise")
+    gone = robustness.dropout(lm, each).rename(columns={"share": "amount"}).assign(what="dropout")
+    table = pd.concat([noise, gone], ignore_index=True)
+    return table.assign(**{name: noise.attrs[name] + gone.attrs[name] for name in ("again", "agree")})
+
+
+def radius_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 8, solutions_each: int = 4) -> pd.DataFrame:
+    """``robustness.radii`` of a few solutions of each of ``count`` passages."""
+    names = [mem.text.id for mem in one_each(mems, count)]
+    chosen = [mem for name in names for mem in [m for m in mems if m.text.id == name][:solutions_each]]
+    return robustness.radii(lm, chosen, draws=1)
+
+
+def plane_table(lm: FrozenLM, mems: Sequence[MemVector], *, points: int = 15) -> pd.DataFrame:
+    """Two planes through the first passage's first two solutions: across to the third one, and at random."""
+    first = [mem for mem in mems if mem.text.id == mems[0].text.id]
+    a, b, c = first[:3]
+    tables = []
+    for name, third in (("through a third solution", c.mem), ("random", None)):
+        table = robustness.plane(lm, a, b, third=third, points=points)
+        tables.append(table.assign(plane=name, text_id=a.text.id, a=a.key, b=b.key, **table.attrs))
+    return pd.concat(tables, ignore_index=True)
+
+
+def attention_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 12) -> pd.DataFrame:
+    """``attention.attention_mass`` of one solution a passage."""
+    each = one_each(mems, count)
+    return pd.concat(
+        [attention.attention_mass(lm, mem).assign(text_id=mem.text.id, key=mem.key) for mem in each], ignore_index=True
+    )
+
+
+def knock_out_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 8) -> pd.DataFrame:
+    """``attention.knock_outs`` of one solution a passage."""
+    each = one_each(mems, count)
+    return pd.concat(
+        [attention.knock_outs(lm, mem).assign(text_id=mem.text.id, key=mem.key) for mem in each], ignore_index=True
+    )
+
+
+def snap_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 12) -> pd.DataFrame:
+    """Each vector's nearest token by cosine, and what is decoded when that token's embedding stands in its place."""
+    embeddings = lm.embed(np.arange(lm.vocabulary)).cpu().numpy()
+    rows = []
+    for mem in one_each(mems, count):
+        ids, cosine = geometry.nearest(mem.mem, embeddings, 1)
+        snapped = mem.with_mem(embeddings[ids[:, 0]], "snapped to the nearest tokens")
+        scaled = snapped.with_mem(
+            geometry.unit(snapped.mem) * np.linalg.norm(mem.mem, axis=1, keepdims=True), "the same, as long as it was"
+        )
+        right = [int((got == mem.token_ids).sum()) for got in decode(lm, [mem, snapped, scaled])]
+        tokens = " ".join(repr(lm.decode_ids([int(i)])) for i in ids[:, 0])
+        rows.append((mem.key, mem.text.id, mem.n, tokens, float(cosine.mean()), *right))
+    columns = ["key", "text_id", "tokens", "nearest", "cosine", "right", "right_snapped", "right_scaled"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+TABLES: dict[str, Callable[[FrozenLM, Sequence[MemVector]], pd.DataFrame]] = {
+    "paths": path_table,
+    "between": between_table,
+    "noise": noise_table,
+    "radii": radius_table,
+    "planes": plane_table,
+    "attention": attention_table,
+    "knockouts": knock_out_table,
+    "snapped": snap_table,
+}
+"""By the name they are stored under, ``geometry-NAME``."""
