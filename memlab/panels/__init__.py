@@ -6,19 +6,37 @@ from memlab import charts
 from memlab.models import FrozenLM, load
 from memlab.panels.capacity import CapacityPanel, InformationPanel, capacity_panel, information_panel
 from memlab.panels.cramming import OWN, CramPanel, cram_panel, marked, readout
+from memlab.panels.geometry import (
+    AttentionPanel,
+    MapPanel,
+    MovePanel,
+    PathPanel,
+    attention_panel,
+    map_panel,
+    move_panel,
+    path_panel,
+)
 from memlab.panels.study import StudyPanel, study_panel
 from memlab.store import Store
 
 __all__ = [
     "OWN",
+    "AttentionPanel",
     "CapacityPanel",
     "CramPanel",
     "InformationPanel",
+    "MapPanel",
+    "MovePanel",
+    "PathPanel",
     "StudyPanel",
+    "attention_panel",
     "capacity_panel",
     "cram_panel",
     "information_panel",
+    "map_panel",
     "marked",
+    "move_panel",
+    "path_panel",
     "readout",
     "setup",
     "study_panel",

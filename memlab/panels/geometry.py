@@ -1,0 +1,313 @@
+"""Panels on geometry: a map to brush and read, the way between two solutions, a vector moved, a look inside."""
+
+from __future__ import annotations
+
+import html
+import threading
+from typing import Any
+
+import altair as alt
+import ipywidgets as w
+import numpy as np
+import pandas as pd
+
+from memlab import charts, geometry
+from memlab.decoding import decode
+from memlab.experiments import attention, paths
+from memlab.experiments.grids import Stopped
+from memlab.models import FrozenLM
+from memlab.panels.base import TEXT, LivePanel, links, number, plain_table, say
+from memlab.panels.cramming import readout_html
+from memlab.store import Store
+from memlab.vectors import MemVector
+
+_WIDE = {"description_width": "90px"}
+_LAYOUT = {"width": "420px"}
+_BOX = "border-left:3px solid var(--jp-border-color1,#999);margin:6px 0;padding:2px 12px;"
+SHOWN = 12
+"""Vectors that a map lists at most."""
+
+
+def map_panel(lm: FrozenLM, mems: list[MemVector]) -> MapPanel:
+    """A map of vectors; drag over points to read their texts, norms and checks."""
+    return MapPanel(lm, mems)
+
+
+class MapPanel(w.VBox):
+    """The panel of ``map_panel``. ``picked`` are the vectors under the brush."""
+
+    def __init__(self, lm: FrozenLM, mems: list[MemVector]) -> None:
+        super().__init__()
+        self.lm, self.mems, self.picked = lm, mems, list[MemVector]()
+        self._x = np.stack([mem.mem.reshape(-1) for mem in mems])
+        self._flat: dict[str, np.ndarray] = {}
+        self._thread: threading.Thread | None = None
+        self._one_at_a_time = threading.Lock()
+        alt.JupyterChart.enable_offline()
+        ways = [("PCA", "pca"), ("UMAP (about 20 s, the first time)", "umap"), ("t-SNE", "tsne")]
+        self.how = w.Dropdown(options=ways, description="Map", style=_WIDE, layout=_LAYOUT)
+        colours = [("kind of text", "kind"), ("passage", "passage"), ("length", "length")]
+        self.colour = w.Dropdown(options=colours, description="Colour", style=_WIDE, layout=_LAYOUT)
+        self.kept = w.HTML()
+        self.place = w.Box()
+        self.told = w.HTML()
+        self.links = w.HTML()
+        self.how.observe(self._draw, "value")
+        self.colour.observe(self._draw, "value")
+        self.children = [self.how, self.colour, self.kept, self.place, self.told, self.links]
+        self.layout.max_width = "900px"
+        self.add_class("memlab-map-panel")
+        self._draw()
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """What is drawn: ``i x y kind label tokens norm seed``."""
+        flat = self._flat[self.how.value]
+        labels = {"kind": self._kind, "passage": lambda mem: mem.text.id, "length": lambda mem: f"{mem.n:>3} tokens"}
+        return pd.DataFrame(
+            {
+                "i": range(len(self.mems)),
+                "x": flat[:, 0],
+                "y": flat[:, 1],
+                "kind": [labels[self.colour.value](mem) for mem in self.mems],
+                "label": [mem.text.id for mem in self.mems],
+                "tokens": [mem.n for mem in self.mems],
+                "norm": np.linalg.norm(self._x, axis=1),
+                "seed": [mem.recipe.seed for mem in self.mems],
+            }
+        )
+
+    @staticmethod
+    def _kind(mem: MemVector) -> str:
+        return "random words" if mem.text.id.startswith("random-") else "originals"
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Until the map that is being laid out is drawn."""
+        if self._thread:
+            self._thread.join(timeout)
+
+    def _draw(self, _: Any = None) -> None:
+        """UMAP may take twenty seconds: in a thread, so that the page goes on."""
+        self._thread = threading.Thread(target=self._lay_out, args=(self.how.value,), daemon=True)
+        self._thread.start()
+
+    def _lay_out(self, how: geometry.Map) -> None:
+        with self._one_at_a_time:
+            if how not in self._flat:
+                self.kept.value = say("Laying out ...")
+                self._flat[how] = geometry.flat_map(self._x, how)
+            if how == self.how.value:
+                self._show(how)
+
+    def _show(self, how: str) -> None:
+        share = geometry.neighbours_kept(self._x, self._flat[how])
+        chance = 10 / (len(self.mems) - 1)
+        self.kept.value = say(
+            f"{len(self.mems)} vectors. Of each one's 10 nearest, {share:.0%} are near on the map too; "
+            f"by chance {chance:.0%}."
+        )
+        chart = charts.vector_map(self.table, brush=alt.selection_interval(name="brush"))
+        with alt.theme.enable("memlab"):
+            live = alt.JupyterChart(chart)
+        live.selections.observe(self._brushed, "brush")
+        self.place.children = [live]
+        self.links.value = links(
+            f"map-{how}", self.table.to_csv(index=False), charts.to_svg(charts.vector_map(self.table))
+        )
+        self._tell(None)
+
+    def _brushed(self, change: Any) -> None:
+        ends = change["new"].value or {}
+        self._tell(ends if len(ends) == 2 else None)
+
+    def _tell(self, ends: dict[str, list[float]] | None) -> None:
+        table = self.table
+        if ends is None:
+            self.picked, self.told.value = [], say("Drag over points to read them.")
+            return
+        inside = table.x.between(*sorted(ends["x"])) & table.y.between(*sorted(ends["y"]))
+        self.picked = [self.mems[i] for i in table.i[inside]]
+        rows = []
+        for mem in self.picked[:SHOWN]:
+            string = self.lm.decode_ids(mem.token_ids)
+            text = html.escape(string[:60].replace("\n", " ")) + ("…" if len(string) > 60 else "")
+            margin = "–" if mem.margin is None else f"{mem.margin:.2f}"
+            norm = f"{np.linalg.norm(mem.mem):,.0f}"
+            rows.append(
+                (text, str(mem.n), str(mem.recipe.seed), norm, str(mem.steps), margin, "yes" if mem.exact else "no")
+            )
+        names = ["text", "tokens", "seed", "norm", "steps", "margin", "exact"]
+        more = f" The first {SHOWN}:" if len(self.picked) > SHOWN else ""
+        head = say(f"{len(self.picked)} vectors under the brush.{more}")
+        self.told.value = head + plain_table(pd.DataFrame(rows, columns=names), escape=False) if rows else head
+
+
+def path_panel(lm: FrozenLM, table: pd.DataFrame, store: Store | None = None) -> PathPanel:
+    """Pick two stored solutions of one passage, see the line and the curve between them, read any place on the line."""
+    return PathPanel(lm, table, store)
+
+
+class PathPanel(LivePanel):
+    """The panel of ``path_panel``; ``table`` is ``geometry-paths`` of ``memlab bench geometry``."""
+
+    def __init__(self, lm: FrozenLM, table: pd.DataFrame, store: Store | None = None) -> None:
+        super().__init__("Read this place", icon="eye", tooltip="Decode the vector at this place of the line, freely")
+        self.lm, self.table, self.store = lm, table, store or Store.bundled()
+        names = [(f"{name} ({pair})", pair) for pair, name in table.groupby("pair").text_id.first().items()]
+        self.pair = w.Dropdown(options=names, description="Solutions", style=_WIDE, layout=_LAYOUT)
+        self.chart, self.decoded, self.links = w.HTML(), w.HTML(), w.HTML()
+        self.at, place = number("Place, %", 50, 0, 100)
+        self.bend = w.Checkbox(description="on the curve: trained now, about 30 s", value=False, indent=False)
+        self.pair.observe(self._show, "value")
+        self.children = [
+            self.pair, self.chart, w.HBox([place, self.bend], layout=w.Layout(flex_flow="row wrap")),
+            self.buttons(), self.decoded, self.links,
+        ]  # fmt: skip
+        self.add_class("memlab-path-panel")
+        self._show()
+
+    def clear(self) -> None:
+        super().clear()
+        self.decoded.value = ""
+
+    def work(self) -> None:
+        row = self.table[self.table.pair == self.pair.value].iloc[0]
+        a, b = self.store.get(row.a), self.store.get(row.b)
+        t = self.at.value / 100
+        if self.bend.value:
+            curve = paths.curve(self.lm, a, b, points=3, watch=self._heard, again=0)
+            assert curve.middle is not None
+            where = geometry.bezier(a.mem, curve.middle, b.mem, [t])[0].astype(np.float32)
+            mem = a.with_mem(where, f"curve at {t}")
+        else:
+            mem = a.lerp(b, t)
+        ids = decode(self.lm, [mem], batch=1)[0]
+        self.decoded.value = readout_html(self.lm, mem, ids)
+        self.result = mem
+        right = int((ids == mem.token_ids).sum())
+        self.status.value = say(f"Done: {right} of {mem.n} tokens right at {t:.0%} of the way.")
+
+    def _heard(self, done: int, of: int) -> bool:
+        self.status.value = say(f"Step {done} of {of} of the curve")
+        return self.stopping.is_set()
+
+    def _guarded(self) -> None:
+        try:
+            super()._guarded()
+        except Stopped:
+            self.status.value = say("Stopped; nothing was kept.")
+
+    def _show(self, _: Any = None) -> None:
+        self.clear()
+        mine = self.table[self.table.pair == self.pair.value]
+        chart = charts.along_a_path(mine)
+        self.chart.value = charts.to_svg(chart)
+        heights = mine.groupby("way").barrier.first()
+        self.status.value = say(
+            ", ".join(f"{way}: barrier {height:.2f} bits a token" for way, height in heights.items())
+        )
+        columns = ["way", "t", "bits", "accuracy", "right", "tokens", "decodes"]
+        self.links.value = links(f"path-{self.pair.value}", mine[columns].to_csv(index=False), self.chart.value)
+
+
+def move_panel(lm: FrozenLM, mems: list[MemVector]) -> MovePanel:
+    """Move a stored vector by noise, rounding or dropout, and read what it still writes."""
+    return MovePanel(lm, mems)
+
+
+class MovePanel(LivePanel):
+    """The panel of ``move_panel``."""
+
+    WAYS = ("noise, % of its norm", "numbers left out, %", "rounded to bits")
+
+    def __init__(self, lm: FrozenLM, mems: list[MemVector]) -> None:
+        super().__init__(
+            "Move it", icon="arrows-alt", tooltip="Change the vector and decode it, freely: about a second"
+        )
+        self.lm, self.mems = lm, mems
+        names = [(f"{mem.text.id}, {mem.n} tokens, seed {mem.recipe.seed}", i) for i, mem in enumerate(mems)]
+        self.which = w.Dropdown(options=names, description="Vector", style=_WIDE, layout=_LAYOUT)
+        self.way = w.Dropdown(options=self.WAYS, description="Change", style=_WIDE, layout=_LAYOUT)
+        self.amount, amounts = number("How much", 10, 0, 100)
+        self.seed, seeds = number("Seed", 0, 0, 99)
+        self.decoded = w.HTML()
+        self.children = [
+            self.which, self.way, w.HBox([amounts, seeds], layout=w.Layout(flex_flow="row wrap")),
+            self.buttons(), self.decoded,
+        ]  # fmt: skip
+        self.add_class("memlab-move-panel")
+
+    def clear(self) -> None:
+        super().clear()
+        self.decoded.value = ""
+
+    def moved(self) -> MemVector:
+        """The vector as the controls say."""
+        mem, share = self.mems[self.which.value], self.amount.value / 100
+        if self.way.value == self.WAYS[0]:
+            return mem.perturb(share * float(np.linalg.norm(mem.mem)), seed=self.seed.value)
+        if self.way.value == self.WAYS[2]:
+            return mem.quantise(int(np.clip(self.amount.value, 2, 16)))
+        gone = np.random.default_rng(self.seed.value).permutation(mem.mem.size)[: round(share * mem.mem.size)]
+        left = mem.mem.copy()
+        left.reshape(-1)[gone] = 0
+        return mem.with_mem(left, f"dropout {share}")
+
+    def work(self) -> None:
+        moved = self.moved()
+        before = self.mems[self.which.value]
+        ids = decode(self.lm, [moved], batch=1)[0]
+        self.decoded.value = readout_html(self.lm, moved, ids)
+        cosine = float(geometry.cosines(moved.mem.reshape(1, -1), before.mem.reshape(1, -1))[0, 0])
+        self.result = moved
+        right = int((ids == moved.token_ids).sum())
+        verdict = "it still decodes exactly" if right == moved.n else f"{right} of {moved.n} tokens right"
+        self.status.value = say(f"Done: cosine to what it was {cosine:.3f}; {verdict}.")
+
+
+def attention_panel(lm: FrozenLM, mems: list[MemVector]) -> AttentionPanel:
+    """Where the text looks, layer by head, and what each of its tokens cost before and after."""
+    return AttentionPanel(lm, mems)
+
+
+class AttentionPanel(LivePanel):
+    """The panel of ``attention_panel``: it runs the model once on the button, a second or two."""
+
+    COLUMNS = (("the vector", "on_mem"), ("the sink token", "on_first"), ("the text itself", "on_text"))
+
+    def __init__(self, lm: FrozenLM, mems: list[MemVector]) -> None:
+        super().__init__("Look", icon="search", tooltip="One pass of the model over the vector and its text")
+        self.lm, self.mems = lm, mems
+        self._mass: pd.DataFrame | None = None
+        names = [(f"{mem.text.id}, {mem.n} tokens, seed {mem.recipe.seed}", i) for i, mem in enumerate(mems)]
+        self.which = w.Dropdown(options=names, description="Vector", style=_WIDE, layout=_LAYOUT)
+        self.column = w.Dropdown(options=self.COLUMNS, description="Attention to", style=_WIDE, layout=_LAYOUT)
+        self.chart, self.bars = w.HTML(), w.HTML()
+        self.column.observe(self._draw, "value")
+        self.children = [self.which, self.column, self.buttons(), self.chart, self.bars]
+        self.add_class("memlab-attention-panel")
+
+    def clear(self) -> None:
+        super().clear()
+        self._mass, self.chart.value, self.bars.value = None, "", ""
+
+    def work(self) -> None:
+        mem = self.mems[self.which.value]
+        self._mass = attention.attention_mass(self.lm, mem)
+        self._draw()
+        table = attention.waterfall(self.lm, mem)
+        chart = charts.token_waterfall(table).properties(title="What each token costs the model")
+        self.bars.value = charts.to_svg(chart)
+        self.result = mem
+        gained = float(np.nansum(table.before) - table.after.sum())
+        self.status.value = say(f"Done: the vector saves {gained:.0f} of {float(np.nansum(table.before)):.0f} bits.")
+
+    def _draw(self, _: Any = None) -> None:
+        if self._mass is None:
+            return
+        if not len(self._mass):
+            self.chart.value = f'<div style="{_BOX}{TEXT}">This model has no attention.</div>'
+            return
+        name = {value: label for label, value in self.COLUMNS}[self.column.value]
+        chart = charts.attention_map(self._mass, self.column.value, title=f"Share of the text's attention to {name}")
+        self.chart.value = charts.to_svg(chart)
