@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
 from memlab.texts import data_folder
-from memlab.vectors import DamagedError, MemVector, VectorError, read_metadata
+from memlab.vectors import DamagedError, MemVector, VectorError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,13 +36,14 @@ class StoreError(OSError):
 class Store:
     """Finished mem vectors on disk. ``Store()`` is the user's own: ``MEMLAB_STORE``, else the user's cache folder."""
 
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, indexed: bool = True) -> None:
+        self._indexed = indexed
         self.path = Path(path or os.environ.get("MEMLAB_STORE") or user_cache_path("memlab") / "store").expanduser()
 
     @classmethod
     def bundled(cls) -> Store:
         """The vectors that come with memlab, which its notebooks open with. To be read only."""
-        return cls(data_folder() / "store")
+        return cls(data_folder() / "store", indexed=False)
 
     def __repr__(self) -> str:
         return f"<Store {self.path}>"
@@ -106,7 +108,7 @@ class Store:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            _link_if_absent(temporary, final)
+            link_if_absent(temporary, final)
         except OSError as error:
             raise self._cannot_write(error, [vector]) from error
         finally:
@@ -148,20 +150,36 @@ class Store:
         return wrong
 
     def table(self) -> pd.DataFrame:
-        """One row a result, from the files' metadata (payloads are not read). Damaged files are named in a warning."""
-        import pandas as pd
+        """One row a result, from the files' metadata (payloads are not read). Damaged files are named in a warning.
 
-        rows, damaged = [], []
-        for key in self.keys():
-            try:
-                rows.append(_row(key, read_metadata(self.file(key))))
-            except (ValueError, KeyError, TypeError) as error:
-                damaged.append(f"{self.file(key)}: {error}")
-        if damaged:
-            warnings.warn(
-                f"{len(damaged)} damaged files left out, `memlab store verify` names all: {damaged[0]}", stacklevel=2
-            )
-        return pd.DataFrame(rows, columns=list(_COLUMNS)).sort_values(["model", "text_id", "tokens"], ignore_index=True)
+        A large store keeps an ``index.parquet`` and reads only what is new; see ``memlab.index``.
+        """
+        from memlab import index
+
+        return index.table(self.path, _SUFFIX, write=self._indexed)
+
+    def reindex(self) -> int:
+        """Write ``index.parquet`` anew from the files; how many results it holds."""
+        from memlab import index
+
+        return index.rebuild(self.path, _SUFFIX)
+
+    def gc(self, *, older: float = 3600, dry: bool = False) -> list[Path]:
+        """Remove what killed writers left behind and failures that have a result since; returns those files.
+
+        Temporary files younger than ``older`` seconds may be somebody's still. Results and quarantine stay.
+        """
+        left = [
+            p for p in self.path.rglob(".*") if p.is_file() and (p.suffix == ".tmp" or p.name.startswith(".probe-"))
+        ]
+        left += list((self.path / "failures").glob("*.tmp"))
+        now = time.time()
+        found = [p for p in left if now - _mtime(p) >= older]
+        found += [p for p in (self.path / "failures").glob("*.json") if p.stem in self]
+        if not dry:
+            for file in found:
+                _discard(file)
+        return sorted(found)
 
     def record_failure(self, key: str, error: str) -> None:
         """Remember why the run of this key failed; a later success makes it moot."""
@@ -187,35 +205,8 @@ class Store:
         )
 
 
-_COLUMNS = (
-    "key", "model", "text_id", "start", "tokens", "k", "recipe", "seed", "exact", "portable", "margin",
-    "teacher_forced", "first_given", "loss_bits", "steps", "seconds",
-)  # fmt: skip
-
-
-def _row(key: str, meta: dict[str, Any]) -> dict[str, Any]:
-    from memlab.checks import Check, portability
-    from memlab.recipes import Recipe
-
-    checks = [Check(**c) for c in meta["checks"]]
-    recipe = Recipe.from_json(json.dumps(meta["recipe"]))
-    given = next((c for c in checks if c.first_given), None)
-    return {
-        "key": key,
-        "text_id": meta["text"]["id"],
-        "start": meta["text"]["start"],
-        "recipe": recipe.name,
-        "seed": recipe.seed,
-        "exact": any(c.exact for c in checks),
-        "portable": portability(checks),
-        "margin": next((c.margin for c in checks if c.exact), None),
-        # The paper's way of decoding, in a column of its own: the share right once the first token is given.
-        "first_given": given and given.right / given.tokens,
-        **{c: meta[c] for c in ("model", "tokens", "k", "teacher_forced", "loss_bits", "steps", "seconds")},
-    }
-
-
-def _link_if_absent(temporary: Path, final: Path) -> None:
+def link_if_absent(temporary: Path, final: Path) -> None:
+    """Give a complete file its name, unless somebody else's has it already."""
     try:
         os.link(temporary, final)
     except FileExistsError:
@@ -232,3 +223,10 @@ def _discard(temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
     except OSError:
         pass
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # gone meanwhile: its writer has finished
+        return time.time()

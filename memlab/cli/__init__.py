@@ -170,6 +170,60 @@ def store_verify(
         raise typer.Exit(1)
 
 
+@store_app.command("gc")
+@told
+def store_gc(
+    store: StoreOption = None,
+    dry: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
+    older: Annotated[float, typer.Option(help="hours since a temporary file was written to")] = 1.0,
+) -> None:
+    """Remove what killed programs left behind; results stay."""
+    place = _there(store)
+    gone = place.gc(older=3600 * older, dry=dry)
+    for file in gone:
+        typer.echo(str(file.relative_to(place.path)))
+    typer.echo(f"{len(gone)} files {'would go' if dry else 'removed'}")
+
+
+@store_app.command("index")
+@told
+def store_index(store: StoreOption = None) -> None:
+    """Write index.parquet anew from the files (it is also brought up to date as it is read)."""
+    place = _there(store)
+    typer.echo(f"{place.reindex()} results in {place.path / 'index.parquet'}")
+
+
+@store_app.command("export")
+@told
+def store_export(
+    file: Annotated[Path, typer.Argument(help="tar file to write")],
+    keys: Annotated[list[str] | None, typer.Argument(help="keys, or their beginnings [default: all]")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Pack results into one tar file."""
+    from memlab.shipping import pack
+
+    place = _there(store)
+    typer.echo(f"{pack(place, file, [place.find(key) for key in keys] if keys else None)} results in {file}")
+
+
+@store_app.command("import")
+@told
+def store_import(
+    file: Annotated[Path, typer.Argument(help="tar file that memlab store export wrote")], store: StoreOption = None
+) -> None:
+    """Take in the results of a tar file; each is re-hashed first."""
+    from memlab.shipping import unpack
+
+    place = Store(store)
+    made = unpack(place, file)
+    for name, why in made.refused.items():
+        typer.echo(f"refused: {name}: {why}", err=True)
+    typer.echo(f"{len(made.added)} results added to {place.path}, {len(made.present)} were there")
+    if made.refused:
+        raise typer.Exit(1)
+
+
 @app.command("models")
 @told
 def models_command(

@@ -1,0 +1,134 @@
+"""The table of a store in one Parquet file, so that a hundred thousand results list in a second.
+
+The files are the truth: the index is rebuilt from them where it is absent, damaged or of another version, and brought
+up to date for what came, went or changed since. Anybody may write it, at any time: it is replaced whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from memlab.checks import Check, portability
+from memlab.recipes import Recipe
+from memlab.vectors import read_metadata
+
+NAME = "index.parquet"
+VERSION = 1
+WORTHWHILE = 200
+"""Files that must be read anew before the index is written: a small store lists as fast without."""
+COLUMNS = (
+    "key", "model", "text_id", "start", "tokens", "k", "recipe", "seed", "exact", "portable", "margin",
+    "teacher_forced", "first_given", "loss_bits", "steps", "seconds",
+)  # fmt: skip
+_FILE = ("file_size", "file_time")
+
+
+def table(root: Path, suffix: str, *, write: bool = True) -> pd.DataFrame:
+    """One row a result of the store at ``root``, in order of model, text and length; columns ``COLUMNS``.
+
+    Payloads are not read. Damaged files are left out, with a warning that names one of them.
+    """
+    there = _listing(root, suffix)
+    known = _read(root / NAME)
+    if known is not None:
+        now = pd.MultiIndex.from_tuples(there, names=["key", *_FILE]) if there else None
+        kept = known[known.set_index(["key", *_FILE]).index.isin(now)] if now is not None else known[:0]
+    else:
+        kept = None
+    have = set(kept.key) if kept is not None else set()
+    rows, damaged = [], []
+    for key, size, time in there:
+        if key not in have:
+            file = root / "objects" / key[:2] / f"{key}{suffix}"
+            try:
+                rows.append(_row(key, read_metadata(file)) | {"file_size": size, "file_time": time})
+            except (ValueError, KeyError, TypeError) as error:
+                damaged.append(f"{file}: {error}")
+    found = pd.DataFrame(rows, columns=[*COLUMNS, *_FILE])
+    whole = found if kept is None or not len(kept) else pd.concat([kept, found], ignore_index=True) if rows else kept
+    gone = 0 if known is None or kept is None else len(known) - len(kept)
+    if write and len(rows) + gone >= WORTHWHILE:
+        _write(whole, root / NAME)
+    if damaged:
+        warnings.warn(
+            f"{len(damaged)} damaged files left out, `memlab store verify` names all: {damaged[0]}", stacklevel=3
+        )
+    return whole[list(COLUMNS)].sort_values(["model", "text_id", "tokens"], ignore_index=True)
+
+
+def rebuild(root: Path, suffix: str) -> int:
+    """Forget the index and write it anew from the files; how many results it holds."""
+    (root / NAME).unlink(missing_ok=True)
+    whole = table(root, suffix, write=False)
+    times = {key: (size, time) for key, size, time in _listing(root, suffix)}
+    stamped = whole.assign(
+        file_size=[times[key][0] for key in whole.key], file_time=[times[key][1] for key in whole.key]
+    )
+    _write(stamped, root / NAME)
+    return len(whole)
+
+
+def _listing(root: Path, suffix: str) -> list[tuple[str, int, int]]:
+    """(key, size, time) of every result's file."""
+    found = []
+    objects = root / "objects"
+    folders = sorted(objects.glob("[0-9a-f][0-9a-f]")) if objects.is_dir() else []
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(suffix) and entry.name[0] != ".":
+                    about = entry.stat()
+                    found.append((entry.name.removesuffix(suffix), about.st_size, about.st_mtime_ns))
+    return found
+
+
+def _read(file: Path) -> pd.DataFrame | None:
+    import pyarrow.parquet as pq
+
+    try:
+        opened = pq.read_table(file)
+        if (opened.schema.metadata or {}).get(b"memlab_index") != str(VERSION).encode():
+            return None
+        return opened.to_pandas()
+    except (OSError, ValueError):  # absent or damaged: the files say it all again (pyarrow's errors are ValueErrors)
+        return None
+
+
+def _write(whole: pd.DataFrame, file: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    made = pa.Table.from_pandas(whole, preserve_index=False)
+    made = made.replace_schema_metadata({**(made.schema.metadata or {}), b"memlab_index": str(VERSION).encode()})
+    temporary = file.with_name(f".{NAME}.{uuid.uuid4().hex}.tmp")
+    try:
+        pq.write_table(made, temporary)
+        os.replace(temporary, file)
+    except OSError:  # read-only or full: it lists all the same, only slower
+        temporary.unlink(missing_ok=True)
+
+
+def _row(key: str, meta: dict[str, Any]) -> dict[str, Any]:
+    checks = [Check(**c) for c in meta["checks"]]
+    recipe = Recipe.from_json(json.dumps(meta["recipe"]))
+    given = next((c for c in checks if c.first_given), None)
+    return {
+        "key": key,
+        "text_id": meta["text"]["id"],
+        "start": meta["text"]["start"],
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "exact": any(c.exact for c in checks),
+        "portable": portability(checks),
+        "margin": next((c.margin for c in checks if c.exact), None),
+        # The paper's way of decoding, in a column of its own: the share right once the first token is given.
+        "first_given": given and given.right / given.tokens,
+        **{c: meta[c] for c in ("model", "tokens", "k", "teacher_forced", "loss_bits", "steps", "seconds")},
+    }

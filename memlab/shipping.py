@@ -1,0 +1,106 @@
+"""A store as one tar file, out and in. What comes in is read and re-hashed before it is let in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tarfile
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from memlab.store import Store, StoreError, link_if_absent
+from memlab.vectors import MemVector, VectorError
+
+LARGEST = 1 << 30
+"""Bytes that one result may have: a thousand vectors of a model as wide as there are."""
+_MEMBER = re.compile(r"objects/([0-9a-f]{2})/(\1[0-9a-f]{62})\.safetensors")
+
+
+@dataclass
+class Shipment:
+    """What became of a tar's members."""
+
+    added: list[str] = field(default_factory=list)
+    """Keys that were new here."""
+    present: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    """{member: why}."""
+
+
+def pack(store: Store, file: Path, keys: Iterable[str] | None = None) -> int:
+    """Write results (default: all) to a tar, which appears under its name only when it is complete; how many."""
+    wanted = sorted(keys if keys is not None else store.keys())
+    missing = [key for key in wanted if key not in store]
+    if missing:
+        others = f" and {len(missing) - 1} others" * (len(missing) > 1)
+        raise StoreError(f"{store.path} has no result {missing[0]}{others}")
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(temporary, "w") as tar:
+            for key in wanted:
+                tar.add(store.file(key), f"objects/{key[:2]}/{key}.safetensors", recursive=False)
+        os.replace(temporary, file)
+    except OSError as error:
+        raise StoreError(f"{file} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(wanted)
+
+
+def unpack(store: Store, file: Path) -> Shipment:
+    """Take in the results of a tar. Each is loaded, re-hashed and matched with its name first.
+
+    Nothing else is unpacked. A member that is damaged, foreign or oddly named is refused, with its reason; the others
+    come in.
+    """
+    made = Shipment()
+    store.check_writable()
+    try:
+        with tarfile.open(file, "r:*") as tar:
+            for member in tar:
+                found = _MEMBER.fullmatch(member.name)
+                if member.isdir():
+                    continue
+                if not found or not member.isreg():
+                    made.refused[member.name] = "expected a file objects/ab/<key>.safetensors"
+                elif member.size > LARGEST:
+                    made.refused[member.name] = f"{member.size} bytes; a result has at most {LARGEST}"
+                else:
+                    _take(store, tar, member, found.group(2), made)
+    except (tarfile.TarError, EOFError) as error:
+        raise StoreError(f"{file} is no complete tar file: {error}; {len(made.added)} results were taken in") from error
+    except OSError as error:
+        raise StoreError(f"{file} cannot be read: {error.strerror or error}") from error
+    return made
+
+
+def _take(store: Store, tar: tarfile.TarFile, member: tarfile.TarInfo, key: str, made: Shipment) -> None:
+    if key in store:
+        made.present.append(key)
+        return
+    source = tar.extractfile(member)
+    final = store.file(key)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{key}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as target:
+            shutil.copyfileobj(source, target)  # type: ignore[arg-type]  # a regular member has a source
+            target.flush()
+            os.fsync(target.fileno())
+        vector = MemVector.load(temporary)
+        if vector.key != key:
+            made.refused[member.name] = f"it holds the result {vector.key}"
+            return
+        if not vector.pristine:
+            made.refused[member.name] = "it was changed or interrupted, and is not what its key names"
+            return
+        link_if_absent(temporary, final)
+        made.added.append(key)
+    except VectorError as error:
+        made.refused[member.name] = str(error).replace(str(temporary), member.name)
+    finally:
+        temporary.unlink(missing_ok=True)

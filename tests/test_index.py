@@ -1,0 +1,227 @@
+"""The index against the files it stands for, and stores shipped as tar files, hostile ones too."""
+
+import io
+import os
+import pickle
+import tarfile
+import time
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from memlab import index
+from memlab.cli import app
+from memlab.shipping import pack, unpack
+from memlab.store import Store, StoreError
+from tests.test_vectors import made, make
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Every change is worth an index."""
+    monkeypatch.setattr(index, "WORTHWHILE", 1)
+
+
+def fill(store, count=5, first=0):
+    return [store.put(make(token_ids=[i, 3], checks=(made(),))) for i in range(first, first + count)]
+
+
+def test_the_index_says_what_the_files_say(store, eager, monkeypatch):
+    keys = fill(store)
+    plain = store.table()
+    assert (store.path / "index.parquet").exists()
+    read = []
+    original = index.read_metadata
+    monkeypatch.setattr(index, "read_metadata", lambda file: read.append(file) or original(file))
+    pd.testing.assert_frame_equal(store.table(), plain, check_dtype=False)
+    assert read == []  # all of it from the index
+    new = fill(store, 2, first=5)
+    store.file(keys[0]).unlink()
+    table = store.table()
+    assert len(read) == 2  # what is new, and nothing else
+    assert set(table.key) == {*keys[1:], *new}
+    pd.testing.assert_frame_equal(Store(store.path).table(), table, check_dtype=False)
+
+
+def test_a_file_that_was_replaced_is_read_again(store, eager):
+    key = fill(store, 1)[0]
+    assert store.table().steps.tolist() == [make().steps]
+    store.quarantine(key)
+    store.put(make(token_ids=[0, 3], checks=(made(),), steps=77))
+    assert store.table().steps.tolist() == [77]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 but not really", b"\x80\x04}q\x00."])
+def test_a_damaged_index_is_made_anew(store, eager, damage):
+    fill(store)
+    plain = store.table()
+    (store.path / "index.parquet").write_bytes(damage)
+    pd.testing.assert_frame_equal(store.table(), plain, check_dtype=False)
+    assert len(pq.read_table(store.path / "index.parquet")) == 5
+
+
+def test_an_index_of_another_version_is_made_anew(store, eager, monkeypatch):
+    fill(store)
+    monkeypatch.setattr(index, "VERSION", 99)
+    store.table()
+    monkeypatch.undo()
+    assert len(store.table()) == 5
+
+
+def test_others_can_read_it(store):
+    fill(store)
+    assert store.reindex() == 5
+    file = store.path / "index.parquet"
+    table = pd.read_parquet(file)
+    assert {"key", "model", "exact", "tokens"} <= set(table.columns)
+    assert table.exact.all()
+
+
+def test_small_and_bundled_stores_write_none(store):
+    fill(store)
+    store.table()
+    assert not (store.path / "index.parquet").exists()
+    folder = Store.bundled().path
+    Store.bundled().table()
+    assert not (folder / "index.parquet").exists()
+
+
+def test_a_store_that_cannot_be_written_lists_all_the_same(store, eager, monkeypatch):
+    fill(store)
+    monkeypatch.setattr(index.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(30, "read-only")))
+    assert len(store.table()) == 5
+    assert not [p for p in store.path.iterdir() if p.suffix == ".tmp"]
+
+
+def test_gc_takes_what_killed_writers_left_and_nothing_else(store):
+    (key,) = fill(store, 1)
+    store.record_failure(key, "once")
+    store.record_failure("f" * 64, "for good")
+    old = store.file(key).with_name(f".{key}.dead.tmp")
+    young = store.file(key).with_name(f".{key}.busy.tmp")
+    probe = store.path / "objects" / ".probe-1"
+    for file in (old, young, probe):
+        file.write_bytes(b"half")
+    past = time.time() - 7200
+    os.utime(old, (past, past))
+    os.utime(probe, (past, past))
+    gone = {old, probe, store.path / "failures" / f"{key}.json"}
+    assert set(store.gc(dry=True)) == gone
+    assert old.exists()
+    assert set(store.gc()) == gone
+    assert young.exists()
+    assert store.failures() == {"f" * 64: "for good"}
+    assert list(store.keys()) == [key]
+    assert store.gc() == []
+
+
+# Shipping ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_goes_through_a_tar_unchanged(store, tmp_path):
+    keys = fill(store)
+    assert pack(store, tmp_path / "all.tar") == 5
+    other = Store(tmp_path / "other")
+    shipment = unpack(other, tmp_path / "all.tar")
+    assert sorted(shipment.added) == sorted(keys)
+    assert {k: other.file(k).read_bytes() for k in keys} == {k: store.file(k).read_bytes() for k in keys}
+    again = unpack(other, tmp_path / "all.tar")
+    assert (again.added, len(again.present), again.refused) == ([], 5, {})
+    assert pack(store, tmp_path / "one.tar", keys[:1]) == 1
+    with pytest.raises(StoreError, match="has no result"):
+        pack(store, tmp_path / "none.tar", ["0" * 64])
+    assert not (tmp_path / "none.tar").exists()
+
+
+def hostile(tmp_path, store):
+    """A tar of one sound result among everything that must not get in."""
+    (key,) = fill(store, 1)
+    sound = store.file(key).read_bytes()
+    ran = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return (os.system, (f"touch {ran}",))
+
+    def name(k):
+        return f"objects/{k[:2]}/{k}.safetensors"
+
+    a, b, c, d, e = (str(i) * 64 for i in range(5))
+    members = {
+        name(key): sound,
+        "../escaped.safetensors": sound,
+        "/etc/memlab.safetensors": sound,
+        f"objects/00/{'1' * 64}.safetensors": sound,  # in a folder that is not its own
+        name(a): sound,  # under another's name
+        name(b): sound[:-7],
+        name(c): bytes([sound[0] ^ 0xFF]) + sound[1:],
+        name(d): (2**62).to_bytes(8, "little") + b"{}",  # a header of absurd size
+        name(e): pickle.dumps(Evil()),
+        "readme.txt": b"hello",
+    }
+    file = tmp_path / "hostile.tar"
+    with tarfile.open(file, "w") as tar:
+        for path, data in members.items():
+            info = tarfile.TarInfo(path)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        link = tarfile.TarInfo(name("5" * 64))
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    return key, file, ran, len(members)
+
+
+def test_nothing_hostile_gets_in_and_nothing_of_it_runs(store, tmp_path):
+    key, file, ran, count = hostile(tmp_path, store)
+    other = Store(tmp_path / "in" / "other")
+    shipment = unpack(other, file)
+    assert shipment.added == [key]
+    assert len(shipment.refused) == count  # all but the sound one, and the link
+    assert all(why for why in shipment.refused.values())
+    assert any("damaged" in why for why in shipment.refused.values())
+    assert list(other.keys()) == [key]
+    assert not ran.exists()
+    assert not (tmp_path / "in" / "escaped.safetensors").exists()
+    assert not list(other.path.rglob("*.tmp"))
+    assert other.verify() == {}
+
+
+def test_a_tar_that_is_none_or_cut_short(store, tmp_path):
+    fill(store)
+    pack(store, tmp_path / "all.tar")
+    (tmp_path / "text.tar").write_text("no tar at all")
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "all.tar").read_bytes()[:7000])
+    other = Store(tmp_path / "other")
+    for name in ("text.tar", "cut.tar"):
+        with pytest.raises(StoreError, match="no complete tar"):
+            unpack(other, tmp_path / name)
+    with pytest.raises(StoreError, match="cannot be read"):
+        unpack(other, tmp_path / "absent.tar")
+    assert other.verify() == {}
+    assert not list(other.path.rglob("*.tmp"))
+
+
+def test_a_changed_vector_does_not_travel_under_its_old_name(store, tmp_path):
+    (key,) = fill(store, 1)
+    store.get(key).perturb(0.1).save(tmp_path / "moved.safetensors")
+    with tarfile.open(tmp_path / "moved.tar", "w") as tar:
+        tar.add(tmp_path / "moved.safetensors", f"objects/{key[:2]}/{key}.safetensors")
+    shipment = unpack(Store(tmp_path / "other"), tmp_path / "moved.tar")
+    assert "not what its key names" in next(iter(shipment.refused.values()))
+
+
+def test_from_the_command_line(store, tmp_path):
+    keys = fill(store)
+    run = lambda *a: CliRunner().invoke(app, ["store", *map(str, a)])  # noqa: E731
+    here = ["--store", store.path]
+    assert "5 results" in run("index", *here).stdout
+    assert "1 results" in run("export", tmp_path / "a.tar", keys[0][:10], *here).stdout
+    there = ["--store", tmp_path / "other"]
+    assert "1 results added" in run("import", tmp_path / "a.tar", *there).stdout
+    assert "0 files removed" in run("gc", *here).stdout
+    _, file, _, _ = hostile(tmp_path, store)
+    result = run("import", file, *there)
+    assert result.exit_code == 1
+    assert "refused: ../escaped" in result.stderr
