@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import safetensors
@@ -17,6 +17,9 @@ import safetensors.numpy
 
 from memlab.checks import Check, portability
 from memlab.recipes import Recipe, RecipeError
+
+if TYPE_CHECKING:
+    from memlab.models import FrozenLM
 
 SCHEMA = 1
 """Version of the file format. Not part of the key."""
@@ -271,6 +274,12 @@ class MemVector:
         finally:
             temporary.unlink(missing_ok=True)
         return path
+
+    def to_peft(self, folder: str | os.PathLike[str], lm: FrozenLM | None = None) -> Path:
+        """Write a prompt-tuning adapter for PEFT, see ``memlab.travel.to_peft``. Loads the model, if none is given."""
+        from memlab.travel import to_peft
+
+        return to_peft(self, folder, lm)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
