@@ -239,6 +239,23 @@ def gaussian_null(x: Any, *, seed: int = 0) -> np.ndarray:
     return rows.mean(0) + drawn * (values / np.sqrt(len(rows))) @ basis
 
 
+def trajectory(steps: Sequence[int] | Any, way: Any) -> dict[str, float]:
+    """A training's way (m, d) in numbers: its last step, the components that carry 99 % of it, and how far it turns.
+
+    Cosines of the way's start, and of its middle, with its end. The start is noise, far shorter than what it becomes,
+    and left out of the components.
+    """
+    points = np.asarray(way, float)
+    turned = cosines(points, points[-1:])[:, 0]
+    return {
+        "steps": int(steps[-1]),
+        "points": len(points),
+        "components for 99 %": components_for(points[1:]),
+        "cosine, start and end": float(turned[0]),
+        "cosine, half way and end": float(turned[len(turned) // 2]),
+    }
+
+
 # Paths and radii ---------------------------------------------------------------------------------------------------
 
 

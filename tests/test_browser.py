@@ -181,3 +181,88 @@ def test_second_notebook(lab):
     assert errors(page) == []
     assert page.refused == []
     read_through(page, "02")
+
+
+def test_norms_and_neighbours(lab):
+    address, page, _ = lab
+    open_notebook(page, address, "05_norms_and_neighbours.ipynb")
+    set_theme(page, "JupyterLab Light")
+    run_all(page)
+    assert errors(page) == []
+    assert page.refused == []
+    read_through(page, "05")
+
+
+MAP = ".memlab-map-panel"
+
+
+def test_the_map_is_brushed_and_read(lab):
+    address, page, _ = lab
+    open_notebook(page, address, "06_map_of_vectors.ipynb")
+    set_theme(page, "JupyterLab Light")
+    run_all(page)
+    assert errors(page) == []
+    panel = page.locator(MAP).first
+    panel.scroll_into_view_if_needed()
+    canvas = panel.locator("canvas, svg.marks").first
+    canvas.wait_for(timeout=60_000)
+    assert "are near on the map too" in panel.inner_text()
+
+    def brush():
+        panel.scroll_into_view_if_needed()
+        box = panel.locator("canvas, svg.marks").first.bounding_box()
+        x, y = box["x"] + 0.25 * box["width"], box["y"] + 0.2 * box["height"]
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 0.2 * box["width"], y + 0.2 * box["height"], steps=5)
+        page.mouse.move(x + 0.4 * box["width"], y + 0.5 * box["height"], steps=5)
+        page.mouse.up()
+        page.wait_for_selector(f"{MAP} .memlab-status:has-text('vectors under the brush')", timeout=30_000)
+        return int(panel.locator(".memlab-status:has-text('under the brush')").inner_text().split()[0])
+
+    assert brush() > 0
+    assert panel.locator("table tr").count() > 1
+    picture(page, "06-panel-light", MAP)
+
+    # Other colours, another map: each is drawn anew, and can be brushed again.
+    panel.locator("select").nth(1).select_option("passage")
+    page.wait_for_selector(f"{MAP} .memlab-status:has-text('Drag over points')", timeout=30_000)
+    panel.locator("select").nth(0).select_option("t-SNE")
+    page.wait_for_selector(f"{MAP} .memlab-status:has-text('Drag over points')", timeout=60_000)
+    page.wait_for_timeout(1000)
+    brush()
+    set_theme(page, "JupyterLab Dark")
+    picture(page, "06-panel-dark", MAP)
+    with page.expect_download() as table:
+        panel.locator("a:has-text('Table')").click()
+    assert table.value.path().read_text().startswith("i,x,y,kind")
+    assert errors(page) == []
+    assert page.refused == []
+    read_through(page, "06")
+
+
+LOOK = ".memlab-attention-panel"
+
+
+def test_inside_the_model(lab):
+    address, page, _ = lab
+    open_notebook(page, address, "09_inside_the_model.ipynb")
+    set_theme(page, "JupyterLab Light")
+    run_all(page)
+    assert errors(page) == []
+    panel = page.locator(LOOK).first
+    panel.locator("button:has-text('Look')").click()
+    finished(page, "the vector saves", LOOK)
+    first = panel.locator("svg").first.inner_html()
+    panel.locator("select").nth(1).select_option("the sink token")
+    page.wait_for_selector(f"{LOOK} svg:has-text('attention to the sink token')")
+    assert panel.locator("svg").first.inner_html() != first
+    picture(page, "09-panel-light", LOOK)
+    panel.locator("select").nth(0).select_option(index=7)
+    panel.locator("button:has-text('Look')").click()
+    finished(page, "the vector saves", LOOK)
+    set_theme(page, "JupyterLab Dark")
+    picture(page, "09-panel-dark", LOOK)
+    assert errors(page) == []
+    assert page.refused == []
+    read_through(page, "09")

@@ -171,6 +171,18 @@ def test_the_gaussian_null_has_the_same_covariance():
     np.testing.assert_allclose(drawn.mean(0), x.mean(0), atol=0.1)
 
 
+def test_a_trajectory_in_numbers():
+    # A quarter turn in a plane, after a start elsewhere.
+    angle = np.linspace(0, np.pi / 2, 9)
+    turn = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
+    told = g.trajectory(range(0, 50, 5), np.concatenate([[[0, 0, 0.01]], turn]))
+    assert told["steps"] == 45
+    assert told["points"] == 10
+    assert told["components for 99 %"] == 2
+    assert told["cosine, start and end"] == pytest.approx(0)
+    assert told["cosine, half way and end"] == pytest.approx(np.sin(np.pi / 4), abs=0.01)
+
+
 # Paths and radii -----------------------------------------------------------------------------------------------------
 
 

@@ -59,14 +59,20 @@ def distance_matrix(matrix: Any, labels: list[str]) -> Any:
 
 
 def vector_map(table: pd.DataFrame, *, brush: alt.Parameter | None = None) -> Any:
-    """Vectors laid out flat. Columns ``x y kind label tokens norm seed``; with ``brush``, what it leaves out pales."""
+    """Vectors laid out flat. Columns ``x y kind label tokens norm seed``; with ``brush``, what it leaves out pales.
+
+    More than a dozen kinds have no legend: nobody could tell so many colours apart, and the pointer names them.
+    """
+    many = table.kind.nunique() > 4
+    legend = alt.Legend(orient="bottom", columns=4, labelLimit=170) if table.kind.nunique() <= 12 else None
+    colours = {"scale": alt.Scale(scheme="tableau20")} if many else {}
     chart = (
         alt.Chart(table)
         .mark_circle(size=70)
         .encode(
             alt.X("x:Q", title=None, axis=None, scale=alt.Scale(zero=False, padding=12)),
             alt.Y("y:Q", title=None, axis=None, scale=alt.Scale(zero=False, padding=12)),
-            alt.Color("kind:N", title=None, sort=None, legend=alt.Legend(orient="bottom", columns=4, labelLimit=170)),
+            alt.Color("kind:N", title=None, sort=None, legend=legend, **colours),
             opacity=alt.condition(brush, alt.value(0.9), alt.value(0.15)) if brush else alt.value(0.8),
             tooltip=["label", "kind", "tokens", "seed", alt.Tooltip("norm:Q", format=",.0f")],
         )
@@ -177,7 +183,7 @@ def attention_map(table: pd.DataFrame, column: str, *, title: str) -> Any:
         alt.Chart(table)
         .mark_rect()
         .encode(
-            alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+            alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0, values=list(range(0, 1000, 5)))),
             alt.Y("head:O", title="head"),
             alt.Color(f"{column}:Q", title=None, scale=alt.Scale(scheme="viridis", domain=[0, 1]),
                       legend=alt.Legend(format="%")),
@@ -194,7 +200,7 @@ def knocked_out(table: pd.DataFrame) -> Any:
     order = list(names.values())
     base = alt.Chart(shown).encode(
         alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1)),
-        alt.Color("hidden:N", title="hidden", sort=order),
+        alt.Color("hidden:N", title="hidden", sort=order, legend=alt.Legend(symbolOpacity=1, symbolStrokeWidth=3)),
         tooltip=["hidden", "layer", alt.Tooltip("accuracy:Q", format=".0%")],
     )
     y = alt.Scale(domain=[0, 1])

@@ -150,7 +150,8 @@ def say(message: str, *, wrong: bool = False) -> str:
 def plain_table(table: pd.DataFrame, *, escape: bool = True) -> str:
     """HTML of a table of strings in the page's own colours, close-set: the buttons below it should stay in sight."""
     text: str = table.to_html(index=False, border=0, classes="memlab-table", escape=escape)
-    style = "<style>.memlab-table td, .memlab-table th {padding: 0 14px 0 0 !important; line-height: 1.4}</style>"
+    rule = "padding: 0 14px 0 0 !important; line-height: 1.4; text-align: left !important"
+    style = f"<style>.memlab-table td, .memlab-table th {{{rule}}}</style>"
     colour = "color:var(--jp-content-font-color1,inherit)"
     return f'{style}<div style="{colour};overflow-x:auto;max-width:100%">{text}</div>'
 
