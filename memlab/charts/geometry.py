@@ -65,7 +65,7 @@ def vector_map(table: pd.DataFrame, *, brush: alt.Parameter | None = None) -> An
     """
     many = table.kind.nunique() > 4
     legend = alt.Legend(orient="bottom", columns=4, labelLimit=170) if table.kind.nunique() <= 12 else None
-    colours = {"scale": alt.Scale(scheme="tableau20")} if many else {}
+    colours: dict[str, Any] = {"scale": alt.Scale(scheme="tableau20")} if many else {}
     chart = (
         alt.Chart(table)
         .mark_circle(size=70)

@@ -29,7 +29,7 @@ def one_each(mems: Sequence[MemVector], count: int) -> list[MemVector]:
     return list({mem.text.id: mem for mem in reversed(mems)}.values())[::-1][:count]
 
 
-def path_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 24, steps: int = 100) -> pd.DataFrame:
+def path_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 16, steps: int = 80) -> pd.DataFrame:
     """Lines and curves between ``count`` pairs of solutions: ``pair way barrier`` and ``grids.evaluate``'s columns."""
     tables = []
     for i, (a, b) in enumerate(paths.pairs(mems, count)):
@@ -60,7 +60,7 @@ def noise_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 12) -> 
     return table.assign(**{name: noise.attrs[name] + gone.attrs[name] for name in ("again", "agree")})
 
 
-def radius_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 8, solutions_each: int = 4) -> pd.DataFrame:
+def radius_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 8, solutions_each: int = 2) -> pd.DataFrame:
     """``robustness.radii`` of a few solutions of each of ``count`` passages."""
     names = [mem.text.id for mem in one_each(mems, count)]
     chosen = [mem for name in names for mem in [m for m in mems if m.text.id == name][:solutions_each]]
