@@ -183,14 +183,15 @@ def test_second_notebook(lab):
     read_through(page, "02")
 
 
-def test_norms_and_neighbours(lab):
+@pytest.mark.parametrize("name", ["05_norms_and_neighbours", "10_your_own_analysis"])
+def test_notebooks_without_panels(lab, name):
     address, page, _ = lab
-    open_notebook(page, address, "05_norms_and_neighbours.ipynb")
+    open_notebook(page, address, f"{name}.ipynb")
     set_theme(page, "JupyterLab Light")
     run_all(page)
     assert errors(page) == []
     assert page.refused == []
-    read_through(page, "05")
+    read_through(page, name[:2])
 
 
 MAP = ".memlab-map-panel"

@@ -147,7 +147,10 @@ def test_where_it_is(tmp_path, monkeypatch):
     assert Store(tmp_path / "arg").path == tmp_path / "arg"
 
 
-@pytest.mark.parametrize("module", ["recipes", "vectors", "texts", "store", "charts"])
+@pytest.mark.parametrize(
+    "module",
+    ["recipes", "vectors", "texts", "store", "charts", "capacity", "geometry", "codecs", "prediction", "shipping"],
+)
 def test_no_torch_where_none_is_needed(module):
     code = f"import memlab.{module}, sys; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
