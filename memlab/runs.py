@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from memlab.cramming import cram, key_of
@@ -13,6 +13,7 @@ from memlab.recipes import Recipe
 from memlab.store import Store, StoreError
 from memlab.texts import Text
 from memlab.vectors import MemVector
+from memlab.workers import Chunk, Factory, Going, dispatch, share_out
 
 
 @dataclass(frozen=True)
@@ -108,46 +109,108 @@ class Report:
     seconds: float = 0.0
 
 
-def run(plan: Plan, store: Store, *, portable: bool = False, progress: bool = True) -> Report:
-    """Train what the store lacks, model by model, in process; interrupt and call again, and it goes on.
+def run(
+    plan: Plan,
+    store: Store,
+    *,
+    portable: bool = False,
+    progress: bool = True,
+    executor: Factory | None = None,
+    chunk: int = 16,
+    watch: Callable[[Going], bool | None] | None = None,
+) -> Report:
+    """Train what the store lacks, model by model; interrupt and call again, and it goes on.
 
     A job that fails is tried once more alone, since its neighbours on the bench may be to blame; if it fails again the
     error is recorded. A store that cannot be written ends the run: nothing after it could be kept.
+
+    In process, or with an ``executor`` (``workers.processes()``, or any function that makes a
+    ``concurrent.futures.Executor``) in ``chunk``s of passages elsewhere. A worker that dies costs what was on its bench
+    and is given to another once. ``watch`` is told how it goes, and stops the run by returning True: what is on a bench
+    elsewhere is finished there, and found next time.
     """
     began = time.perf_counter()
     report = Report(rejected=plan.rejected)
     known = {job.key for job in plan if job.key in store}
-    done: dict[str, MemVector] = {}
+    for lm in {id(job.lm): job.lm for job in plan}.values():
+        jobs = [job for job in plan if job.lm is lm]
+        if executor is None:
+            made, failed = train(
+                lm, [j.key for j in jobs], [j.passage for j in jobs], [j.recipe for j in jobs],
+                [j.parent for j in jobs], store, portable=portable, progress=progress,
+            )  # fmt: skip
+            found = {mem.key: mem for mem in made}
+        else:
+            failed = _elsewhere(lm, [j for j in jobs if j.key not in store], store, executor, chunk, portable, watch)
+            found = {job.key: store.get(job.key) for job in jobs if job.key in store}
+        report.failed |= failed
+        report.results += [found[job.key] for job in jobs if job.key in found]
+    place = {job.key: i for i, job in enumerate(plan)}
+    report.results.sort(key=lambda mem: place[mem.key])
+    report.trained = len({mem.key for mem in report.results} - known)
+    report.seconds = time.perf_counter() - began
+    return report
 
-    def go(jobs: list[Job]) -> None:
-        lm = jobs[0].lm
+
+def train(
+    lm: FrozenLM,
+    keys: Sequence[str],
+    passages: Sequence[Passage],
+    recipes: Sequence[Recipe],
+    parents: Sequence[MemVector | None],
+    store: Store,
+    *,
+    portable: bool = False,
+    progress: bool = False,
+) -> tuple[list[MemVector], dict[str, str]]:
+    """One model's jobs in this process: (results, {key: error}), each failure tried twice and recorded in the store."""
+    done: dict[str, MemVector] = {}
+    failed: dict[str, str] = {}
+
+    def go(which: Sequence[int]) -> None:
         results = cram(
             lm,
-            [j.passage for j in jobs],
-            [j.recipe for j in jobs],
+            [passages[i] for i in which],
+            [recipes[i] for i in which],
             store,
-            start=[j.parent for j in jobs],
+            start=[parents[i] for i in which],
             portable=portable,
             progress=progress,
         )
         done.update({mem.key: mem for mem in results})
 
-    for lm in {id(job.lm): job.lm for job in plan}.values():
-        jobs = [job for job in plan if job.lm is lm]
-        try:
-            go(jobs)
-        except StoreError:
-            raise
-        except Exception:  # whatever it was, the jobs one by one will tell whose it was
-            for job in jobs:
-                try:
-                    go([job])
-                except StoreError:
-                    raise
-                except Exception as error:  # recorded with its kind, and the next job has its turn
-                    report.failed[job.key] = f"{type(error).__name__}: {error}"
-                    store.record_failure(job.key, report.failed[job.key])
-    report.results = [done[job.key] for job in plan if job.key in done]
-    report.trained = len(set(done) - known)
-    report.seconds = time.perf_counter() - began
-    return report
+    try:
+        go(range(len(keys)))
+    except StoreError:
+        raise
+    except Exception:  # whatever it was, the jobs one by one will tell whose it was
+        for i, key in enumerate(keys):
+            try:
+                go([i])
+            except StoreError:
+                raise
+            except Exception as error:  # recorded with its kind, and the next job has its turn
+                failed[key] = f"{type(error).__name__}: {error}"
+                store.record_failure(key, failed[key])
+    return [done[key] for key in keys if key in done], failed
+
+
+def _elsewhere(
+    lm: FrozenLM,
+    jobs: Sequence[Job],
+    store: Store,
+    factory: Factory,
+    size: int,
+    portable: bool,
+    watch: Callable[[Going], bool | None] | None,
+) -> dict[str, str]:
+    """Hand jobs to an executor's workers until each is in the store or has failed twice; {key: error}."""
+    if not jobs:
+        return {}
+    whole = Chunk(
+        lm.name, lm.revision, lm.fingerprint, str(store.path.absolute()), tuple(j.key for j in jobs),
+        tuple(j.passage for j in jobs), tuple(j.recipe.canonical() for j in jobs), tuple(j.parent for j in jobs),
+        portable,
+    )  # fmt: skip
+    store.check_writable()
+    return dispatch(share_out(whole, size), store, factory, watch)

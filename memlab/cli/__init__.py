@@ -27,6 +27,7 @@ from memlab.cli.common import (
     recipe_of,
     told,
 )
+from memlab.cli.run import run_command
 from memlab.recipes import NAMED
 from memlab.store import Store, StoreError
 from memlab.texts import Text, from_bytes, from_path
@@ -43,6 +44,7 @@ store_app = typer.Typer(help="Look into a store of trained vectors.", no_args_is
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
 app.command("capacity")(capacity_command)
+app.command("run")(run_command)
 
 
 @app.callback(invoke_without_command=True)

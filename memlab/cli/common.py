@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from memlab.plans import PlanError
 from memlab.recipes import Recipe, RecipeError
 from memlab.store import StoreError
 from memlab.texts import TextError
@@ -40,7 +41,7 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except (TextError, RecipeError) as error:
+        except (TextError, RecipeError, PlanError) as error:
             raise fail(error, 2) from None
         except StoreError as error:
             for vector in error.unsaved:  # training was paid for: keep it somewhere
@@ -55,8 +56,9 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
             # Imported here only: listing a store should not wait for torch.
             from memlab.cramming import CramInterrupted
             from memlab.models import ModelError, PassageError
+            from memlab.workers import WorkerError
 
-            if isinstance(error, (ModelError, PassageError)):
+            if isinstance(error, (ModelError, PassageError, WorkerError)):
                 raise fail(error, 2) from None
             if isinstance(error, CramInterrupted):
                 typer.echo(f"memlab: {error}; what is finished is in the store", err=True)

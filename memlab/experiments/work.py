@@ -130,6 +130,13 @@ def _bare(shape: tuple[Any, ...], device: torch.device, repeats: int = 9) -> flo
     return statistics.median(_timed(product) for _ in range(repeats))
 
 
+def seconds_a_token(lm: FrozenLM, *, tokens: int = 32, rows: int = 8, steps: int = 2) -> float:
+    """Seconds of a training step for each token in it, at this shape, now: a median of ``steps``."""
+    step = training_step(lm, rows, tokens)
+    step()
+    return statistics.median(_timed(step) for _ in range(steps)) / (rows * tokens)
+
+
 def peak_memory(work: Callable[[], Any], device: torch.device) -> int:
     """Bytes held at most while ``work`` runs, above what was held before."""
     if device.type == "cuda":

@@ -1,0 +1,149 @@
+"""A study as a small TOML file: models x texts x lengths x k x recipes x seeds.
+
+    models = ["smollm2-135m"]
+    texts = ["originals", "random"]    # names or paths, as on the command line
+    count = 16                         # texts of each
+    tokens = [16, 32]
+    k = [1, 2]
+    recipes = ["default", "paper2025"] # names, or tables of Recipe's fields, laid over the default
+    seeds = [0, 1, 2]
+
+Only ``texts`` and ``tokens`` are needed.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memlab.recipes import Recipe
+from memlab.store import Store
+from memlab.texts import TextError, load_texts
+
+if TYPE_CHECKING:
+    from memlab.runs import Plan
+
+
+class PlanError(ValueError):
+    """A plan file that cannot be run; the message names the field, what was given and what was expected."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a plan file says."""
+
+    texts: tuple[str, ...]
+    tokens: tuple[int, ...]
+    models: tuple[str, ...] = ("smollm2-135m",)
+    count: int = 16
+    k: tuple[int, ...] = (1,)
+    recipes: tuple[Recipe, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    start: int | str = 0
+
+    @classmethod
+    def read(cls, file: str | Path) -> Study:
+        """The study of a TOML file. Raises ``PlanError``, or ``RecipeError`` for a recipe that cannot be."""
+        path = Path(file)
+        try:
+            said = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise PlanError(f"{path} cannot be read: {error.strerror or error}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise PlanError(f"{path} is no TOML file: {error}") from None
+        return cls.of(said, str(path))
+
+    @classmethod
+    def of(cls, said: dict[str, Any], name: str = "the plan") -> Study:
+        """The study that such a table says."""
+        known = set(cls.__dataclass_fields__)
+        if strange := sorted(set(said) - known):
+            raise PlanError(f"{name}: no field is called {', '.join(strange)}; there are: {', '.join(sorted(known))}")
+        for field in ("texts", "tokens"):
+            if field not in said:
+                raise PlanError(f"{name} does not say {field}")
+        whole = {field: _numbers(name, field, said[field], low) for field, low in _WHOLE.items() if field in said}
+        words = {field: _words(name, field, said[field]) for field in ("texts", "models") if field in said}
+        start = said.get("start", 0)
+        if start != "paper" and (not isinstance(start, int) or isinstance(start, bool) or start < 0):
+            raise PlanError(f'{name}: start is {start!r}; expected a character\'s number, or "paper"')
+        count = _numbers(name, "count", said["count"], 1)[0] if "count" in said else cls.count
+        recipes = tuple(_recipe(name, one) for one in _several(said.get("recipes", ["default"])))
+        if not recipes:
+            raise PlanError(f"{name}: recipes is empty; expected names or tables of a recipe's fields")
+        return cls(**whole, **words, count=count, recipes=recipes, start=start)  # type: ignore[arg-type]
+
+    def plan(self) -> Plan:
+        """All its runs, each key once; models are loaded, texts read and cut."""
+        from memlab.runs import Plan
+
+        widest = max(self.tokens)
+        texts = [t for name in self.texts for t in load_texts(name, count=self.count, words=max(400, widest))]
+        if not texts:
+            raise TextError(f"no texts in {', '.join(self.texts)}")
+        recipes = [r.replace(k=k, seed=seed) for r in self.recipes for k in self.k for seed in self.seeds]
+        return Plan.grid(list(self.models), texts, tokens=list(self.tokens), recipes=recipes, start=self.start)
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """``estimate``: seconds a plan will take, one worker."""
+
+    likely: float
+    """With as many token passes a token as runs of the same recipe took in this store, else a quarter of the budget."""
+    at_most: float
+    """With every run at its full budget."""
+    runs: int
+
+
+def estimate(plan: Plan, store: Store, *, steps: int = 2) -> TimeLeft:
+    """What is missing, times what a training step takes here: measured now, on a few passages of each model."""
+    from memlab.experiments.work import seconds_a_token
+
+    missing = plan.missing(store)
+    known = store.table()
+    usual = known.groupby("recipe").steps.median().to_dict() if len(known) else {}
+    likely = most = 0.0
+    for lm in {id(job.lm): job.lm for job in missing}.values():
+        jobs = [job for job in missing if job.lm is lm]
+        longest = max(len(job.passage) for job in jobs)
+        each = seconds_a_token(lm, tokens=min(longest, 128), steps=steps)
+        for job in jobs:
+            recipe = job.recipe
+            took = usual.get(recipe.replace(seed=0).name, recipe.budget / 4)
+            likely += each * len(job.passage) * min(took, recipe.budget)
+            most += each * len(job.passage) * recipe.budget
+    return TimeLeft(likely, most, len(missing))
+
+
+_WHOLE = {"tokens": 1, "k": 1, "seeds": 0}
+
+
+def _several(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _numbers(name: str, field: str, value: Any, low: int) -> tuple[int, ...]:
+    given = _several(value)
+    if not given or not all(isinstance(n, int) and not isinstance(n, bool) and n >= low for n in given):
+        raise PlanError(f"{name}: {field} is {value!r}; expected whole numbers of at least {low}")
+    return tuple(given)
+
+
+def _words(name: str, field: str, value: Any) -> tuple[str, ...]:
+    given = _several(value)
+    if not given or not all(isinstance(word, str) and word.strip() for word in given):
+        raise PlanError(f"{name}: {field} is {value!r}; expected names")
+    return tuple(given)
+
+
+def _recipe(name: str, said: Any) -> Recipe:
+    if isinstance(said, str):
+        return Recipe.named(said)
+    if isinstance(said, dict):
+        import json
+
+        return Recipe.from_json(json.dumps(said, default=str), Recipe.default())
+    raise PlanError(f"{name}: a recipe is {said!r}; expected a name or a table of a recipe's fields")

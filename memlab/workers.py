@@ -1,0 +1,263 @@
+"""Runs in other processes or on other machines: what a worker is given, what it hands back, and who starts it.
+
+A worker gets passages and recipes and gives back keys; vectors go through the store, which all of them write to. The
+one interface is ``concurrent.futures.Executor``: whatever offers it will do, a Dask client's ``get_executor()`` say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from memlab.models import ModelError, Passage
+from memlab.store import Store, StoreError
+from memlab.vectors import MemVector
+
+Factory = Callable[[], Executor]
+"""Makes an executor: called again where the last one broke, as a process pool does when a worker is killed."""
+
+
+class WorkerError(RuntimeError):
+    """Workers that cannot be had; the message says what to install or what to give."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one worker trains together: passages of one model."""
+
+    model: str
+    revision: str | None
+    fingerprint: str
+    store: str
+    keys: tuple[str, ...]
+    passages: tuple[Passage, ...]
+    recipes: tuple[str, ...]
+    """Canonical JSON, one a passage."""
+    parents: tuple[MemVector | None, ...]
+    portable: bool = False
+
+    def only(self, keys: set[str]) -> Chunk:
+        """The part of it with these keys."""
+        at = [i for i, key in enumerate(self.keys) if key in keys]
+
+        def some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(values[i] for i in at)
+
+        return Chunk(
+            self.model, self.revision, self.fingerprint, self.store, some(self.keys), some(self.passages),
+            some(self.recipes), some(self.parents), self.portable,
+        )  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """What a worker hands back: keys, never tensors."""
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """{key: error}; also recorded in the store."""
+    seconds: float = 0.0
+    worker: str = ""
+
+
+def work(chunk: Chunk) -> Outcome:
+    """Train a chunk into its store: in the worker, which loads the model the first time and keeps it."""
+    from memlab.models import load
+    from memlab.recipes import Recipe
+    from memlab.runs import train
+
+    began = time.perf_counter()
+    lm = load(chunk.model, revision=chunk.revision)
+    if lm.fingerprint != chunk.fingerprint:
+        raise ModelError(
+            f"this worker's {chunk.model} has other weights ({lm.fingerprint[:12]}) than the plan was made with "
+            f"({chunk.fingerprint[:12]}): a model that is only in memory cannot be sent; give its folder or name"
+        )
+    recipes = [Recipe.from_json(text) for text in chunk.recipes]
+    done, failed = train(
+        lm, chunk.keys, chunk.passages, recipes, chunk.parents, Store(chunk.store), portable=chunk.portable
+    )
+    return Outcome([mem.key for mem in done], failed, time.perf_counter() - began, f"process {os.getpid()}")
+
+
+@contextlib.contextmanager
+def processes(count: int | None = None, *, threads: int | None = None) -> Iterator[Factory]:
+    """Spawned processes as executors: one a GPU where there are GPUs, else ``count`` that share the cores.
+
+    ``threads`` of each (default: the cores, shared out). Yields a factory for ``runs.run(plan, store, executor=...)``.
+    """
+    import torch
+
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    number = count or cards or 2
+    each = threads or max(1, (os.cpu_count() or 1) // number)
+    context = multiprocessing.get_context("spawn")
+    made: list[ProcessPoolExecutor] = []
+
+    def factory() -> Executor:
+        ranks = context.SimpleQueue()
+        for rank in range(number):
+            ranks.put(rank)
+        made.append(ProcessPoolExecutor(number, mp_context=context, initializer=_begin, initargs=(ranks, cards, each)))
+        return made[-1]
+
+    try:
+        yield factory
+    finally:
+        for pool in made:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def dask_workers(where: str) -> Iterator[Factory]:
+    """The workers of a Dask scheduler at that address, or of ``local`` (``local:3``: three processes) for the time.
+
+    Needs ``pip install 'memlab[dask]'``. The workers need memlab, the models, and the store under the same path.
+    """
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise WorkerError("Dask needs one more package: pip install 'memlab[dask]'") from None
+    with contextlib.ExitStack() as stack:
+        if where == "local" or where.startswith("local:"):
+            count = where.partition(":")[2] or "2"
+            if not count.isdigit() or not int(count):
+                raise WorkerError(f"{where!r}; expected local or local:NUMBER")
+            threads = max(1, (os.cpu_count() or 1) // int(count))
+            cluster = LocalCluster(
+                n_workers=int(count), threads_per_worker=1, dashboard_address=":0",
+                env={"OMP_NUM_THREADS": str(threads)},
+            )  # fmt: skip
+            address = stack.enter_context(cluster)
+        else:
+            address = where
+        try:
+            client = stack.enter_context(Client(address, timeout=10))
+        except (OSError, ValueError) as error:
+            raise WorkerError(f"no Dask scheduler answers at {where}: {error}") from None
+        # A worker trains one chunk at a time: its model and its bench fill it.
+        yield lambda: client.get_executor(pure=False, retries=0)
+
+
+def _begin(ranks: Any, cards: int, threads: int) -> None:
+    """In a new process, before it loads torch for the first time: its card and its share of the cores."""
+    rank = ranks.get() if not ranks.empty() else 0
+    if cards:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(rank % cards)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class Going:
+    """What ``watch`` sees of a run elsewhere, about once a second."""
+
+    total: int
+    """Jobs that the store lacked."""
+    finished: int
+    """Of these in the store now, or failed for good."""
+    failed: int
+    given_out: int
+    """With workers now."""
+
+
+def dispatch(
+    parts: Sequence[Chunk],
+    store: Store,
+    factory: Factory,
+    watch: Callable[[Going], bool | None] | None = None,
+) -> dict[str, str]:
+    """Hand chunks to workers until each of their jobs is in the store or has failed for good; {key: error}.
+
+    A chunk that raises is tried twice. Where a worker dies, its pool may take others with it, and nobody knows whose
+    fault it was: those are tried again, and if it happens to them twice, each alone.
+    """
+    desk = _Desk(parts, store, factory)
+    try:
+        while desk.give_out():
+            desk.take_in()
+            if watch and watch(desk.going()):
+                break
+    finally:
+        desk.close()
+    return desk.failed
+
+
+class _Desk:
+    """What waits, what is with workers, what has failed."""
+
+    def __init__(self, parts: Sequence[Chunk], store: Store, factory: Factory) -> None:
+        self.store, self.factory, self.executor = store, factory, factory()
+        self.waiting = [(part, 1) for part in parts]
+        self.alone: list[tuple[Chunk, int]] = []
+        self.running: dict[Future[Outcome], tuple[Chunk, int]] = {}
+        self.failed: dict[str, str] = {}
+        self.total, self.finished = sum(len(part.keys) for part in parts), 0
+        self.at_once = int(getattr(self.executor, "_max_workers", 64))  # more would only be lost with a worker
+
+    def close(self) -> None:
+        """Take back what no worker has begun, and wait for the rest."""
+        for future in self.running:
+            future.cancel()
+        self.executor.shutdown(wait=True)
+
+    def going(self) -> Going:
+        out = sum(len(part.keys) for part, _ in self.running.values())
+        return Going(self.total, self.finished, len(self.failed), out)
+
+    def give_out(self) -> bool:
+        """Keep the workers busy; whether there is anything left to do."""
+        if self.alone and not self.waiting and not self.running:
+            self.waiting.append(self.alone.pop(0))
+        while self.waiting and len(self.running) < self.at_once:
+            try:
+                future = self.executor.submit(work, self.waiting[0][0])
+            except BrokenExecutor:
+                self.executor = self.factory()
+                continue
+            self.running[future] = self.waiting.pop(0)
+        return bool(self.running)
+
+    def take_in(self) -> None:
+        """Wait a second at most for what comes back."""
+        done, _ = wait(self.running, timeout=1.0, return_when=FIRST_COMPLETED)
+        for future in done:
+            part, attempt = self.running.pop(future)
+            error = future.exception()
+            if isinstance(error, StoreError):
+                raise error
+            if error is None:
+                self.failed |= future.result().failed
+                self.finished += len(part.keys)
+            else:
+                self._again(part, attempt, error)
+
+    def _again(self, part: Chunk, attempt: int, error: BaseException) -> None:
+        left = part.only({key for key in part.keys if key not in self.store})  # what it finished is there
+        self.finished += len(part.keys) - len(left.keys)
+        if not left.keys:
+            return
+        if attempt < 2:
+            self.waiting.append((left, attempt + 1))
+        elif attempt < 3 and isinstance(error, BrokenExecutor):
+            self.alone += [(left.only({key}), attempt + 1) for key in left.keys]
+        else:
+            self.finished += len(left.keys)
+            for key in left.keys:
+                self.failed[key] = f"{type(error).__name__}: {error}"
+                self.store.record_failure(key, self.failed[key])
+
+
+def share_out(chunk: Chunk, size: int) -> list[Chunk]:
+    """Parts of at most ``size`` passages, long ones together: what shares a bench should be alike."""
+    order = sorted(range(len(chunk.keys)), key=lambda i: -len(chunk.passages[i]))
+    parts: list[Sequence[int]] = [order[i : i + size] for i in range(0, len(order), size)]
+    return [chunk.only({chunk.keys[i] for i in part}) for part in parts]

@@ -1,0 +1,209 @@
+"""Runs elsewhere: the same keys, as many exact ones; workers that die; chunks that cannot be done."""
+
+import os
+import signal
+from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
+
+import psutil
+import pytest
+
+from memlab import ModelError, Plan, Recipe, Store, StoreError, load, run
+from memlab import workers as w
+from memlab.models import FrozenLM
+from tests.conftest import random_passages
+
+RECIPE = Recipe.default(k=2, budget=60)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return load("toy:llama")
+
+
+@pytest.fixture(scope="module")
+def plan(lm):
+    return Plan.of(lm, random_passages(lm, 12, 4), RECIPE)
+
+
+@pytest.fixture(scope="module")
+def here(plan, tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("here"))
+    return run(plan, store, progress=False)
+
+
+def same(report, here):
+    assert [m.key for m in report.results] == [m.key for m in here.results]
+    assert sum(m.exact for m in report.results) == sum(m.exact for m in here.results)
+
+
+def test_two_processes_do_what_one_does(plan, here, tmp_path):
+    seen = []
+    with w.processes(2, threads=1) as executor:
+        report = run(plan, Store(tmp_path), executor=executor, chunk=4, watch=seen.append)
+        same(report, here)
+        assert report.trained == 12
+        again = run(plan, Store(tmp_path), executor=executor, chunk=4)
+        assert again.trained == 0
+    assert seen[-1].finished == seen[-1].total == 12
+    assert {m.provenance["threads"] for m in report.results} == {1}
+
+
+def test_a_killed_worker_costs_its_batch_only(plan, here, tmp_path):
+    store = Store(tmp_path)
+    killed = []
+
+    def kill_one(going):
+        children = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+        if not killed and going.given_out and len(list(store.keys())) >= 1 and children:
+            killed.append(children[0].pid)
+            os.kill(children[0].pid, signal.SIGKILL)
+        return False
+
+    with w.processes(2, threads=1) as executor:
+        report = run(plan, store, executor=executor, chunk=2, watch=kill_one)
+    assert killed
+    same(report, here)
+    assert report.failed == {}
+    assert store.verify() == {}
+
+
+def test_dask_does_what_one_does(plan, here, tmp_path):
+    pytest.importorskip("distributed")
+    with w.dask_workers("local:2") as executor:
+        same(run(plan, Store(tmp_path), executor=executor, chunk=4), here)
+    with pytest.raises(w.WorkerError, match="local or local:NUMBER"), w.dask_workers("local:many"):
+        pass
+
+
+def test_a_model_that_is_only_in_memory_cannot_be_sent(lm, tmp_path):
+    from memlab.models import toys
+
+    model, tokenizer = toys.toy("llama")
+    for parameter in model.parameters():
+        parameter.data.mul_(1.01)
+    other = FrozenLM.from_model(model, tokenizer, name="toy:llama")
+    plan = Plan.of(other, random_passages(other, 1, 3), RECIPE)
+    with w.processes(1, threads=1) as executor:
+        report = run(plan, Store(tmp_path), executor=executor)
+    assert report.results == []
+    (why,) = report.failed.values()
+    assert "only in memory cannot be sent" in why
+    assert Store(tmp_path).failures() == report.failed
+    with pytest.raises(ModelError):
+        w.work(_chunk(other, plan, tmp_path))
+
+
+def _chunk(lm, plan, path):
+    jobs = list(plan)
+    return w.Chunk(
+        lm.name, lm.revision, lm.fingerprint, str(path), tuple(j.key for j in jobs), tuple(j.passage for j in jobs),
+        tuple(j.recipe.canonical() for j in jobs), (None,) * len(jobs),
+    )  # fmt: skip
+
+
+# The desk, with workers whose fate is known --------------------------------------------------------------------------
+
+
+class Fated(Executor):
+    """Runs a chunk at once; ``fate(keys)`` may raise what then becomes of it."""
+
+    def __init__(self, fate, at_once=2):
+        self.fate, self._max_workers, self.broken = fate, at_once, False
+
+    def submit(self, fn, chunk):
+        if self.broken:
+            raise BrokenProcessPool("a worker died before")
+        future = Future()
+        try:
+            self.fate(chunk.keys)
+            future.set_result(fn(chunk))
+        except BrokenProcessPool as error:
+            self.broken = True
+            future.set_exception(error)
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, wait=True, cancel_futures=False):
+        pass
+
+
+def dispatched(lm, plan, store, fate, size=4):
+    parts = w.share_out(_chunk(lm, plan, store.path), size)
+    return w.dispatch(parts, store, lambda: Fated(fate))
+
+
+def test_a_chunk_that_raises_once_is_done_the_second_time(lm, plan, here, tmp_path):
+    seen = []
+
+    def fate(keys):
+        seen.append(keys)
+        if len(seen) == 1:
+            raise RuntimeError("a bad day")
+
+    store = Store(tmp_path)
+    assert dispatched(lm, plan, store, fate) == {}
+    assert set(store.keys()) == {m.key for m in here.results}
+    assert len(seen) == 4  # three chunks, one of them twice
+
+
+def test_a_job_that_kills_its_worker_is_found_and_costs_no_other(lm, plan, tmp_path):
+    poison = next(iter(plan)).key
+
+    def fate(keys):
+        if poison in keys:
+            raise BrokenProcessPool("killed")
+
+    store = Store(tmp_path)
+    failed = dispatched(lm, plan, store, fate)
+    assert list(failed) == [poison]
+    assert "BrokenProcessPool" in failed[poison]
+    assert set(store.keys()) == {job.key for job in plan} - {poison}
+    assert store.failures() == failed
+
+
+def test_what_fails_for_good_is_recorded_and_stops_no_other(lm, plan, tmp_path):
+    poison = next(iter(plan)).key
+
+    def fate(keys):
+        if poison in keys:
+            raise MemoryError("too large")
+
+    store = Store(tmp_path)
+    failed = dispatched(lm, plan, store, fate)
+    assert poison in failed
+    assert len(failed) == 4  # its chunk: only a death is looked into one by one
+    assert len(list(store.keys())) == 8
+
+
+def test_a_store_that_cannot_be_written_ends_the_run(lm, plan, tmp_path):
+    def fate(keys):
+        raise StoreError("disk full")
+
+    with pytest.raises(StoreError, match="disk full"):
+        dispatched(lm, plan, Store(tmp_path), fate)
+
+
+def test_watch_stops_a_run(lm, plan, tmp_path):
+    parts = w.share_out(_chunk(lm, plan, tmp_path), 1)
+    store = Store(tmp_path)
+    w.dispatch(parts, store, lambda: Fated(lambda keys: None, at_once=1), watch=lambda going: going.finished >= 3)
+    assert len(list(store.keys())) == 3
+
+
+def test_chunks_hold_each_job_once_and_like_with_like(lm):
+    passages = [p for n in (3, 9, 4, 8) for p in random_passages(lm, 2, n, seed=n)]
+    whole = _chunk(lm, Plan.of(lm, passages, RECIPE), "nowhere")
+    parts = w.share_out(whole, 3)
+    assert [len(p.keys) for p in parts] == [3, 3, 2]
+    assert sorted(k for p in parts for k in p.keys) == sorted(whole.keys)
+    lengths = [sorted(len(p) for p in part.passages) for part in parts]
+    assert min(lengths[0]) >= max(lengths[1]) >= max(lengths[2])
+    for part in parts:
+        for key, passage in zip(part.keys, part.passages, strict=True):
+            assert passage is whole.passages[whole.keys.index(key)]
+
+
+def test_nothing_to_do_is_done_at_once(tmp_path):
+    assert w.dispatch([], Store(tmp_path), lambda: Fated(lambda keys: None)) == {}
