@@ -324,6 +324,40 @@ def bench_geometry(
         typer.echo(f"{name}: {len(table)} rows, {time.perf_counter() - began:.0f} s")
 
 
+@bench_app.command("kills")
+@told
+def bench_kills(
+    count: Annotated[int, typer.Option(help="writers killed, one at a time")] = 200,
+    folder: Annotated[Path, typer.Option(help="store to write into; must not exist")] = Path("killed-store"),
+) -> None:
+    """Kill writers at random moments and see what their store still holds. Takes minutes, needs no model."""
+    from memlab.experiments.stress import endure
+
+    if folder.exists():
+        raise typer.BadParameter(f"{folder} exists", param_hint="--folder")
+    found = endure(folder, count)
+    typer.echo(
+        f"{found.kills} kills, {found.writes} keys, begun {found.begun} times, {found.seconds:.0f} s; "
+        f"lost {len(found.lost)}, unreadable {len(found.unreadable)}, damaged {len(found.wrong)}, "
+        f"temporary files left {found.left}"
+    )
+    if found.lost or found.unreadable or found.wrong:
+        raise typer.Exit(1)
+
+
+@bench_app.command("store")
+@told
+def bench_store(
+    entries: Annotated[int, typer.Option(help="results to make up")] = 100_000,
+    folder: Annotated[Path, typer.Option(help="store to write into; kept, and filled up")] = Path("large-store"),
+) -> None:
+    """How long a large store takes to list, filter and verify in part. Needs no model."""
+    from memlab.experiments.stress import large
+
+    for name, value in large(folder, entries).items():
+        typer.echo(f"{name}: {value}")
+
+
 def _shape(text: str) -> tuple[int, int]:
     rows, _, tokens = text.partition("x")
     if not (rows.isdigit() and tokens.isdigit()):
