@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from memlab.cramming import cram, key_of
+from memlab.cramming import CramInterrupted, Progress, cram, key_of
 from memlab.models import FrozenLM, Passage, PassageError, load
 from memlab.recipes import Recipe
 from memlab.store import Store, StoreError
@@ -135,10 +135,7 @@ def run(
     for lm in {id(job.lm): job.lm for job in plan}.values():
         jobs = [job for job in plan if job.lm is lm]
         if executor is None:
-            made, failed = train(
-                lm, [j.key for j in jobs], [j.passage for j in jobs], [j.recipe for j in jobs],
-                [j.parent for j in jobs], store, portable=portable, progress=progress,
-            )  # fmt: skip
+            made, failed = _here(lm, jobs, store, portable, progress, watch)
             found = {mem.key: mem for mem in made}
         else:
             failed = _elsewhere(lm, [j for j in jobs if j.key not in store], store, executor, chunk, portable, watch)
@@ -162,6 +159,7 @@ def train(
     *,
     portable: bool = False,
     progress: bool = False,
+    watch: Callable[[Progress], bool | None] | None = None,
 ) -> tuple[list[MemVector], dict[str, str]]:
     """One model's jobs in this process: (results, {key: error}), each failure tried twice and recorded in the store."""
     done: dict[str, MemVector] = {}
@@ -176,6 +174,7 @@ def train(
             start=[parents[i] for i in which],
             portable=portable,
             progress=progress,
+            watch=watch,
         )
         done.update({mem.key: mem for mem in results})
 
@@ -193,6 +192,34 @@ def train(
                 failed[key] = f"{type(error).__name__}: {error}"
                 store.record_failure(key, failed[key])
     return [done[key] for key in keys if key in done], failed
+
+
+def _here(
+    lm: FrozenLM,
+    jobs: Sequence[Job],
+    store: Store,
+    portable: bool,
+    progress: bool,
+    watch: Callable[[Going], bool | None] | None,
+) -> tuple[list[MemVector], dict[str, str]]:
+    lacked = [job for job in jobs if job.key not in store]
+    stopped = False
+
+    def heard(now: Progress) -> bool:
+        nonlocal stopped
+        finished = sum(job.key in store for job in lacked)
+        stopped = bool(watch and watch(Going(len(lacked), finished, 0, len(now.passages))))
+        return stopped
+
+    try:
+        return train(
+            lm, [j.key for j in jobs], [j.passage for j in jobs], [j.recipe for j in jobs], [j.parent for j in jobs],
+            store, portable=portable, progress=progress, watch=heard if watch else None,
+        )  # fmt: skip
+    except CramInterrupted:
+        if not stopped:
+            raise
+        return [store.get(job.key) for job in jobs if job.key in store], {}
 
 
 def _elsewhere(

@@ -1,6 +1,7 @@
 """Moving vectors about: ends of paths, radii that really bracket, grids that agree with exact checks."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from memlab import Recipe, check, cram, geometry
@@ -123,6 +124,16 @@ def test_noise_and_dropout_of_nothing_change_nothing(solutions):
     assert table[table.share == 0].decodes.all()
     assert not table[table.share == 1].decodes.any()
     assert table.attrs["again"] >= 1
+
+
+def test_survivors_by_hand():
+    table = pd.DataFrame({"amount": [0.1] * 4 + [0.2] * 4, "decodes": [True] * 3 + [False] * 5, "tokens": 8})
+    table["right"] = [8, 8, 8, 2, 4, 0, 0, 4]
+    near, far = robustness.survivors(table, "amount").to_dict("records")
+    assert (near["share"], far["share"]) == (0.75, 0)
+    assert near["low"] < 0.75 < near["high"]
+    assert near["tokens_right"] == pytest.approx(26 / 32)
+    assert far["tokens_right"] == pytest.approx(8 / 32)
 
 
 def test_an_exact_radius_brackets(solutions):

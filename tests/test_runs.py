@@ -96,3 +96,16 @@ def test_the_shelf_holds_what_the_first_notebook_shows():
     first_six = {t.id for t in originals()[:6]}
     assert shown["default"] >= first_six
     assert shown["paper2025"] >= first_six
+
+
+def test_watch_is_told_and_stops_a_run_in_process(toy, store):
+    plan = Plan.of(toy, random_passages(toy, 6, 4), Recipe.default(k=2, budget=60))
+    seen = []
+    report = run(plan, store, progress=False, watch=lambda going: seen.append(going) or going.finished >= 2)
+    assert {going.total for going in seen} == {6}
+    assert seen[-1].finished >= 2
+    assert 2 <= len(report.results) < 6
+    assert {mem.key for mem in report.results} == set(store.keys())
+    rest = run(plan, store, progress=False)
+    assert len(rest.results) == 6
+    assert rest.trained == 6 - len(report.results)

@@ -13,6 +13,7 @@ from memlab.decoding import check
 from memlab.experiments.grids import Watch, evaluate
 from memlab.models import FrozenLM
 from memlab.objective import Batch, Row
+from memlab.statistics import share_interval
 from memlab.vectors import MemVector
 
 RADII = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
@@ -63,6 +64,17 @@ def dropout(
                 told.append((mem.key, mem.text.id, share, draw))
                 moved.append(mem.with_mem(left, f"dropout {share}"))
     return _with(told, ["key", "text_id", "share", "draw"], evaluate(lm, moved, watch=watch, again=again))
+
+
+def survivors(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Per amount (column ``by``): share of the moved vectors that still decode, with its Wilson interval, and of the
+    tokens that are right: ``by share low high tokens_right``.
+    """
+    rows = []
+    for amount, group in table.groupby(by):
+        low, high = share_interval(int(group.decodes.sum()), len(group))
+        rows.append((amount, group.decodes.mean(), low, high, (group.right / group.tokens).mean()))
+    return pd.DataFrame(rows, columns=[by, "share", "low", "high", "tokens_right"])
 
 
 def directions(lm: FrozenLM, mem: MemVector, others: Sequence[MemVector], *, seed: int = 0) -> dict[str, np.ndarray]:

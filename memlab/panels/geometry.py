@@ -157,7 +157,7 @@ class PathPanel(LivePanel):
         self.pair = w.Dropdown(options=names, description="Solutions", style=_WIDE, layout=_LAYOUT)
         self.chart, self.decoded, self.links = w.HTML(), w.HTML(), w.HTML()
         self.at, place = number("Place, %", 50, 0, 100)
-        self.bend = w.Checkbox(description="on the curve: trained now, about 30 s", value=False, indent=False)
+        self.bend = w.Checkbox(description="on the curve: trained now, about 40 s", value=False, indent=False)
         self.pair.observe(self._show, "value")
         self.children = [
             self.pair, self.chart, w.HBox([place, self.bend], layout=w.Layout(flex_flow="row wrap")),
