@@ -7,9 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memlab import Recipe, Store, StoreError, capacity, charts, load, prediction
+from memlab import Plan, Recipe, Store, StoreError, Text, capacity, charts, cramming, load, prediction
 from memlab.experiments import protocols, study
-from memlab.panels import OWN, capacity_panel, cram_panel, information_panel, marked, readout, setup, study_panel
+from memlab.panels import (
+    OWN,
+    capacity_panel,
+    cram_panel,
+    information_panel,
+    marked,
+    readout,
+    run_panel,
+    setup,
+    study_panel,
+)
 from memlab.texts import originals, random_words
 
 
@@ -247,3 +257,49 @@ def test_information_panel_reads_a_text_and_predicts():
     assert panel.shown.value == ""
     panel.window.value = 60  # nothing was read: nothing is drawn
     assert panel.shown.value == ""
+
+
+def test_run_panel_shows_what_is_done_what_failed_and_goes_on(store, monkeypatch):
+    lm = load("toy:gemma3")
+    texts = [*originals()[:4], Text("short", "ab")]
+    plan = Plan.grid(lm, texts, tokens=[4, 5], recipes=Recipe.default(k=4, budget=60))
+    panel = run_panel(plan, store)
+    assert "0 of 8 done" in panel.counts.value
+    assert "2 left out" in panel.counts.value
+    assert "has 2 tokens" in panel.failures.value  # why a text was left out is there before anything runs
+    real = cramming.Training.result
+
+    def stubborn(self, portable):
+        if self.passage.span.id == texts[0].id:
+            raise RuntimeError("<b>out of luck</b>")
+        return real(self, portable)
+
+    monkeypatch.setattr(cramming.Training, "result", stubborn)
+    panel.start.click()
+    panel.wait(60)
+    assert len(panel.report.failed) == 2
+    assert "2 failed" in panel.counts.value
+    assert "&lt;b&gt;out of luck" in panel.failures.value
+    assert texts[0].id in panel.failures.value
+    assert panel.bar.value == 6
+    monkeypatch.undo()
+    panel.start.click()
+    panel.wait(60)
+    assert "8 of 8 done" in panel.counts.value
+    assert "out of luck" not in panel.failures.value
+    assert "Done: 2 trained now" in panel.status.value
+    assert panel.links.value.count("download=") == 1
+
+
+def test_run_panel_can_be_stopped(store):
+    lm = load("toy:gemma3")
+    plan = Plan.grid(lm, random_words(6), tokens=60, recipes=Recipe.default(budget=400))
+    panel = run_panel(plan, store)
+    panel.start.click()
+    while "Running" not in panel.status.value:
+        threading.Event().wait(0.02)
+    panel.halt.click()
+    panel.wait(60)
+    assert "Stopped" in panel.status.value
+    assert "are left: run it again" in panel.status.value
+    assert not panel.start.disabled

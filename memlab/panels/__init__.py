@@ -16,6 +16,7 @@ from memlab.panels.geometry import (
     move_panel,
     path_panel,
 )
+from memlab.panels.runs import RunPanel, run_panel
 from memlab.panels.study import StudyPanel, study_panel
 from memlab.store import Store
 
@@ -28,6 +29,7 @@ __all__ = [
     "MapPanel",
     "MovePanel",
     "PathPanel",
+    "RunPanel",
     "StudyPanel",
     "attention_panel",
     "capacity_panel",
@@ -38,6 +40,7 @@ __all__ = [
     "move_panel",
     "path_panel",
     "readout",
+    "run_panel",
     "setup",
     "study_panel",
 ]

@@ -166,12 +166,13 @@ def token_pieces(lm: FrozenLM, ids: Any) -> list[str]:
     return pieces
 
 
-def links(name: str, csv: str, svg: str) -> str:
-    """Table and picture to take away, without a server."""
+def links(name: str, csv: str, svg: str = "") -> str:
+    """Table, and picture if there is one, to take away without a server."""
 
     def link(data: str, kind: str, ending: str, label: str) -> str:
         encoded = base64.b64encode(data.encode()).decode()
         style = "color:var(--jp-content-link-color,#0072B2);margin-right:16px"
         return f'<a style="{style}" download="memlab-{name}.{ending}" href="data:{kind};base64,{encoded}">{label}</a>'
 
-    return link(csv, "text/csv", "csv", "Table (CSV)") + link(svg, "image/svg+xml", "svg", "Picture (SVG)")
+    table = link(csv, "text/csv", "csv", "Table (CSV)")
+    return table + link(svg, "image/svg+xml", "svg", "Picture (SVG)") if svg else table

@@ -1,0 +1,86 @@
+"""The panel of a plan: how many runs are done, running and failed, how long it will still take, and a way to stop."""
+
+from __future__ import annotations
+
+import html
+import time
+from typing import Any
+
+import ipywidgets as w
+import pandas as pd
+
+from memlab.panels.base import LivePanel, links, plain_table, say
+from memlab.runs import Plan, run
+from memlab.store import Store
+from memlab.workers import Factory, Going
+
+
+def run_panel(plan: Plan, store: Store, *, executor: Factory | None = None, chunk: int = 16) -> RunPanel:
+    """Run what a plan lacks, here or with an executor's workers, and watch; stop it and start it again at will."""
+    return RunPanel(plan, store, executor, chunk)
+
+
+class RunPanel(LivePanel):
+    """The panel of ``run_panel``. ``report`` is what the last run came to."""
+
+    def __init__(self, plan: Plan, store: Store, executor: Factory | None, chunk: int) -> None:
+        super().__init__("Run", icon="play", tooltip="Train what the store lacks of this plan")
+        self.plan, self.store, self.executor, self.chunk = plan, store, executor, chunk
+        self.report: Any = None
+        self.bar = w.IntProgress(description="Runs", min=0, max=max(1, len(plan)), layout=w.Layout(width="420px"))
+        self.counts, self.failures, self.links = w.HTML(), w.HTML(), w.HTML()
+        self.children = [self.bar, self.counts, self.buttons(), self.failures, self.links]
+        self.add_class("memlab-run-panel")
+        self._tell(0, 0)
+
+    def work(self) -> None:
+        self._began, self._there = time.monotonic(), self._done()
+        self.report = run(
+            self.plan, self.store, executor=self.executor, chunk=self.chunk, progress=False, watch=self._watch
+        )
+        self._tell(0, len(self.report.failed))
+        self._fail(self.report.failed)
+        exact = sum(mem.exact for mem in self.report.results)
+        table = pd.DataFrame(
+            [(m.key, m.text.id, m.n, m.k, m.recipe.name, m.exact, m.steps) for m in self.report.results],
+            columns=["key", "text_id", "tokens", "k", "recipe", "exact", "steps"],
+        )
+        self.links.value = links("runs", table.to_csv(index=False))
+        end = "Stopped" if self.stopping.is_set() else "Done"
+        missing = len(self.plan) - len(self.report.results)
+        more = f" {missing} are left: run it again." if missing and self.stopping.is_set() else ""
+        self.status.value = say(f"{end}: {self.report.trained} trained now, {exact} of {len(table)} exact.{more}")
+
+    def _done(self) -> int:
+        return sum(job.key in self.store for job in self.plan)
+
+    def _watch(self, going: Going) -> bool:
+        self._tell(going.given_out, going.failed)
+        finished, took = self._done() - self._there, time.monotonic() - self._began
+        left = len(self.plan) - self._done()
+        # Long passages come first, so this errs on the side of too long.
+        ahead = f", about {_minutes(took / finished * left)} left" if finished else ""
+        self.status.value = say(f"Running for {_minutes(took)}{ahead}")
+        return self.stopping.is_set()
+
+    def _tell(self, running: int, failed: int) -> None:
+        done = self._done()
+        self.bar.value = done
+        said = f"{done} of {len(self.plan)} done, {running} running, {failed} failed"
+        out = f", {len(self.plan.rejected)} left out" if self.plan.rejected else ""
+        self.counts.value = say(said + out)
+        if not failed:
+            self._fail({})
+
+    def _fail(self, failed: dict[str, str]) -> None:
+        names = {job.key: f"{job.passage.span.id}, {len(job.passage)} tokens, {job.recipe.name}" for job in self.plan}
+        rows = [(names.get(key, key[:12]), why) for key, why in failed.items()] + list(self.plan.rejected)
+        shown = [(html.escape(what), html.escape(why)) for what, why in rows]
+        table = pd.DataFrame(shown, columns=["run", "why it failed, or was left out"])
+        self.failures.value = plain_table(table, escape=False) if rows else ""
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
