@@ -183,15 +183,46 @@ def test_second_notebook(lab):
     read_through(page, "02")
 
 
-@pytest.mark.parametrize("name", ["05_norms_and_neighbours", "10_your_own_analysis"])
-def test_notebooks_without_panels(lab, name):
+def test_norms_and_neighbours(lab):
     address, page, _ = lab
-    open_notebook(page, address, f"{name}.ipynb")
+    open_notebook(page, address, "05_norms_and_neighbours.ipynb")
     set_theme(page, "JupyterLab Light")
     run_all(page)
     assert errors(page) == []
     assert page.refused == []
-    read_through(page, name[:2])
+    read_through(page, "05")
+
+
+RUNS = ".memlab-run-panel"
+
+
+def test_your_own_analysis(lab):
+    address, page, store = lab
+    open_notebook(page, address, "10_your_own_analysis.ipynb")
+    set_theme(page, "JupyterLab Light")
+    run_all(page)
+    assert errors(page) == []
+    panel = page.locator(RUNS).first
+    assert "0 of 6 done" in panel.inner_text()
+    assert "were asked for" in panel.inner_text()  # why the short text was left out
+    before = len(list(store.keys()))
+    panel.locator("button:has-text('Run')").click()
+    page.wait_for_selector(f"{RUNS} .memlab-status:has-text('Running for')", timeout=60_000)
+    panel.locator("button:has-text('Stop')").click()
+    finished(page, "Stopped", RUNS)
+    picture(page, "10-stopped-light", RUNS)
+    panel.locator("button:has-text('Run')").click()
+    finished(page, "Done", RUNS)
+    assert "6 of 6 done" in panel.inner_text()
+    assert len(list(store.keys())) == before + 6
+    set_theme(page, "JupyterLab Dark")
+    picture(page, "10-done-dark", RUNS)
+    with page.expect_download() as table:
+        panel.locator("a:has-text('Table')").click()
+    assert len(table.value.path().read_text().splitlines()) == 7
+    assert errors(page) == []
+    assert page.refused == []
+    read_through(page, "10")
 
 
 MAP = ".memlab-map-panel"
@@ -267,3 +298,65 @@ def test_inside_the_model(lab):
     assert errors(page) == []
     assert page.refused == []
     read_through(page, "09")
+
+
+PATH = ".memlab-path-panel"
+
+
+def test_between_solutions(lab):
+    address, page, _ = lab
+    open_notebook(page, address, "07_between_solutions.ipynb")
+    set_theme(page, "JupyterLab Light")
+    run_all(page)
+    assert errors(page) == []
+    panel = page.locator(PATH).first
+    first = panel.locator("svg").first.inner_html()
+    panel.locator("select").nth(0).select_option(index=3)
+    page.wait_for_function(f"document.querySelector('{PATH} svg').innerHTML !== {first!r}")
+    place = panel.locator("input[type=number]").first
+    for at, expected in (("0", "exact"), ("50", "not exact")):
+        place.fill(at)
+        place.press("Enter")
+        panel.locator("button:has-text('Read this place')").click()
+        finished(page, f"right at {at}%", PATH)
+        assert ("memlab-wrong" in panel.inner_html()) == (expected == "not exact")
+    picture(page, "07-panel-light", PATH)
+    panel.locator("input[type=checkbox]").check()
+    panel.locator("button:has-text('Read this place')").click()
+    page.wait_for_selector(f"{PATH} .memlab-status:has-text('of the curve')", timeout=60_000)
+    panel.locator("button:has-text('Stop')").click()
+    finished(page, "Stopped", PATH)
+    set_theme(page, "JupyterLab Dark")
+    picture(page, "07-panel-dark", PATH)
+    assert errors(page) == []
+    assert page.refused == []
+    read_through(page, "07")
+
+
+MOVE = ".memlab-move-panel"
+
+
+def test_robustness(lab):
+    address, page, _ = lab
+    open_notebook(page, address, "08_robustness.ipynb")
+    set_theme(page, "JupyterLab Light")
+    run_all(page)
+    assert errors(page) == []
+    panel = page.locator(MOVE).first
+    amount = panel.locator("input[type=number]").first
+    for way, much, expected in ((0, "2", "still decodes exactly"), (0, "60", "tokens right"), (2, "2", "cosine")):
+        panel.locator("select").nth(1).select_option(index=way)
+        amount.fill(much)
+        amount.press("Enter")
+        panel.locator("button:has-text('Move it')").click()
+        finished(page, expected, MOVE)
+    picture(page, "08-panel-light", MOVE)
+    panel.locator("select").nth(0).select_option(index=5)
+    panel.locator("select").nth(1).select_option(index=1)
+    panel.locator("button:has-text('Move it')").click()
+    finished(page, "cosine", MOVE)
+    set_theme(page, "JupyterLab Dark")
+    picture(page, "08-panel-dark", MOVE)
+    assert errors(page) == []
+    assert page.refused == []
+    read_through(page, "08")
