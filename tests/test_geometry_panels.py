@@ -65,6 +65,7 @@ def test_a_path_is_read_at_any_place(shelf):
         mem = panel.wait(60)
         np.testing.assert_array_equal(mem.mem, store.get(key).mem)
         assert f"{mem.n} of {mem.n} tokens right" in panel.status.value
+        assert "<b>exact</b>" in panel.decoded.value
     panel.bend.value, panel.at.value = True, 50
     panel.start.click()
     mem = panel.wait(120)
@@ -93,6 +94,7 @@ def test_a_vector_is_moved_as_the_controls_say(shelf):
     panel.start.click()
     assert panel.wait(60).n == 4
     assert "still decodes exactly" in panel.status.value
+    assert "<b>exact</b>" in panel.decoded.value
     panel.amount.value = 100
     panel.start.click()
     panel.wait(60)

@@ -40,6 +40,8 @@ def test_every_table_is_made_and_says_what_the_vectors_say(shelf, tmp_path):
     still = noise[(noise.what == "noise") & (noise.amount == 0.01)].decodes.mean()
     assert still > noise[(noise.what == "noise") & (noise.amount == 1.0)].decodes.mean()
     assert (tables["radii"].radius < tables["radii"].fails).all()
+    ways = {"random", "gradient", "outwards", "first principal", "last principal"}
+    assert set(tables["radii"].direction) == ways
     assert set(tables["planes"].plane) == {"through a third solution", "random"}
     assert tables["attention"].layer.nunique() == lm.model.config.num_hidden_layers
     assert (tables["knockouts"].query("mode == 'none'").accuracy == 1).all()

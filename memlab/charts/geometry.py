@@ -134,9 +134,14 @@ def survival(table: pd.DataFrame, column: str, *, title: str) -> Any:
 
 def radii_by_direction(table: pd.DataFrame) -> Any:
     """Exact radii, one tick a vector, by direction. Columns ``direction radius text_id margin``."""
-    base = alt.Chart(table).encode(
+    base = alt.Chart(table[table.radius > 0]).encode(
         alt.Y("direction:N", title=None, sort=None, axis=alt.Axis(labelFontSize=13)),
-        alt.X("radius:Q", title="how far along it stays exact, share of the vector's norm", axis=alt.Axis(format="%")),
+        alt.X(
+            "radius:Q",
+            title="how far along it stays exact, share of the vector's norm (log)",
+            scale=alt.Scale(type="log"),
+            axis=alt.Axis(format="~%", tickCount=5),
+        ),
     )
     ticks = base.mark_tick(thickness=2, size=22, opacity=0.7, color=BLUE).encode(
         tooltip=["text_id", alt.Tooltip("radius:Q", format=".0%"), alt.Tooltip("margin:Q", format=".2f")]

@@ -64,7 +64,7 @@ def radius_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 8, sol
     """``robustness.radii`` of a few solutions of each of ``count`` passages."""
     names = [mem.text.id for mem in one_each(mems, count)]
     chosen = [mem for name in names for mem in [m for m in mems if m.text.id == name][:solutions_each]]
-    return robustness.radii(lm, chosen, draws=1)
+    return robustness.radii(lm, chosen, among=mems, draws=1)
 
 
 def plane_table(lm: FrozenLM, mems: Sequence[MemVector], *, points: int = 15) -> pd.DataFrame:

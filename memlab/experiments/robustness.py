@@ -115,15 +115,23 @@ def exact_radius(
     return geometry.exact_radius(holds, high=high, precision=precision)
 
 
-def radii(lm: FrozenLM, mems: Sequence[MemVector], *, draws: int = 3, high: float = 2.0, seed: int = 0) -> pd.DataFrame:
+def radii(
+    lm: FrozenLM,
+    mems: Sequence[MemVector],
+    *,
+    among: Sequence[MemVector] | None = None,
+    draws: int = 3,
+    high: float = 2.0,
+    seed: int = 0,
+) -> pd.DataFrame:
     """One row a vector and direction: its exact radius beside what might predict it (margin, length, steps).
 
-    ``draws`` random directions each, the gradient, outwards, and the principal ones where a passage has enough
-    solutions.
+    ``draws`` random directions each, the gradient, outwards, and the principal ones where ``among`` (default: the
+    vectors themselves) are enough solutions of the passage.
     """
     rows = []
     for mem in mems:
-        others = [other for other in mems if other.token_sha256 == mem.token_sha256]
+        others = [other for other in among or mems if other.token_sha256 == mem.token_sha256]
         ways = directions(lm, mem, others, seed=seed)
         more = np.random.default_rng((seed, 1)).standard_normal((draws - 1, *mem.mem.shape))
         named = [*ways.items(), *(("random", way) for way in more)]

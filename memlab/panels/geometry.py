@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from memlab import charts, geometry
-from memlab.decoding import decode
+from memlab.decoding import check, decode
 from memlab.experiments import attention, paths
 from memlab.experiments.grids import Stopped
 from memlab.models import FrozenLM
@@ -181,6 +181,7 @@ class PathPanel(LivePanel):
             mem = a.with_mem(where, f"curve at {t}")
         else:
             mem = a.lerp(b, t)
+        mem = mem.with_checks(check(self.lm, mem))
         ids = decode(self.lm, [mem], batch=1)[0]
         self.decoded.value = readout_html(self.lm, mem, ids)
         self.result = mem
@@ -255,13 +256,14 @@ class MovePanel(LivePanel):
 
     def work(self) -> None:
         moved = self.moved()
+        moved = moved.with_checks(check(self.lm, moved))
         before = self.mems[self.which.value]
         ids = decode(self.lm, [moved], batch=1)[0]
         self.decoded.value = readout_html(self.lm, moved, ids)
         cosine = float(geometry.cosines(moved.mem.reshape(1, -1), before.mem.reshape(1, -1))[0, 0])
         self.result = moved
         right = int((ids == moved.token_ids).sum())
-        verdict = "it still decodes exactly" if right == moved.n else f"{right} of {moved.n} tokens right"
+        verdict = "it still decodes exactly" if moved.exact else f"{right} of {moved.n} tokens right"
         self.status.value = say(f"Done: cosine to what it was {cosine:.3f}; {verdict}.")
 
 
