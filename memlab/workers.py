@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,7 +207,8 @@ class _Desk:
         """Take back what no worker has begun, and wait for the rest."""
         for future in self.running:
             future.cancel()
-        self.executor.shutdown(wait=True)
+        if hasattr(self.executor, "shutdown"):  # submitit's have none
+            self.executor.shutdown(wait=True)
 
     def going(self) -> Going:
         out = sum(len(part.keys) for part, _ in self.running.values())
@@ -228,7 +229,10 @@ class _Desk:
 
     def take_in(self) -> None:
         """Wait a second at most for what comes back."""
-        done, _ = wait(self.running, timeout=1.0, return_when=FIRST_COMPLETED)
+        # Asked again and again: what submitit hands out has done(), but is no future of the standard library.
+        until = time.monotonic() + 1.0
+        while not (done := [future for future in self.running if future.done()]) and time.monotonic() < until:
+            time.sleep(0.02)
         for future in done:
             part, attempt = self.running.pop(future)
             error = future.exception()

@@ -76,6 +76,17 @@ def test_dask_does_what_one_does(plan, here, tmp_path):
         pass
 
 
+def test_the_readmes_slurm_recipe_on_this_machine(plan, here, tmp_path):
+    submitit = pytest.importorskip("submitit")
+
+    def local():
+        executor = submitit.AutoExecutor(tmp_path / "logs", cluster="local")
+        executor.update_parameters(timeout_min=5)
+        return executor
+
+    same(run(plan, Store(tmp_path / "store"), executor=local, chunk=8), here)
+
+
 def test_a_model_that_is_only_in_memory_cannot_be_sent(lm, tmp_path):
     from memlab.models import toys
 
