@@ -159,15 +159,17 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
     rows = []
     names = [name for name in ("model", "texts", "k", "text_id", "source") if name in attempts]
     for labels, group in attempts.groupby(names, sort=False, observed=True):
-        exact, failed = outcomes(group)
+        exact, _ = outcomes(group)
         best = group.loc[group.exact_prefix.idxmax()]
+        failed = group[~group.exact & (group.length > best.exact_prefix)]
+        first = failed[failed.length == failed.length.min()]
         row = dict(zip(names, labels, strict=True)) | {
             "horizon": int(best.exact_prefix),
             "longest_exact": int(exact.tokens.max()) if len(exact) else 0,
             "failed_at": int(failed.length.min()) if len(failed) else None,
             "attempts": len(group),
             "token_passes": int(group.token_passes.sum()),
-            "bits_at_failure": float(failed.bits.min()) if len(failed) else None,
+            "bits_at_failure": float(first.bits.min()) if len(first) else None,
         }
         if "token_bits_without" in group:
             row["horizon_bits"] = float(np.nansum(np.asarray(best.token_bits_without)[: best.exact_prefix]))
@@ -246,8 +248,23 @@ def n50(size: Sequence[float] | Any, exact: Sequence[bool] | Any) -> float:
 
 
 def n50_interval(runs: pd.DataFrame, size: str = "length", *, draws: int = 1000, seed: int = 0) -> Estimate:
-    """``n50`` of a table (``text_id exact`` and the column ``size``) with its bootstrap interval over passages."""
+    """``n50`` of a table (``text_id exact`` and the column ``size``) with its bootstrap interval over passages.
+
+    Every passage must have been tried at every size. A search that tries each near its own limit (``horizon``) has
+    strong passages at long sizes and weak ones at short: give ``tried_everywhere`` of what it found.
+    """
     return bootstrap(lambda t: n50(t[size], t.exact), runs, draws=draws, seed=seed)
+
+
+def tried_everywhere(horizons: pd.DataFrame, column: str = "horizon", *, points: int = 24) -> pd.DataFrame:
+    """Each passage at ``points`` sizes, exact up to its horizon and not above: what ``n50`` takes of a search.
+
+    Sizes, in the unit of ``column``, are spread evenly on a logarithm over all horizons found, and a little beyond.
+    """
+    found = horizons[horizons[column] > 0]
+    sizes = np.geomspace(0.7 * found[column].min(), 1.4 * found[column].max(), points)
+    rows = [(t, float(n), bool(n <= h)) for t, h in zip(found.text_id, found[column], strict=True) for n in sizes]
+    return pd.DataFrame(rows, columns=["text_id", "length", "exact"])
 
 
 def vectors_slope(horizons: pd.DataFrame, column: str = "horizon") -> float:

@@ -20,7 +20,7 @@ from memlab.recipes import Recipe
 from memlab.vectors import read_metadata
 
 NAME = "index.parquet"
-VERSION = 1
+VERSION = 2
 WORTHWHILE = 200
 """Files that must be read anew before the index is written: a small store lists as fast without."""
 COLUMNS = (
@@ -35,13 +35,35 @@ def table(root: Path, suffix: str, *, write: bool = True) -> pd.DataFrame:
 
     Payloads are not read. Damaged files are left out, with a warning that names one of them.
     """
+    whole, changed, damaged = _whole(root, suffix)
+    if write and changed >= WORTHWHILE:
+        _write(whole, root / NAME)
+    if damaged:
+        warnings.warn(
+            f"{len(damaged)} damaged files left out, `memlab store verify` names all: {damaged[0]}", stacklevel=3
+        )
+    # A recipe's name depends on what the named ones are now, so it is no matter for the index.
+    names = {said: Recipe.from_json(said).name for said in whole.recipe.unique()}
+    told = whole[list(COLUMNS)].assign(recipe=whole.recipe.map(names))
+    return told.sort_values(["model", "text_id", "tokens"], ignore_index=True)
+
+
+def rebuild(root: Path, suffix: str) -> int:
+    """Forget the index and write it anew from the files; how many results it holds."""
+    (root / NAME).unlink(missing_ok=True)
+    whole, _, _ = _whole(root, suffix)
+    _write(whole, root / NAME)
+    return len(whole)
+
+
+def _whole(root: Path, suffix: str) -> tuple[pd.DataFrame, int, list[str]]:
+    """(index, how many rows changed since it was written, what is damaged)."""
     there = _listing(root, suffix)
     known = _read(root / NAME)
+    kept = known
     if known is not None:
         now = pd.MultiIndex.from_tuples(there, names=["key", *_FILE]) if there else None
         kept = known[known.set_index(["key", *_FILE]).index.isin(now)] if now is not None else known[:0]
-    else:
-        kept = None
     have = set(kept.key) if kept is not None else set()
     rows, damaged = [], []
     for key, size, time in there:
@@ -54,25 +76,7 @@ def table(root: Path, suffix: str, *, write: bool = True) -> pd.DataFrame:
     found = pd.DataFrame(rows, columns=[*COLUMNS, *_FILE])
     whole = found if kept is None or not len(kept) else pd.concat([kept, found], ignore_index=True) if rows else kept
     gone = 0 if known is None or kept is None else len(known) - len(kept)
-    if write and len(rows) + gone >= WORTHWHILE:
-        _write(whole, root / NAME)
-    if damaged:
-        warnings.warn(
-            f"{len(damaged)} damaged files left out, `memlab store verify` names all: {damaged[0]}", stacklevel=3
-        )
-    return whole[list(COLUMNS)].sort_values(["model", "text_id", "tokens"], ignore_index=True)
-
-
-def rebuild(root: Path, suffix: str) -> int:
-    """Forget the index and write it anew from the files; how many results it holds."""
-    (root / NAME).unlink(missing_ok=True)
-    whole = table(root, suffix, write=False)
-    times = {key: (size, time) for key, size, time in _listing(root, suffix)}
-    stamped = whole.assign(
-        file_size=[times[key][0] for key in whole.key], file_time=[times[key][1] for key in whole.key]
-    )
-    _write(stamped, root / NAME)
-    return len(whole)
+    return whole, len(rows) + gone, damaged
 
 
 def _listing(root: Path, suffix: str) -> list[tuple[str, int, int]]:
@@ -123,7 +127,7 @@ def _row(key: str, meta: dict[str, Any]) -> dict[str, Any]:
         "key": key,
         "text_id": meta["text"]["id"],
         "start": meta["text"]["start"],
-        "recipe": recipe.name,
+        "recipe": recipe.canonical(),
         "seed": recipe.seed,
         "exact": any(c.exact for c in checks),
         "portable": portability(checks),

@@ -38,9 +38,11 @@ class Study:
     tokens: tuple[int, ...]
     models: tuple[str, ...] = ("smollm2-135m",)
     count: int = 16
-    k: tuple[int, ...] = (1,)
+    k: tuple[int, ...] = ()
+    """Empty: as the recipes say."""
     recipes: tuple[Recipe, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = ()
+    """Empty: as the recipes say."""
     start: int | str = 0
 
     @classmethod
@@ -70,7 +72,11 @@ class Study:
         if start != "paper" and (not isinstance(start, int) or isinstance(start, bool) or start < 0):
             raise PlanError(f'{name}: start is {start!r}; expected a character\'s number, or "paper"')
         count = _numbers(name, "count", said["count"], 1)[0] if "count" in said else cls.count
-        recipes = tuple(_recipe(name, one) for one in _several(said.get("recipes", ["default"])))
+        given = _several(said.get("recipes", ["default"]))
+        for field, where in (("k", "k"), ("seed", "seeds")):
+            if where in said and any(isinstance(one, dict) and field in one for one in given):
+                raise PlanError(f"{name} says {where}, and one of its recipes says {field}: expected one of the two")
+        recipes = tuple(_recipe(name, one) for one in given)
         if not recipes:
             raise PlanError(f"{name}: recipes is empty; expected names or tables of a recipe's fields")
         return cls(**whole, **words, count=count, recipes=recipes, start=start)  # type: ignore[arg-type]
@@ -83,7 +89,12 @@ class Study:
         texts = [t for name in self.texts for t in load_texts(name, count=self.count, words=max(400, widest))]
         if not texts:
             raise TextError(f"no texts in {', '.join(self.texts)}")
-        recipes = [r.replace(k=k, seed=seed) for r in self.recipes for k in self.k for seed in self.seeds]
+        recipes = [
+            r.replace(k=k, seed=seed)
+            for r in self.recipes
+            for k in self.k or (r.k,)
+            for seed in self.seeds or (r.seed,)
+        ]
         return Plan.grid(list(self.models), texts, tokens=list(self.tokens), recipes=recipes, start=self.start)
 
 

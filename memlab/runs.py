@@ -132,14 +132,17 @@ def run(
     began = time.perf_counter()
     report = Report(rejected=plan.rejected)
     known = {job.key for job in plan if job.key in store}
+    stop = _Stop(watch)
     for lm in {id(job.lm): job.lm for job in plan}.values():
         jobs = [job for job in plan if job.lm is lm]
+        if stop.asked:
+            break
         if executor is None:
-            made, failed = _here(lm, jobs, store, portable, progress, watch)
-            found = {mem.key: mem for mem in made}
+            found, failed = _here(lm, jobs, store, portable, progress, stop)
         else:
-            failed = _elsewhere(lm, [j for j in jobs if j.key not in store], store, executor, chunk, portable, watch)
-            found = {job.key: store.get(job.key) for job in jobs if job.key in store}
+            lacked = [job for job in jobs if store.fetch(job.key) is None]  # a damaged file gives way
+            failed = _elsewhere(lm, lacked, store, executor, chunk, portable, stop)
+            found = _known(lm, jobs, store, portable)
         report.failed |= failed
         report.results += [found[job.key] for job in jobs if job.key in found]
     place = {job.key: i for i, job in enumerate(plan)}
@@ -160,10 +163,14 @@ def train(
     portable: bool = False,
     progress: bool = False,
     watch: Callable[[Progress], bool | None] | None = None,
+    failed: dict[str, str] | None = None,
 ) -> tuple[list[MemVector], dict[str, str]]:
-    """One model's jobs in this process: (results, {key: error}), each failure tried twice and recorded in the store."""
+    """One model's jobs in this process: (results, {key: error}), each failure tried twice and recorded in the store.
+
+    ``failed``, if given, is that second dictionary, filled as it goes.
+    """
     done: dict[str, MemVector] = {}
-    failed: dict[str, str] = {}
+    failed = {} if failed is None else failed
 
     def go(which: Sequence[int]) -> None:
         results = cram(
@@ -194,32 +201,47 @@ def train(
     return [done[key] for key in keys if key in done], failed
 
 
+class _Stop:
+    """Remembers that ``watch`` has asked to stop: what comes after is not begun."""
+
+    def __init__(self, watch: Callable[[Going], bool | None] | None) -> None:
+        self._watch, self.asked = watch, False
+
+    def __call__(self, going: Going) -> bool:
+        self.asked = self.asked or bool(self._watch and self._watch(going))
+        return self.asked
+
+
+def _known(lm: FrozenLM, jobs: Sequence[Job], store: Store, portable: bool) -> dict[str, MemVector]:
+    """What the store has of these jobs, as ``cram`` gives it back: ids put back, checks that were asked for made."""
+    there = [job for job in jobs if job.key in store]
+    made, _ = train(
+        lm, [j.key for j in there], [j.passage for j in there], [j.recipe for j in there], [j.parent for j in there],
+        store, portable=portable,
+    )  # fmt: skip
+    return {mem.key: mem for mem in made}
+
+
 def _here(
-    lm: FrozenLM,
-    jobs: Sequence[Job],
-    store: Store,
-    portable: bool,
-    progress: bool,
-    watch: Callable[[Going], bool | None] | None,
-) -> tuple[list[MemVector], dict[str, str]]:
+    lm: FrozenLM, jobs: Sequence[Job], store: Store, portable: bool, progress: bool, stop: _Stop
+) -> tuple[dict[str, MemVector], dict[str, str]]:
     lacked = [job for job in jobs if job.key not in store]
-    stopped = False
+    failed: dict[str, str] = {}
 
     def heard(now: Progress) -> bool:
-        nonlocal stopped
         finished = sum(job.key in store for job in lacked)
-        stopped = bool(watch and watch(Going(len(lacked), finished, 0, len(now.passages))))
-        return stopped
+        return stop(Going(len(lacked), finished + len(failed), len(failed), len(now.passages)))
 
     try:
-        return train(
+        made, _ = train(
             lm, [j.key for j in jobs], [j.passage for j in jobs], [j.recipe for j in jobs], [j.parent for j in jobs],
-            store, portable=portable, progress=progress, watch=heard if watch else None,
+            store, portable=portable, progress=progress, watch=heard, failed=failed,
         )  # fmt: skip
     except CramInterrupted:
-        if not stopped:
+        if not stop.asked:
             raise
-        return [store.get(job.key) for job in jobs if job.key in store], {}
+        return _known(lm, jobs, store, portable=False), failed
+    return {mem.key: mem for mem in made}, failed
 
 
 def _elsewhere(
@@ -229,7 +251,7 @@ def _elsewhere(
     factory: Factory,
     size: int,
     portable: bool,
-    watch: Callable[[Going], bool | None] | None,
+    stop: _Stop,
 ) -> dict[str, str]:
     """Hand jobs to an executor's workers until each is in the store or has failed twice; {key: error}."""
     if not jobs:
@@ -240,4 +262,4 @@ def _elsewhere(
         portable,
     )  # fmt: skip
     store.check_writable()
-    return dispatch(share_out(whole, size), store, factory, watch)
+    return dispatch(share_out(whole, size), store, factory, stop)

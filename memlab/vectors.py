@@ -215,6 +215,14 @@ class MemVector:
         least = np.sort(size, axis=1)[:, self.d - max(1, round(kept * self.d)), None]
         return self.with_mem(np.where(size >= least, self.mem, np.float32(0)), f"prune to {kept}")
 
+    def dropout(self, share: float, *, seed: int = 0) -> Self:
+        """A random ``share`` of all its numbers set to 0."""
+        if not 0 <= share <= 1:
+            raise VectorError(f"dropout({share}); expected a share, 0 to 1")
+        left = self.mem.copy().reshape(-1)
+        left[np.random.default_rng(seed).permutation(left.size)[: round(share * left.size)]] = 0
+        return self.with_mem(left.reshape(self.mem.shape), f"dropout {share} seed {seed}")
+
     def redacted(self) -> Self:
         """Without the text: token ids give way to their hash; text id, offsets and length stay, and so does the key."""
         if self.redaction:

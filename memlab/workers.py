@@ -146,10 +146,11 @@ def dask_workers(where: str) -> Iterator[Factory]:
 
 
 def _begin(ranks: Any, cards: int, threads: int) -> None:
-    """In a new process, before it loads torch for the first time: its card and its share of the cores."""
+    """In a new process, before it first asks for a card: the one it is to see, and its share of the cores."""
     rank = ranks.get() if not ranks.empty() else 0
     if cards:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(rank % cards)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(cards)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[rank % cards]
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 
@@ -177,8 +178,8 @@ def dispatch(
 ) -> dict[str, str]:
     """Hand chunks to workers until each of their jobs is in the store or has failed for good; {key: error}.
 
-    A chunk that raises is tried twice. Where a worker dies, its pool may take others with it, and nobody knows whose
-    fault it was: those are tried again, and if it happens to them twice, each alone.
+    A chunk that raises, or whose worker dies, is tried again, and then each of its jobs alone: whose fault it was,
+    nobody knows before, and a dying pool takes others' chunks with it.
     """
     desk = _Desk(parts, store, factory)
     try:
@@ -204,9 +205,12 @@ class _Desk:
         self.at_once = int(getattr(self.executor, "_max_workers", 64))  # more would only be lost with a worker
 
     def close(self) -> None:
-        """Take back what no worker has begun, and wait for the rest."""
-        for future in self.running:
-            future.cancel()
+        """Let workers finish what they have begun; a pool of processes knows what that is, and cancels the rest."""
+        if isinstance(self.executor, ProcessPoolExecutor):
+            self.executor.shutdown(wait=True, cancel_futures=True)
+            return
+        while not all(future.done() for future in self.running):
+            time.sleep(0.05)
         if hasattr(self.executor, "shutdown"):  # submitit's have none
             self.executor.shutdown(wait=True)
 
@@ -251,7 +255,7 @@ class _Desk:
             return
         if attempt < 2:
             self.waiting.append((left, attempt + 1))
-        elif attempt < 3 and isinstance(error, BrokenExecutor):
+        elif attempt < 3 and (len(left.keys) > 1 or isinstance(error, BrokenExecutor)):
             self.alone += [(left.only({key}), attempt + 1) for key in left.keys]
         else:
             self.finished += len(left.keys)

@@ -119,8 +119,20 @@ def test_first_notebook(lab):
     assert page.refused == []
 
 
+def opened(lab, name):
+    """A notebook in a fresh workspace, run to its end without an error: the page and the store it writes to."""
+    address, page, store = lab
+    open_notebook(page, address, name)
+    set_theme(page, "JupyterLab Light")
+    run_all(page)
+    assert errors(page) == []
+    return page, store
+
+
 def read_through(page, number):
-    """Pictures of every output, in both themes; charts are drawn, not printed."""
+    """No error, no request off this machine, and pictures of every output in both themes; charts are drawn."""
+    assert errors(page) == []
+    assert page.refused == []
     outputs = page.locator(".jp-Cell-outputWrapper")
     assert page.locator(".vega-embed canvas, .vega-embed svg").count() >= 1
     for theme in ("Light", "Dark"):
@@ -136,11 +148,7 @@ def test_the_whole_notebook_can_be_read(lab):
 
 
 def test_second_notebook(lab):
-    address, page, store = lab
-    open_notebook(page, address, "02_what_limits_a_vector.ipynb")
-    set_theme(page, "JupyterLab Light")
-    run_all(page)
-    assert errors(page) == []
+    page, store = opened(lab, "02_what_limits_a_vector.ipynb")
     panel = page.locator(STUDY).first
     question, setting, passage = (panel.locator("select").nth(i) for i in range(3))
 
@@ -178,17 +186,11 @@ def test_second_notebook(lab):
         panel.locator("a:has-text('Table')").click()
     assert table.value.path().read_text().startswith("step,loss,accuracy")
 
-    assert errors(page) == []
-    assert page.refused == []
     read_through(page, "02")
 
 
 def test_norms_and_neighbours(lab):
-    address, page, _ = lab
-    open_notebook(page, address, "05_norms_and_neighbours.ipynb")
-    set_theme(page, "JupyterLab Light")
-    run_all(page)
-    assert errors(page) == []
+    page, _ = opened(lab, "05_norms_and_neighbours.ipynb")
     assert page.refused == []
     read_through(page, "05")
 
@@ -197,11 +199,7 @@ RUNS = ".memlab-run-panel"
 
 
 def test_your_own_analysis(lab):
-    address, page, store = lab
-    open_notebook(page, address, "10_your_own_analysis.ipynb")
-    set_theme(page, "JupyterLab Light")
-    run_all(page)
-    assert errors(page) == []
+    page, store = opened(lab, "10_your_own_analysis.ipynb")
     panel = page.locator(RUNS).first
     assert "0 of 6 done" in panel.inner_text()
     assert "were asked for" in panel.inner_text()  # why the short text was left out
@@ -220,8 +218,6 @@ def test_your_own_analysis(lab):
     with page.expect_download() as table:
         panel.locator("a:has-text('Table')").click()
     assert len(table.value.path().read_text().splitlines()) == 7
-    assert errors(page) == []
-    assert page.refused == []
     read_through(page, "10")
 
 
@@ -229,11 +225,7 @@ MAP = ".memlab-map-panel"
 
 
 def test_the_map_is_brushed_and_read(lab):
-    address, page, _ = lab
-    open_notebook(page, address, "06_map_of_vectors.ipynb")
-    set_theme(page, "JupyterLab Light")
-    run_all(page)
-    assert errors(page) == []
+    page, _ = opened(lab, "06_map_of_vectors.ipynb")
     panel = page.locator(MAP).first
     panel.scroll_into_view_if_needed()
     canvas = panel.locator("canvas, svg.marks").first
@@ -268,8 +260,6 @@ def test_the_map_is_brushed_and_read(lab):
     with page.expect_download() as table:
         panel.locator("a:has-text('Table')").click()
     assert table.value.path().read_text().startswith("i,x,y,kind")
-    assert errors(page) == []
-    assert page.refused == []
     read_through(page, "06")
 
 
@@ -277,11 +267,7 @@ LOOK = ".memlab-attention-panel"
 
 
 def test_inside_the_model(lab):
-    address, page, _ = lab
-    open_notebook(page, address, "09_inside_the_model.ipynb")
-    set_theme(page, "JupyterLab Light")
-    run_all(page)
-    assert errors(page) == []
+    page, _ = opened(lab, "09_inside_the_model.ipynb")
     panel = page.locator(LOOK).first
     panel.locator("button:has-text('Look')").click()
     finished(page, "the vector saves", LOOK)
@@ -295,8 +281,6 @@ def test_inside_the_model(lab):
     finished(page, "the vector saves", LOOK)
     set_theme(page, "JupyterLab Dark")
     picture(page, "09-panel-dark", LOOK)
-    assert errors(page) == []
-    assert page.refused == []
     read_through(page, "09")
 
 
@@ -304,11 +288,7 @@ PATH = ".memlab-path-panel"
 
 
 def test_between_solutions(lab):
-    address, page, _ = lab
-    open_notebook(page, address, "07_between_solutions.ipynb")
-    set_theme(page, "JupyterLab Light")
-    run_all(page)
-    assert errors(page) == []
+    page, _ = opened(lab, "07_between_solutions.ipynb")
     panel = page.locator(PATH).first
     first = panel.locator("svg").first.inner_html()
     panel.locator("select").nth(0).select_option(index=3)
@@ -328,8 +308,6 @@ def test_between_solutions(lab):
     finished(page, "Stopped", PATH)
     set_theme(page, "JupyterLab Dark")
     picture(page, "07-panel-dark", PATH)
-    assert errors(page) == []
-    assert page.refused == []
     read_through(page, "07")
 
 
@@ -337,11 +315,7 @@ MOVE = ".memlab-move-panel"
 
 
 def test_robustness(lab):
-    address, page, _ = lab
-    open_notebook(page, address, "08_robustness.ipynb")
-    set_theme(page, "JupyterLab Light")
-    run_all(page)
-    assert errors(page) == []
+    page, _ = opened(lab, "08_robustness.ipynb")
     panel = page.locator(MOVE).first
     amount = panel.locator("input[type=number]").first
 
@@ -364,6 +338,4 @@ def test_robustness(lab):
     move()
     set_theme(page, "JupyterLab Dark")
     picture(page, "08-panel-dark", MOVE)
-    assert errors(page) == []
-    assert page.refused == []
     read_through(page, "08")

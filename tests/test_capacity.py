@@ -171,6 +171,30 @@ def test_n50_recovers_where_half_come_back():
     assert 33 <= hits <= 40
 
 
+def test_n50_of_a_search_is_that_of_its_passages():
+    """A search tries each passage near its own limit: taken as it is, it would say nothing (or anything)."""
+    rng = np.random.default_rng(0)
+    for half in (64, 128, 200):
+        reached = pd.DataFrame({"text_id": range(60), "horizon": half * np.exp(rng.normal(0, 0.3, 60))})
+        everywhere = capacity.tried_everywhere(reached)
+        assert len(everywhere) == 60 * 24
+        found = capacity.n50_interval(everywhere, draws=50)
+        assert found.value == pytest.approx(reached.horizon.median(), rel=0.08)
+        assert found.low < half < found.high
+
+
+def test_horizons_fail_above_what_they_reach():
+    attempts = pd.DataFrame(
+        {
+            "text_id": "a", "source": "here", "length": [96, 112, 128, 144], "tokens": [96, 112, 128, 144],
+            "exact": [True, False, False, False], "exact_prefix": [96, 30, 120, 40], "token_passes": 1,
+            "bits": [0.0, 0.3, 0.2, 0.1],
+        }
+    )  # fmt: skip
+    (row,) = capacity.horizons(attempts).to_dict("records")
+    assert (row["horizon"], row["longest_exact"], row["failed_at"], row["bits_at_failure"]) == (120, 96, 128, 0.2)
+
+
 def test_n50_where_there_is_nothing_to_fit():
     assert np.isnan(capacity.n50([10, 20], [True, True]))
     assert np.isnan(capacity.n50([10, 20, 30, 40], [False, False, True, True]))
@@ -277,6 +301,10 @@ def test_share_interval_is_wilsons():
     assert low == pytest.approx((middle - half) / (1 + z * z / n), abs=1e-6)
     assert high == pytest.approx((middle + half) / (1 + z * z / n), abs=1e-6)
     assert share_interval(0, 5)[0] == 0
+    assert share_interval(5, 5)[1] == 1
+    # Sixteen passages, one of them right in two of three seeds: as wide as sixteen trials are.
+    low, high = share_interval(15 + 2 / 3, 16)
+    assert share_interval(15, 16)[0] < low < share_interval(47, 48)[0]
 
 
 def test_median_interval_covers():

@@ -7,6 +7,7 @@ import pytest
 from memlab import Recipe, check, cram, geometry
 from memlab.experiments import grids, paths, robustness
 from memlab.experiments.grids import Stopped, evaluate
+from memlab.statistics import share_interval
 from memlab.vectors import VectorError
 from tests.conftest import random_passages
 
@@ -121,17 +122,19 @@ def test_noise_and_dropout_of_nothing_change_nothing(solutions):
     assert table[table.radius == 0].decodes.all()
     assert not table[table.radius == 3].decodes.any()
     table = robustness.dropout(lm, first[:2], shares=(0.0, 1.0), draws=1)
-    assert table[table.share == 0].decodes.all()
-    assert not table[table.share == 1].decodes.any()
+    assert table[table.dropped == 0].decodes.all()
+    assert not table[table.dropped == 1].decodes.any()
     assert table.attrs["again"] >= 1
 
 
 def test_survivors_by_hand():
     table = pd.DataFrame({"amount": [0.1] * 4 + [0.2] * 4, "decodes": [True] * 3 + [False] * 5, "tokens": 8})
+    table["key"] = [1, 1, 2, 2] * 2
     table["right"] = [8, 8, 8, 2, 4, 0, 0, 4]
     near, far = robustness.survivors(table, "amount").to_dict("records")
     assert (near["share"], far["share"]) == (0.75, 0)
-    assert near["low"] < 0.75 < near["high"]
+    # Two vectors with two draws each are two vectors: as wide as two trials, not four.
+    assert (near["low"], near["high"]) == share_interval(1.5, 2)
     assert near["tokens_right"] == pytest.approx(26 / 32)
     assert far["tokens_right"] == pytest.approx(8 / 32)
 

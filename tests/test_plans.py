@@ -47,7 +47,18 @@ def test_what_need_not_be_said(tmp_path):
     study = Study.read(file)
     assert study.models == ("smollm2-135m",)
     assert study.recipes == (Recipe.default(),)
-    assert (study.tokens, study.k, study.seeds) == ((8,), (1,), (0,))
+    assert (study.tokens, study.k, study.seeds) == ((8,), (), ())
+
+
+def test_a_recipes_own_k_and_seed_stand(tmp_path):
+    file = tmp_path / "p.toml"
+    said = 'models = "toy:gemma3"\ntexts = "originals"\ncount = 1\ntokens = 4\nrecipes = [{ k = 4, seed = 7 }]\n'
+    file.write_text(said)
+    (job,) = Study.read(file).plan()
+    assert (job.recipe.k, job.recipe.seed) == (4, 7)
+    file.write_text(said + "k = [1, 2]")
+    with pytest.raises(PlanError, match="one of the two"):
+        Study.read(file)
 
 
 @pytest.mark.parametrize(

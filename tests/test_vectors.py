@@ -138,6 +138,17 @@ def test_prune_keeps_the_largest():
         a.prune(0)
 
 
+def test_dropout_leaves_out_as_many_as_it_says():
+    a = make(k=2, d=500)
+    gone = a.dropout(0.1, seed=3)
+    assert (gone.mem == 0).sum() == 100
+    assert (gone.mem[gone.mem != 0] == a.mem[gone.mem != 0]).all()
+    assert not np.array_equal(gone.mem, a.dropout(0.1, seed=4).mem)
+    np.testing.assert_array_equal(a.dropout(0).mem, a.mem)
+    with pytest.raises(VectorError, match="0 to 1"):
+        a.dropout(2)
+
+
 def test_redaction_takes_the_text_out_and_keeps_the_name(tmp_path):
     mem = make(checks=(made(),))
     red = MemVector.load(mem.redacted().save(tmp_path / "r.safetensors"))

@@ -182,10 +182,8 @@ def test_what_fails_for_good_is_recorded_and_stops_no_other(lm, plan, tmp_path):
             raise MemoryError("too large")
 
     store = Store(tmp_path)
-    failed = dispatched(lm, plan, store, fate)
-    assert poison in failed
-    assert len(failed) == 4  # its chunk: only a death is looked into one by one
-    assert len(list(store.keys())) == 8
+    assert dispatched(lm, plan, store, fate) == {poison: "MemoryError: too large"}
+    assert len(list(store.keys())) == 11
 
 
 def test_a_store_that_cannot_be_written_ends_the_run(lm, plan, tmp_path):

@@ -120,7 +120,7 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
     if len(exact):
         reached = capacity.horizons(exact)
         found = capacity.exact_estimates(reached)
-        found["utilisation"] = [
+        found["of the theoretical"] = [
             capacity.token_utilisation(e.value, d, vocabulary, k=k) for e, k in zip(found.tokens, found.k, strict=True)
         ]
         found["bits a dimension"] = [
@@ -131,9 +131,12 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
         made["exact horizon: median, 95 % bootstrap interval over passages"] = found.round(3)
         rows = []
         for (kind, k), group in exact.groupby(["texts", "k"], sort=False):
+            found_here = reached[(reached.texts == kind) & (reached.k == k)]
             rows.append((
-                kind, k, format(capacity.n50_interval(group, draws=300), ".0f"),
-                format(capacity.n50_interval(group, "bits_without", draws=300), ".0f"),
+                kind, k, *(
+                    format(capacity.n50_interval(capacity.tried_everywhere(found_here, unit), draws=300), ".0f")
+                    for unit in ("horizon", "horizon_bits")
+                ),
                 format(capacity.saturation_interval(group), ".0f"),
             ))  # fmt: skip
         columns = ["texts", "k", "n50, tokens", "n50, bits", "C, bits"]

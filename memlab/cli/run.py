@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memlab.cli.common import JsonOption, StoreOption, told
+from memlab.cli.common import NOT_EXACT, JsonOption, StoreOption, told
 from memlab.plans import Study
 from memlab.store import Store
 
@@ -69,6 +69,8 @@ def run_command(
         typer.echo(f"failed: {key[:12]}: {why}", err=True)
     if report.failed:
         raise typer.Exit(1)
+    if exact < len(report.results):
+        raise typer.Exit(NOT_EXACT)
 
 
 def _show(going: Any) -> None:

@@ -16,12 +16,19 @@ from memlab.vectors import MemVector
 
 
 def solutions(store: Store, lm: FrozenLM, *, tokens: int = 32, least: int = 2) -> list[MemVector]:
-    """Exact vectors of this model for passages of which there are at least so many, by text and seed."""
+    """Exact vectors of this model for passages of which there are at least so many, by text and seed.
+
+    Of each text one passage in one context (k, prefix, suffix): that with the most solutions.
+    """
     table = store.table()
     table = table[table.exact & (table.model == lm.name) & (table.tokens == tokens)]
-    counts = table.groupby("text_id").key.transform("size")
-    chosen = table[counts >= least].sort_values(["text_id", "seed"], kind="stable")
-    return [store.get(key) for key in chosen.key]
+    alike: dict[str, dict[tuple[object, ...], list[MemVector]]] = {}
+    for key in table.sort_values(["text_id", "seed"], kind="stable").key:
+        mem = store.get(key)
+        if mem.fingerprint == lm.fingerprint and not mem.redaction:
+            alike.setdefault(mem.text.id, {}).setdefault(paths.context(mem), []).append(mem)
+    most = (max(each.values(), key=len) for each in alike.values())
+    return [mem for mems in most if len(mems) >= least for mem in mems]
 
 
 def one_each(mems: Sequence[MemVector], count: int) -> list[MemVector]:
@@ -55,7 +62,7 @@ def noise_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 12) -> 
     """``robustness.noise`` and ``robustness.dropout``: ``what amount`` beside their columns."""
     each = one_each(mems, count)
     noise = robustness.noise(lm, each).rename(columns={"radius": "amount"}).assign(what="noise")
-    gone = robustness.dropout(lm, each).rename(columns={"share": "amount"}).assign(what="dropout")
+    gone = robustness.dropout(lm, each).rename(columns={"dropped": "amount"}).assign(what="dropout")
     table = pd.concat([noise, gone], ignore_index=True)
     return table.assign(**{name: noise.attrs[name] + gone.attrs[name] for name in ("again", "agree")})
 

@@ -14,7 +14,7 @@ from memlab.models import FrozenLM, PassageError
 from memlab.recipes import Recipe
 from memlab.runs import Job, Plan, run
 from memlab.store import Store
-from memlab.texts import Text
+from memlab.texts import Text, TextError
 from memlab.vectors import MemVector
 
 
@@ -79,6 +79,8 @@ def horizon(
     that is shorter than it ends with the text.
     """
     recipe = recipe or Recipe.default()
+    if len({text.id for text in texts}) < len(texts):
+        raise TextError("two texts have one id: give each its own, since what was found is told by it")
     grids = {text.id: _within(lm, text, lengths, first, start) for text in texts}
     ladders = {text.id: Ladder(grids[text.id], list(lengths).index(first), attempts) for text in texts}
     rows: list[dict[str, Any]] = []

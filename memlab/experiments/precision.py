@@ -103,14 +103,12 @@ def precision(
     return pd.DataFrame(rows)
 
 
-def pruning(
-    lm: FrozenLM, mems: Sequence[MemVector], *, kept: Sequence[float] = KEPT, bits: int = 16, batch: int = 16
-) -> pd.DataFrame:
-    """``precision`` of vectors whose smallest numbers are set to 0; which ones are there costs one bit a number."""
+def pruning(lm: FrozenLM, mems: Sequence[MemVector], *, kept: Sequence[float] = KEPT, batch: int = 16) -> pd.DataFrame:
+    """``precision`` of vectors whose smallest numbers are set to 0 and the others kept in float16; which ones are there
+    costs one bit a number.
+    """
     forms = [
-        Form(
-            f"{share:.0%} of the numbers", share * bits, mems[0].d if mems else 0, partial(MemVector.prune, kept=share)
-        )
+        Form(f"{share:.0%} of the numbers", share * 16, mems[0].d if mems else 0, partial(_pruned, kept=share))
         for share in kept
     ]
     return precision(lm, mems, forms=forms, batch=batch)
@@ -134,6 +132,10 @@ def predicted_by_margin(table: pd.DataFrame) -> float:
     """
     best = fewest_bits(table)
     return float(spearmanr(best.margin_float32, best.bits_a_number).statistic)
+
+
+def _pruned(mem: MemVector, kept: float) -> MemVector:
+    return mem.prune(kept).cast("float16")
 
 
 def _margins(lm: FrozenLM, mems: Sequence[MemVector]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from memlab import geometry
 from memlab.decoding import check
 from memlab.experiments.grids import Watch, evaluate
+from memlab.experiments.paths import context
 from memlab.models import FrozenLM
 from memlab.objective import Batch, Row
 from memlab.statistics import share_interval
@@ -38,7 +40,7 @@ def noise(
         for radius in radii:
             for draw in range(draws):
                 told.append((mem.key, mem.text.id, radius, draw))
-                moved.append(mem.perturb(radius * size, seed=seed + draw))
+                moved.append(mem.perturb(radius * size, seed=_seed(mem, seed, draw)))
     return _with(told, ["key", "text_id", "radius", "draw"], evaluate(lm, moved, watch=watch, again=again))
 
 
@@ -52,27 +54,24 @@ def dropout(
     watch: Watch | None = None,
     again: float = 0.05,
 ) -> pd.DataFrame:
-    """A random share of the vector's numbers set to 0: one row a vector, ``share`` and draw."""
+    """A random share of the vector's numbers set to 0: one row a vector, share ``dropped`` and draw."""
     told, moved = [], []
     for mem in mems:
         for share in shares:
             for draw in range(draws):
-                rng = np.random.default_rng((seed, draw))
-                gone = rng.permutation(mem.mem.size)[: round(share * mem.mem.size)]
-                left = mem.mem.copy()
-                left.reshape(-1)[gone] = 0
                 told.append((mem.key, mem.text.id, share, draw))
-                moved.append(mem.with_mem(left, f"dropout {share}"))
-    return _with(told, ["key", "text_id", "share", "draw"], evaluate(lm, moved, watch=watch, again=again))
+                moved.append(mem.dropout(share, seed=_seed(mem, seed, draw)))
+    return _with(told, ["key", "text_id", "dropped", "draw"], evaluate(lm, moved, watch=watch, again=again))
 
 
 def survivors(table: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Per amount (column ``by``): share of the moved vectors that still decode, with its Wilson interval, and of the
-    tokens that are right: ``by share low high tokens_right``.
+    """Per amount (column ``by``): share of moved vectors that still decode, with its Wilson interval over vectors
+    (draws of one vector are no vectors), and of tokens that are right: ``by share low high tokens_right``.
     """
     rows = []
     for amount, group in table.groupby(by):
-        low, high = share_interval(int(group.decodes.sum()), len(group))
+        each = group.groupby("key").decodes.mean()
+        low, high = share_interval(each.sum(), len(each))
         rows.append((amount, group.decodes.mean(), low, high, (group.right / group.tokens).mean()))
     return pd.DataFrame(rows, columns=[by, "share", "low", "high", "tokens_right"])
 
@@ -131,9 +130,9 @@ def radii(
     """
     rows = []
     for mem in mems:
-        others = [other for other in among or mems if other.token_sha256 == mem.token_sha256]
-        ways = directions(lm, mem, others, seed=seed)
-        more = np.random.default_rng((seed, 1)).standard_normal((draws - 1, *mem.mem.shape))
+        others = [other for other in among or mems if context(other) == context(mem)]
+        ways = directions(lm, mem, others, seed=_seed(mem, seed, 0))
+        more = np.random.default_rng(_seed(mem, seed, 1)).standard_normal((draws - 1, *mem.mem.shape))
         named = [*ways.items(), *(("random", way) for way in more)]
         for name, way in named:
             radius, fails = exact_radius(lm, mem, way, high=high)
@@ -172,6 +171,11 @@ def plane(
         a.with_mem((a.mem + i * along + j * across).astype(np.float32), f"plane {i:.3f} {j:.3f}") for i, j in places
     ]
     return _with(places, ["x", "y"], evaluate(lm, moved, watch=watch, again=again))
+
+
+def _seed(mem: MemVector, seed: int, draw: int) -> int:
+    """A draw of its own for every vector: with one for all, what it hits by chance would look like a law."""
+    return int.from_bytes(hashlib.sha256(f"{mem.key} {seed} {draw}".encode()).digest()[:7], "little")
 
 
 def _with(told: Sequence[tuple[object, ...]], columns: list[str], table: pd.DataFrame) -> pd.DataFrame:

@@ -58,9 +58,11 @@ def shelf(
         short = [p for p in chosen if len(found[p.span.id]) < solutions]
         seeds = [recipe.replace(seed=seed) for seed in range(first, first + solutions)]
         if short:
-            for mem in run(Plan.of(lm, short, seeds), store, progress=progress).results:
-                if mem.exact and len(found[mem.text.id]) < solutions:
-                    found[mem.text.id].append(mem)
+            plan = Plan.of(lm, short, seeds)
+            of = {job.key: job.passage.span.id for job in plan}
+            for mem in run(plan, store, progress=progress).results:
+                if mem.exact and len(found[of[mem.key]]) < solutions:
+                    found[of[mem.key]].append(mem)
     for name, mems in found.items():
         tell(f"{name}: {len(mems)} solutions of {length} tokens")
         kept += mems

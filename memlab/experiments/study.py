@@ -119,8 +119,8 @@ def ranking(table: pd.DataFrame) -> pd.DataFrame:
 def halves(table: pd.DataFrame) -> pd.DataFrame:
     """The final's halves, passages by turns: the first chooses (most exact, then fewest passes), the second reports.
 
-    Exact share of all runs with a 95 % Wilson interval; median over passages of a run's token passes, with a 95 %
-    bootstrap interval over passages.
+    Exact share of all runs with a 95 % Wilson interval over passages (their seeds are no passages); median over
+    passages of a run's token passes, with a 95 % bootstrap interval over passages.
     """
     texts = list(dict.fromkeys(zip(table.text_id, table.start, strict=True)))
     chooses = {pair for i, pair in enumerate(texts) if i % 2 == 0}
@@ -131,7 +131,8 @@ def halves(table: pd.DataFrame) -> pd.DataFrame:
     for place, name in enumerate(first.contender):
         group = second[second.contender == name]
         hits = int(group.exact.sum())
-        low, high = share_interval(hits, len(group))
+        each = group.groupby(["text_id", "start"]).exact.mean()
+        low, high = share_interval(each.sum(), len(each))
         middle, below, above = median_interval(group.groupby(["text_id", "start"]).token_passes.mean())
         rows.append(
             {

@@ -24,6 +24,8 @@ from memlab.vectors import MemVector
 _WIDE = {"description_width": "90px"}
 _LAYOUT = {"width": "420px"}
 _BOX = "border-left:3px solid var(--jp-border-color1,#999);margin:6px 0;padding:2px 12px;"
+STEPS = 80
+"""Of a curve's training, as in the stored table."""
 SHOWN = 12
 """Vectors that a map lists at most."""
 
@@ -175,7 +177,7 @@ class PathPanel(LivePanel):
         a, b = self.store.get(row.a), self.store.get(row.b)
         t = self.at.value / 100
         if self.bend.value:
-            curve = paths.curve(self.lm, a, b, points=3, watch=self._heard, again=0)
+            curve = paths.curve(self.lm, a, b, points=3, steps=STEPS, watch=self._heard, again=0)
             assert curve.middle is not None
             where = geometry.bezier(a.mem, curve.middle, b.mem, [t])[0].astype(np.float32)
             mem = a.with_mem(where, f"curve at {t}")
@@ -249,10 +251,7 @@ class MovePanel(LivePanel):
             return mem.perturb(share * float(np.linalg.norm(mem.mem)), seed=self.seed.value)
         if self.way.value == self.WAYS[2]:
             return mem.quantise(int(np.clip(self.amount.value, 2, 16)))
-        gone = np.random.default_rng(self.seed.value).permutation(mem.mem.size)[: round(share * mem.mem.size)]
-        left = mem.mem.copy()
-        left.reshape(-1)[gone] = 0
-        return mem.with_mem(left, f"dropout {share}")
+        return mem.dropout(share, seed=self.seed.value)
 
     def work(self) -> None:
         moved = self.moved()
