@@ -22,7 +22,7 @@ test: $(VENV)/.installed $(VENV)/.model $(NEWS) lint
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.installed lint
-	$(BIN)/python -m pytest -m "not real and not notebook and not browser"
+	$(BIN)/python -m pytest -m "not real and not notebook and not browser and not slow"
 
 demo: $(VENV)/.installed $(VENV)/.model
 	$(BIN)/memlab cram data/texts/fiction-salt-ferry.txt --tokens 32

@@ -144,6 +144,7 @@ def test_saturation_is_the_least_squares_one():
     assert capacity.saturation(runs.bits_without, runs.bits_with) == pytest.approx(grid[np.argmin(cost)], abs=0.06)
 
 
+@pytest.mark.slow
 def test_saturation_recovers_what_the_data_were_made_with():
     rng = np.random.default_rng(0)
     hits = 0
@@ -161,6 +162,7 @@ def attempts(rng, half=140.0, slope=8.0, passages=24):
     return pd.DataFrame(rows, columns=["text_id", "length", "exact"])
 
 
+@pytest.mark.slow
 def test_n50_recovers_where_half_come_back():
     rng = np.random.default_rng(0)
     hits = 0
@@ -171,6 +173,7 @@ def test_n50_recovers_where_half_come_back():
     assert 33 <= hits <= 40
 
 
+@pytest.mark.slow
 def test_n50_of_a_search_is_that_of_its_passages():
     """A search tries each passage near its own limit: taken as it is, it would say nothing (or anything)."""
     rng = np.random.default_rng(0)

@@ -91,6 +91,7 @@ def test_pca_of_a_plane_is_the_plane():
     np.testing.assert_allclose(np.linalg.norm(flat[:, None] - flat[None], axis=-1), inside, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["umap", "tsne"])
 def test_other_maps_keep_neighbours_and_a_seed_means_one_map(how):
     x, groups = cloud(4, 10, tight=0.8)

@@ -11,6 +11,8 @@ from memlab.experiments import geometry as tables
 from memlab.panels import attention_panel, map_panel, move_panel, path_panel
 from tests.conftest import random_passages
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):

@@ -9,6 +9,8 @@ from memlab.cli import app
 from memlab.experiments import geometry
 from tests.conftest import random_passages
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):

@@ -36,6 +36,7 @@ def test_where_length_alone_decides_the_constant_is_large():
     assert found.constant == max(prediction.CONSTANTS)
 
 
+@pytest.mark.slow
 def test_held_out_passages_are_predicted_better_than_by_the_mean():
     table = world(np.random.default_rng(1))
     told = prediction.report(prediction.held_out(table))
@@ -43,11 +44,13 @@ def test_held_out_passages_are_predicted_better_than_by_the_mean():
     assert told["median_error"] < 0.25 * told["baseline_median_error"]
 
 
+@pytest.mark.slow
 def test_a_kind_never_seen_is_predicted_where_bits_decide():
     told = prediction.report(prediction.held_out(world(np.random.default_rng(1)), by="texts"))
     assert told["median_error"] < 0.25 * told["baseline_median_error"]
 
 
+@pytest.mark.slow
 def test_intervals_cover_as_they_say():
     inside = [
         prediction.report(prediction.held_out(world(np.random.default_rng(i), noise=0.2, passages=30)))["inside"]
@@ -56,6 +59,7 @@ def test_intervals_cover_as_they_say():
     assert 0.82 <= np.mean(inside) <= 0.99
 
 
+@pytest.mark.slow
 def test_what_has_nothing_to_do_with_bits_is_not_predicted():
     """The negative control: horizons shuffled among passages."""
     rng = np.random.default_rng(0)

@@ -13,6 +13,8 @@ from memlab.cli import app
 from memlab.experiments import protocols
 from memlab.texts import Text, originals, random_words
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def lm():

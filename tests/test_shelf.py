@@ -7,6 +7,8 @@ from memlab import Recipe, Store, cram, decode, load
 from memlab.experiments.shelf import read_trajectories, shelf, trajectories
 from memlab.texts import originals
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe.default(budget=60, k=4)
 
 

@@ -3,8 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+
 from memlab.experiments.stress import endure, large, made_up
 from memlab.store import Store
+
+pytestmark = pytest.mark.slow
 
 
 def test_twenty_kills_lose_nothing(tmp_path):

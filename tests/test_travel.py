@@ -9,6 +9,8 @@ import torch
 from memlab import ModelError, Recipe, cram, decode, load
 from tests.conftest import random_passages
 
+pytestmark = pytest.mark.slow
+
 peft = pytest.importorskip("peft")
 
 

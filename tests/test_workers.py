@@ -13,6 +13,8 @@ from memlab import workers as w
 from memlab.models import FrozenLM
 from tests.conftest import random_passages
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe.default(k=2, budget=60)
 
 

@@ -94,7 +94,7 @@ def along_a_path(table: pd.DataFrame) -> Any:
     share = base.mark_line(strokeWidth=2).encode(
         alt.Y("share:Q", title="tokens right, decoded freely", scale=alt.Scale(domain=[0, 1]), axis=_SHARE)
     )
-    left = alt.layer(loss, points).properties(width=330, height=220, title="Loss (dots: exact)")
+    left = alt.layer(loss, points).properties(width=330, height=220, title="Loss (dots: decodes)")
     return alt.hconcat(left, share.properties(width=330, height=220, title="What is written"), spacing=50)
 
 
@@ -126,7 +126,7 @@ def survival(table: pd.DataFrame, column: str, *, title: str) -> Any:
     y = alt.Scale(domain=[0, 1])
     band = base.mark_area(color=BLUE, opacity=0.2).encode(alt.Y("low:Q", scale=y, title=None), alt.Y2("high:Q"))
     line = base.mark_line(color=BLUE, strokeWidth=2, point=alt.OverlayMarkDef(color=BLUE)).encode(
-        alt.Y("share:Q", scale=y, title="still exact (line), tokens right (dashed)", axis=_SHARE)
+        alt.Y("share:Q", scale=y, title="still decode (line), tokens right (dashed)", axis=_SHARE)
     )
     right = base.mark_line(color=ORANGE, strokeDash=[5, 4], strokeWidth=2).encode(alt.Y("tokens_right:Q", scale=y))
     return alt.layer(band, line, right).properties(width=480, height=240)
@@ -162,7 +162,7 @@ def scatter(table: pd.DataFrame, x: str, y: str, *, x_title: str, y_title: str, 
 
 
 def loss_plane(table: pd.DataFrame, marks: pd.DataFrame) -> Any:
-    """The loss over a plane, exact places framed. Columns ``x y bits decodes``; ``marks``: ``x y name``."""
+    """The loss over a plane, places that decode framed. Columns ``x y bits decodes``; ``marks``: ``x y name``."""
     step = float(np.diff(np.sort(table.x.unique())).min())
     cells = table.assign(x1=table.x - step / 2, x2=table.x + step / 2, y1=table.y - step / 2, y2=table.y + step / 2)
     base = alt.Chart(cells).encode(

@@ -34,7 +34,7 @@ class Path:
     """The curve's control point (k, d); None for a line."""
 
     @property
-    def exact_share(self) -> float:
+    def decoding_share(self) -> float:
         """Share of the points that decode to the passage."""
         return float(self.table.decodes.mean())
 
