@@ -159,7 +159,7 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
     rows = []
     names = [name for name in ("model", "texts", "k", "text_id", "source") if name in attempts]
     for labels, group in attempts.groupby(names, sort=False, observed=True):
-        exact, _ = outcomes(group)
+        exact = group[group.exact]
         best = group.loc[group.exact_prefix.idxmax()]
         failed = group[~group.exact & (group.length > best.exact_prefix)]
         first = failed[failed.length == failed.length.min()]

@@ -60,11 +60,9 @@ def _whole(root: Path, suffix: str) -> tuple[pd.DataFrame, int, list[str]]:
     """(index, how many rows changed since it was written, what is damaged)."""
     there = _listing(root, suffix)
     known = _read(root / NAME)
-    kept = known
-    if known is not None:
-        now = pd.MultiIndex.from_tuples(there, names=["key", *_FILE]) if there else None
-        kept = known[known.set_index(["key", *_FILE]).index.isin(now)] if now is not None else known[:0]
-    have = set(kept.key) if kept is not None else set()
+    now = pd.MultiIndex.from_tuples(there or [("", 0, 0)])
+    kept = known[known.set_index(["key", *_FILE]).index.isin(now)]
+    have = set(kept.key)
     rows, damaged = [], []
     for key, size, time in there:
         if key not in have:
@@ -74,9 +72,8 @@ def _whole(root: Path, suffix: str) -> tuple[pd.DataFrame, int, list[str]]:
             except (ValueError, KeyError, TypeError) as error:
                 damaged.append(f"{file}: {error}")
     found = pd.DataFrame(rows, columns=[*COLUMNS, *_FILE])
-    whole = found if kept is None or not len(kept) else pd.concat([kept, found], ignore_index=True) if rows else kept
-    gone = 0 if known is None or kept is None else len(known) - len(kept)
-    return whole, len(rows) + gone, damaged
+    whole = pd.concat([kept, found], ignore_index=True) if rows and len(kept) else found if rows else kept
+    return whole, len(rows) + len(known) - len(kept), damaged
 
 
 def _listing(root: Path, suffix: str) -> list[tuple[str, int, int]]:
@@ -93,16 +90,17 @@ def _listing(root: Path, suffix: str) -> list[tuple[str, int, int]]:
     return found
 
 
-def _read(file: Path) -> pd.DataFrame | None:
+def _read(file: Path) -> pd.DataFrame:
+    """The index as it was written; without a row where it is absent, damaged or of another version."""
     import pyarrow.parquet as pq
 
     try:
         opened = pq.read_table(file)
-        if (opened.schema.metadata or {}).get(b"memlab_index") != str(VERSION).encode():
-            return None
-        return opened.to_pandas()
-    except (OSError, ValueError):  # absent or damaged: the files say it all again (pyarrow's errors are ValueErrors)
-        return None
+        if (opened.schema.metadata or {}).get(b"memlab_index") == str(VERSION).encode():
+            return opened.to_pandas()
+    except (OSError, ValueError):  # the files say it all again (pyarrow's errors are ValueErrors)
+        pass
+    return pd.DataFrame(columns=[*COLUMNS, *_FILE])
 
 
 def _write(whole: pd.DataFrame, file: Path) -> None:

@@ -125,9 +125,9 @@ def run(
     error is recorded. A store that cannot be written ends the run: nothing after it could be kept.
 
     In process, or with an ``executor`` (``workers.processes()``, or any function that makes a
-    ``concurrent.futures.Executor``) in ``chunk``s of passages elsewhere. A worker that dies costs what was on its bench
-    and is given to another once. ``watch`` is told how it goes, and stops the run by returning True: what is on a bench
-    elsewhere is finished there, and found next time.
+    ``concurrent.futures.Executor``) in ``chunk``s of passages elsewhere, see ``workers.dispatch``. ``watch`` is told
+    how it goes, and stops the run by returning True: what is finished is in the store and in the report; what is on a
+    bench elsewhere is finished there first.
     """
     began = time.perf_counter()
     report = Report(rejected=plan.rejected)
@@ -227,9 +227,12 @@ def _here(
 ) -> tuple[dict[str, MemVector], dict[str, str]]:
     lacked = [job for job in jobs if job.key not in store]
     failed: dict[str, str] = {}
+    seen, finished = (-1, -1), 0
 
     def heard(now: Progress) -> bool:
-        finished = sum(job.key in store for job in lacked)
+        nonlocal seen, finished
+        if seen != (now.finished, now.total):  # looked up when a passage has ended, not at every step
+            seen, finished = (now.finished, now.total), sum(job.key in store for job in lacked)
         return stop(Going(len(lacked), finished + len(failed), len(failed), len(now.passages)))
 
     try:
@@ -253,7 +256,7 @@ def _elsewhere(
     portable: bool,
     stop: _Stop,
 ) -> dict[str, str]:
-    """Hand jobs to an executor's workers until each is in the store or has failed twice; {key: error}."""
+    """Hand jobs to an executor's workers; {key: error}."""
     if not jobs:
         return {}
     whole = Chunk(

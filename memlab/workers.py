@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from memlab.models import ModelError, Passage
@@ -49,10 +49,13 @@ class Chunk:
         def some(values: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(values[i] for i in at)
 
-        return Chunk(
-            self.model, self.revision, self.fingerprint, self.store, some(self.keys), some(self.passages),
-            some(self.recipes), some(self.parents), self.portable,
-        )  # fmt: skip
+        return replace(
+            self,
+            keys=some(self.keys),
+            passages=some(self.passages),
+            recipes=some(self.recipes),
+            parents=some(self.parents),
+        )
 
 
 @dataclass
@@ -62,8 +65,6 @@ class Outcome:
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     """{key: error}; also recorded in the store."""
-    seconds: float = 0.0
-    worker: str = ""
 
 
 def work(chunk: Chunk) -> Outcome:
@@ -72,7 +73,6 @@ def work(chunk: Chunk) -> Outcome:
     from memlab.recipes import Recipe
     from memlab.runs import train
 
-    began = time.perf_counter()
     lm = load(chunk.model, revision=chunk.revision)
     if lm.fingerprint != chunk.fingerprint:
         raise ModelError(
@@ -83,7 +83,7 @@ def work(chunk: Chunk) -> Outcome:
     done, failed = train(
         lm, chunk.keys, chunk.passages, recipes, chunk.parents, Store(chunk.store), portable=chunk.portable
     )
-    return Outcome([mem.key for mem in done], failed, time.perf_counter() - began, f"process {os.getpid()}")
+    return Outcome([mem.key for mem in done], failed)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def capacity_command(
     count: Annotated[str, typer.Option(help="passages of each kind; one number, or one for each k: 12,4,2")] = "12",
     k: Annotated[str, typer.Option("-k", "--k", help="vectors before the text: 1,2,4")] = "1",
     protocol: Annotated[
-        str, typer.Option(help="exact; paper2025; fixed (counted as paper2025, trained by --recipe); or several: a,b")
+        str, typer.Option(help="exact; paper2025; fixed (the same lengths, trained by --recipe); or several: a,b")
     ] = "exact",
     grid: Annotated[str, typer.Option(help="exact: lengths for one vector, first:last:stride, tokens")] = "32:256:16",
     first: Annotated[int, typer.Option(help="exact: length tried first with one vector")] = 128,

@@ -26,7 +26,7 @@ def solutions(store: Store, lm: FrozenLM, *, tokens: int = 32, least: int = 2) -
     for key in table.sort_values(["text_id", "seed"], kind="stable").key:
         mem = store.get(key)
         if mem.fingerprint == lm.fingerprint and not mem.redaction:
-            alike.setdefault(mem.text.id, {}).setdefault(paths.context(mem), []).append(mem)
+            alike.setdefault(mem.text.id, {}).setdefault(paths.setting(mem), []).append(mem)
     most = (max(each.values(), key=len) for each in alike.values())
     return [mem for mems in most if len(mems) >= least for mem in mems]
 

@@ -98,7 +98,7 @@ def between_passages(lm: FrozenLM, a: MemVector, b: MemVector, *, points: int = 
     ``of_a`` and ``of_b``: tokens in the place where that passage has them; ``ids``: what was written. Context and k
     must be the same.
     """
-    if context(a)[1:] != context(b)[1:]:
+    if setting(a)[1:] != setting(b)[1:]:
         raise VectorError(f"{a!r} and {b!r} stand in different contexts: nothing lies between them")
     t = np.linspace(0, 1, points)
     tokens = max(a.n, b.n)
@@ -111,7 +111,7 @@ def between_passages(lm: FrozenLM, a: MemVector, b: MemVector, *, points: int = 
     return pd.DataFrame(rows, columns=["t", "of_a", "of_b", "ids"])
 
 
-def context(mem: MemVector) -> tuple[object, ...]:
+def setting(mem: MemVector) -> tuple[object, ...]:
     """What two vectors must share to be solutions of one thing: the passage, then shape, prefix and suffix."""
     return mem.token_sha256, mem.mem.shape, tuple(mem.prefix_ids.tolist()), tuple(mem.suffix_ids.tolist())
 
@@ -120,7 +120,7 @@ def pairs(mems: Sequence[MemVector], count: int, *, seed: int = 0) -> list[tuple
     """``count`` pairs of different solutions of one passage, drawn over all passages that have two."""
     owners: dict[tuple[object, ...], list[MemVector]] = {}
     for mem in mems:
-        owners.setdefault(context(mem), []).append(mem)
+        owners.setdefault(setting(mem), []).append(mem)
     all_pairs = [(a, b) for same in owners.values() for i, a in enumerate(same) for b in same[i + 1 :]]
     order = np.random.default_rng(seed).permutation(len(all_pairs))[:count]
     return [all_pairs[i] for i in order]
@@ -133,5 +133,5 @@ def _path(lm: FrozenLM, t: np.ndarray, mems: Sequence[MemVector], watch: Watch |
 
 
 def _same_passage(a: MemVector, b: MemVector) -> None:
-    if context(a) != context(b):
+    if setting(a) != setting(b):
         raise VectorError(f"{a!r} and {b!r} are no solutions of one passage in one context")

@@ -12,7 +12,7 @@ import torch
 from memlab import geometry
 from memlab.decoding import check
 from memlab.experiments.grids import Watch, evaluate
-from memlab.experiments.paths import context
+from memlab.experiments.paths import setting
 from memlab.models import FrozenLM
 from memlab.objective import Batch, Row
 from memlab.statistics import share_interval
@@ -130,7 +130,7 @@ def radii(
     """
     rows = []
     for mem in mems:
-        others = [other for other in among or mems if context(other) == context(mem)]
+        others = [other for other in among or mems if setting(other) == setting(mem)]
         ways = directions(lm, mem, others, seed=_seed(mem, seed, 0))
         more = np.random.default_rng(_seed(mem, seed, 1)).standard_normal((draws - 1, *mem.mem.shape))
         named = [*ways.items(), *(("random", way) for way in more)]

@@ -34,7 +34,7 @@ class RunPanel(LivePanel):
         self._tell(0, 0)
 
     def work(self) -> None:
-        self._began, self._there = time.monotonic(), self._done()
+        self._began, self._drawn, self._there = time.monotonic(), 0.0, self._done()
         self.report = run(
             self.plan, self.store, executor=self.executor, chunk=self.chunk, progress=False, watch=self._watch
         )
@@ -55,9 +55,12 @@ class RunPanel(LivePanel):
         return sum(job.key in self.store for job in self.plan)
 
     def _watch(self, going: Going) -> bool:
+        took = time.monotonic() - self._began
+        if took - self._drawn < 0.4:  # a step may take milliseconds, and the whole plan is looked up
+            return self.stopping.is_set()
+        self._drawn = took
         self._tell(going.given_out, going.failed)
-        finished, took = self._done() - self._there, time.monotonic() - self._began
-        left = len(self.plan) - self._done()
+        finished, left = self.bar.value - self._there, len(self.plan) - self.bar.value
         # Long passages come first, so this errs on the side of too long.
         ahead = f", about {_minutes(took / finished * left)} left" if finished else ""
         self.status.value = say(f"Running for {_minutes(took)}{ahead}")
