@@ -70,7 +70,7 @@ def _whole(root: Path, suffix: str) -> tuple[pd.DataFrame, int, list[str]]:
             try:
                 rows.append(_row(key, read_metadata(file)) | {"file_size": size, "file_time": time})
             except (ValueError, KeyError, TypeError) as error:
-                damaged.append(f"{file}: {error}")
+                damaged.append(str(error) if str(file) in str(error) else f"{file}: {error}")
     found = pd.DataFrame(rows, columns=[*COLUMNS, *_FILE])
     whole = pd.concat([kept, found], ignore_index=True) if rows and len(kept) else found if rows else kept
     return whole, len(rows) + len(known) - len(kept), damaged
@@ -84,9 +84,10 @@ def _listing(root: Path, suffix: str) -> list[tuple[str, int, int]]:
     for folder in folders:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.endswith(suffix) and entry.name[0] != ".":
-                    about = entry.stat()
-                    found.append((entry.name.removesuffix(suffix), about.st_size, about.st_mtime_ns))
+                key = entry.name.removesuffix(suffix)
+                if key != entry.name and len(key) == 64 and key.startswith(folder.name):
+                    about = entry.stat(follow_symlinks=False)
+                    found.append((key, about.st_size, about.st_mtime_ns))
     return found
 
 

@@ -53,7 +53,7 @@ class Study:
             said = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise PlanError(f"{path} cannot be read: {error.strerror or error}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # TOML's and the encoding's errors are ValueErrors
             raise PlanError(f"{path} is no TOML file: {error}") from None
         return cls.of(said, str(path))
 
@@ -138,8 +138,8 @@ def _several(value: Any) -> list[Any]:
 
 def _numbers(name: str, field: str, value: Any, low: int) -> tuple[int, ...]:
     given = _several(value)
-    if not given or not all(isinstance(n, int) and not isinstance(n, bool) and n >= low for n in given):
-        raise PlanError(f"{name}: {field} is {value!r}; expected whole numbers of at least {low}")
+    if not given or not all(isinstance(n, int) and not isinstance(n, bool) and low <= n < 2**63 for n in given):
+        raise PlanError(f"{name}: {field} is {value!r}; expected whole numbers of at least {low}, below 2**63")
     return tuple(given)
 
 

@@ -87,7 +87,9 @@ class Recipe:
 
         def whole(name: str, low: int) -> None:
             value = getattr(self, name)
-            need(isinstance(value, int) and not isinstance(value, bool) and value >= low, name, f"an integer >= {low}")
+            number = isinstance(value, int) and not isinstance(value, bool)
+            # Tables hold no larger integers, and torch no larger seeds.
+            need(number and low <= value < 2**63, name, f"an integer >= {low}, below 2**63")
 
         def real(name: str, low: float, open_end: bool) -> None:
             value = getattr(self, name)
@@ -223,7 +225,7 @@ class Recipe:
         """
         try:
             fields = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RecipeError(f"a recipe is a JSON object of Recipe's fields; this is no JSON: {error}") from None
         if not isinstance(fields, dict):
             raise RecipeError(f"a recipe is a JSON object of Recipe's fields, not a {type(fields).__name__}")
@@ -261,7 +263,9 @@ def _number(value: Any) -> bool:
 
 
 def _ids(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in value)
+    return isinstance(value, tuple) and all(
+        isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**63 for i in value
+    )
 
 
 def _default(field: str) -> Any:

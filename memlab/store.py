@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import uuid
 import warnings
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SUFFIX = ".safetensors"
+_KEY = re.compile("[0-9a-f]{64}")
 
 
 class StoreError(OSError):
@@ -57,10 +59,14 @@ class Store:
 
     def keys(self) -> Iterator[str]:
         """The keys of all files here, in no order; whether a file is sound shows when it is read."""
-        for folder in sorted((self.path / "objects").glob("[0-9a-f][0-9a-f]")):
-            yield from (
-                p.name.removesuffix(_SUFFIX) for p in folder.iterdir() if p.suffix == _SUFFIX and p.name[0] != "."
-            )
+        return (p.stem for p in self._files() if _is_key(p))
+
+    def _files(self) -> Iterator[Path]:
+        """What lies among the results and is not a writer's half-written file."""
+        objects = self.path / "objects"
+        for folder in sorted(objects.iterdir()) if objects.is_dir() else ():
+            if folder.name[0] != ".":
+                yield from (p for p in folder.iterdir() if p.name[0] != ".") if folder.is_dir() else [folder]
 
     def find(self, prefix: str) -> str:
         """The one key that starts with ``prefix`` (at least 4 characters)."""
@@ -139,14 +145,24 @@ class Store:
             warnings.warn(f"{error}. Moved to {moved}; it will be trained again", stacklevel=2)
             return None
 
-    def verify(self) -> dict[str, str]:
-        """Read every file and re-hash its payload. Returns {key: what is wrong}, empty if all is sound."""
-        wrong = {}
-        for key in self.keys():
+    def verify(self) -> dict[str, Exception]:
+        """Read every file and re-hash its payload. Returns {key: what is wrong}, empty if all is sound.
+
+        A ``DamagedError`` is damage, and may be put into quarantine; other errors are of files that cannot be read
+        now. A file whose name is no key stands under its path. Whether vectors still decode: ``memlab.verifying``.
+        """
+        wrong: dict[str, Exception] = {}
+        for path in self._files():
+            if not _is_key(path):
+                wrong[str(path.relative_to(self.path))] = StoreError(f"{path} is no result: its name is no key")
+                continue
             try:
-                self.get(key)
+                self.get(path.stem)
             except (VectorError, OSError) as error:
-                wrong[key] = str(error)
+                wrong[path.stem] = error
+            except KeyError:  # a link that leads nowhere, or gone meanwhile
+                if path.is_symlink():
+                    wrong[path.stem] = StoreError(f"{path} is a link to nothing")
         return wrong
 
     def table(self) -> pd.DataFrame:
@@ -210,11 +226,17 @@ def link_if_absent(temporary: Path, final: Path) -> None:
     try:
         os.link(temporary, final)
     except FileExistsError:
-        pass  # somebody finished first, with the same inputs
+        if not final.exists():  # a link that leads nowhere
+            os.replace(temporary, final)
+        # else somebody finished first, with the same inputs
     except OSError:
         # A file system without hard links: rename is still atomic, and the check before it almost always enough.
         if not final.exists():
             os.replace(temporary, final)
+
+
+def _is_key(path: Path) -> bool:
+    return path.suffix == _SUFFIX and bool(_KEY.fullmatch(path.stem)) and path.parent.name == path.stem[:2]
 
 
 def _discard(temporary: Path) -> None:

@@ -12,25 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from memlab.checks import Check, portability
+from memlab.fileformat import DamagedError, VectorError, canonical, pack, read_metadata, unpack
 from memlab.recipes import Recipe, RecipeError
 
 if TYPE_CHECKING:
     from memlab.models import FrozenLM
 
-SCHEMA = 1
-"""Version of the file format. Not part of the key."""
-
-
-class VectorError(ValueError):
-    """A vector or a file of one that cannot be used; the message names the file and the reason."""
-
-
-class DamagedError(VectorError):
-    """A file whose contents are not what was written: truncated, altered, or no vector at all."""
+__all__ = ["DamagedError", "MemVector", "TextSpan", "VectorError", "hash_ids", "make_key", "read_metadata"]
 
 
 @dataclass(frozen=True)
@@ -247,7 +237,6 @@ class MemVector:
         if not self.redaction:
             tensors["token_ids"] = self.token_ids
         meta = {
-            "schema": SCHEMA,
             "key": self.key,
             "model": self.model,
             "revision": self.revision,
@@ -268,9 +257,7 @@ class MemVector:
             "provenance": dict(self.provenance),
             "redaction": dict(self.redaction) if self.redaction else None,
         }
-        meta["payload_sha256"] = _payload_hash(tensors, meta)
-        # No NaN: the file must be JSON for everybody.
-        return safetensors.numpy.save(tensors, {"memlab": json.dumps(meta, sort_keys=True, allow_nan=False)})
+        return pack(tensors, meta)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to a file of one's own (the store names its own). Replaces what is there, never leaves half a file."""
@@ -292,15 +279,7 @@ class MemVector:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a file that ``save`` or the store wrote, and verify its payload hash."""
-        meta = read_metadata(path)
-        try:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except safetensors.SafetensorError as error:
-            raise DamagedError(f"{path} is damaged: {error}") from None
-        claimed = meta.pop("payload_sha256", None)
-        if _payload_hash(tensors, meta) != claimed:
-            raise DamagedError(f"{path} is damaged: its contents do not match the hash stored in it")
+        tensors, meta = unpack(path)
         try:
             vector = cls(
                 mem=tensors["mem"],
@@ -312,10 +291,17 @@ class MemVector:
                 text=TextSpan(**meta["text"]),
                 **{name: meta[name] for name in _PLAIN_FIELDS},
             )
-        except (KeyError, TypeError, RecipeError) as error:
-            raise VectorError(f"{path} is no memlab vector of schema {SCHEMA}: {error}") from None
-        if vector.key != meta["key"]:
-            raise DamagedError(f"{path} claims the key {meta['key'][:12]}, but its inputs give {vector.key[:12]}")
+        except RecipeError as error:  # a newer memlab's, it may be: no damage
+            raise VectorError(f"{path} has a recipe that this memlab does not know: {error}") from None
+        except KeyError as error:
+            raise DamagedError(f"{path} holds no {error}") from None
+        except VectorError as error:
+            raise DamagedError(f"{path} holds no vector: {error}") from None
+        # Tables are made from the metadata alone: what it says must be what the rest says.
+        told = {"key": vector.key, "tokens": vector.n, "k": vector.k, "d": vector.d, "exact": vector.exact}
+        for name, value in told.items():
+            if meta[name] != value:
+                raise DamagedError(f"{path} claims {name} {meta[name]!s:.12}, but its contents give {value!s:.12}")
         return vector
 
 
@@ -343,51 +329,12 @@ def make_key(
     }
     if parent:
         named["parent"] = parent
-    return hashlib.sha256(_canonical(named)).hexdigest()
+    return hashlib.sha256(canonical(named)).hexdigest()
 
 
 def hash_ids(ids: np.ndarray) -> str:
     """Hash of token ids, the same on any machine."""
     return hashlib.sha256(np.asarray(ids, dtype="<i8").tobytes()).hexdigest()
-
-
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The ``memlab`` metadata of a vector file, without reading its tensors and without verifying them."""
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            entries = file.metadata() or {}
-    except FileNotFoundError:
-        raise VectorError(f"no file {path}") from None
-    except safetensors.SafetensorError as error:
-        raise DamagedError(f"{path} is damaged or no safetensors file: {error}") from None
-    except OSError as error:
-        if Path(path).is_file() and Path(path).stat().st_size == 0:
-            raise DamagedError(f"{path} is damaged: it is empty") from None
-        raise VectorError(f"{path} cannot be read: {error}") from None
-    if "memlab" not in entries:
-        raise DamagedError(f"{path} is a safetensors file, but not memlab's: it has no 'memlab' metadata")
-    try:
-        meta = json.loads(entries["memlab"])
-        schema = meta["schema"]
-    except (ValueError, KeyError, TypeError):
-        raise DamagedError(f"{path}: its 'memlab' metadata is not the JSON object memlab writes") from None
-    if schema != SCHEMA:
-        raise VectorError(f"{path} has schema {schema!r}; this memlab reads {SCHEMA}: install a newer memlab")
-    result: dict[str, Any] = meta
-    return result
-
-
-def _payload_hash(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(_canonical(meta))
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        digest.update(_canonical([name, str(array.dtype), list(array.shape)]))
-        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-    return digest.hexdigest()
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

@@ -92,11 +92,9 @@ def processes(count: int | None = None, *, threads: int | None = None) -> Iterat
 
     ``threads`` of each (default: the cores, shared out). Yields a factory for ``runs.run(plan, store, executor=...)``.
     """
-    import torch
-
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    number = count or cards or 2
-    each = threads or max(1, (os.cpu_count() or 1) // number)
+    cards = _cards()
+    number = count or len(cards) or 2
+    each = threads or _share(number)
     context = multiprocessing.get_context("spawn")
     made: list[ProcessPoolExecutor] = []
 
@@ -115,42 +113,79 @@ def processes(count: int | None = None, *, threads: int | None = None) -> Iterat
 
 
 @contextlib.contextmanager
-def dask_workers(where: str) -> Iterator[Factory]:
+def dask_workers(where: str) -> Iterator[Workers]:
     """The workers of a Dask scheduler at that address, or of ``local`` (``local:3``: three processes) for the time.
 
-    Needs ``pip install 'memlab[dask]'``. The workers need memlab, the models, and the store under the same path.
+    Yields ``Workers``, with the address of Dask's dashboard. Workers started with ``--resources "GPU=1"`` get one chunk
+    a GPU at a time; ``local`` sees to that itself. Needs ``pip install 'memlab[dask]'``; the workers need memlab, the
+    models, and the store under the same path.
     """
     try:
-        from distributed import Client, LocalCluster
+        from distributed import Client
     except ImportError:
         raise WorkerError("Dask needs one more package: pip install 'memlab[dask]'") from None
     with contextlib.ExitStack() as stack:
+        address: Any = where
         if where == "local" or where.startswith("local:"):
-            count = where.partition(":")[2] or "2"
+            count = where.partition(":")[2] or str(len(_cards()) or 2)
             if not count.isdigit() or not int(count):
                 raise WorkerError(f"{where!r}; expected local or local:NUMBER")
-            threads = max(1, (os.cpu_count() or 1) // int(count))
-            cluster = LocalCluster(
-                n_workers=int(count), threads_per_worker=1, dashboard_address=":0",
-                env={"OMP_NUM_THREADS": str(threads)},
-            )  # fmt: skip
-            address = stack.enter_context(cluster)
-        else:
-            address = where
+            address = stack.enter_context(_local_cluster(int(count)))
         try:
             client = stack.enter_context(Client(address, timeout=10))
         except (OSError, ValueError) as error:
             raise WorkerError(f"no Dask scheduler answers at {where}: {error}") from None
-        # A worker trains one chunk at a time: its model and its bench fill it.
-        yield lambda: client.get_executor(pure=False, retries=0)
+        # A worker trains one chunk at a time: its model and its bench fill it. Where workers say that they have a GPU,
+        # a chunk asks for one.
+        cards = any(about["resources"].get("GPU") for about in client.scheduler_info(n_workers=-1)["workers"].values())
+        asked = {"resources": {"GPU": 1}} if cards else {}
+        yield Workers(lambda: client.get_executor(pure=False, retries=0, **asked), client.dashboard_link)
 
 
-def _begin(ranks: Any, cards: int, threads: int) -> None:
+@dataclass(frozen=True)
+class Workers:
+    """A ``Factory`` that also knows where one can watch."""
+
+    start: Factory
+    dashboard: str
+
+    def __call__(self) -> Executor:
+        return self.start()
+
+
+def _local_cluster(count: int) -> Any:
+    """Worker processes on this machine, each with its share of the cores and, where there are GPUs, one of them."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    cards, share = _cards(), _share(count)
+
+    def worker(rank: int) -> dict[str, Any]:
+        env = {"OMP_NUM_THREADS": str(share)} | ({"CUDA_VISIBLE_DEVICES": cards[rank % len(cards)]} if cards else {})
+        # No limit: the bench looks after its memory, and a worker that is stopped at half of it would train nothing.
+        options = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "env": env}
+        return {"cls": Nanny, "options": options | ({"resources": {"GPU": 1}} if cards else {})}
+
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": ":0"}}
+    return SpecCluster(workers={rank: worker(rank) for rank in range(count)}, scheduler=scheduler)
+
+
+def _cards() -> list[str]:
+    """The CUDA devices that this process may use, by the names that ``CUDA_VISIBLE_DEVICES`` takes."""
+    import torch
+
+    number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(number)))).split(",")[:number]
+
+
+def _share(count: int) -> int:
+    return max(1, (os.cpu_count() or 1) // count)
+
+
+def _begin(ranks: Any, cards: list[str], threads: int) -> None:
     """In a new process, before it first asks for a card: the one it is to see, and its share of the cores."""
     rank = ranks.get() if not ranks.empty() else 0
     if cards:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(cards)))
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[rank % cards]
+        os.environ["CUDA_VISIBLE_DEVICES"] = cards[rank % len(cards)]
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 

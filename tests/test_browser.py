@@ -1,5 +1,6 @@
 """The notebooks in a real JupyterLab and a real browser, with the network shut; pictures are left in tests/output."""
 
+import nbformat
 import pytest
 from playwright.sync_api import expect
 
@@ -219,6 +220,42 @@ def test_your_own_analysis(lab):
         panel.locator("a:has-text('Table')").click()
     assert len(table.value.path().read_text().splitlines()) == 7
     read_through(page, "10")
+
+
+UNLUCKY = """
+from memlab import Plan, Recipe, Store, load
+from memlab.panels import run_panel
+from memlab.texts import originals
+from memlab.training import Training
+
+usual = Training.result
+def unlucky(self, portable):
+    if self.passage.span.id == texts[1].id:
+        raise RuntimeError("this one was made to fail")
+    return usual(self, portable)
+Training.result = unlucky
+
+texts = originals()[:3]
+panel = run_panel(Plan.grid(load("toy:gemma3"), texts, tokens=5, recipes=Recipe.default(k=4)), Store())
+panel
+"""
+
+
+def test_a_failed_run_is_seen_with_its_error_and_stops_no_other(lab):
+    _, _, store = lab
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(UNLUCKY.strip())], metadata=kernel)
+    nbformat.write(written, store.path.parent / "notebooks" / "99_unlucky.ipynb")
+    page, _ = opened(lab, "99_unlucky.ipynb")
+    panel = page.locator(RUNS).first
+    panel.locator("button:has-text('Run')").click()
+    finished(page, "Done: 2 trained now", RUNS)
+    assert "2 of 3 done, 0 running, 1 failed" in panel.inner_text()
+    assert "RuntimeError: this one was made to fail" in panel.inner_text()
+    picture(page, "99-failed-light", RUNS)
+    set_theme(page, "JupyterLab Dark")
+    picture(page, "99-failed-dark", RUNS)
+    assert errors(page) == []
 
 
 MAP = ".memlab-map-panel"

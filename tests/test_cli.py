@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from memlab import __version__
 from memlab.cli import app
+from memlab.store import Store
 from tests.conftest import hears_sigint
 from tests.test_store import unwritable
 
@@ -80,14 +82,43 @@ def test_store_commands(cli, crammed, tmp_path):
     assert cli("store", "verify").stdout == "1 of 1 results are sound\n"
     file = tmp_path / "store" / "objects" / crammed["key"][:2] / f"{crammed['key']}.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    broken = cli("store", "verify")
+    broken = cli("store", "verify", "--dry-run")
     assert broken.exit_code == 1
-    assert str(file) in broken.stdout
+    assert f"damaged: {file}" in broken.stdout
     assert cli("store", "show", crammed["key"]).exit_code == 1
     assert cli("decode", crammed["key"]).exit_code == 1
-    cli("store", "verify", "--quarantine")
+    moved = cli("store", "verify")
+    assert moved.exit_code == 1
+    assert "moved to" in moved.stdout
+    assert "0 of 1 results are sound" in moved.stdout
     assert cli("store", "verify").exit_code == 0
     assert "is empty" in cli("store", "ls").stdout
+
+
+def test_verify_decodes_a_sample_again(cli, crammed, tmp_path):
+    assert "1 of 1 vectors decode exactly again" in cli("store", "verify", "--decode", 5).stdout
+    store = Store(tmp_path / "store")
+    mem = store.get(crammed["key"])
+    # A sound file of a vector that its checks lie about: only decoding it shows that.
+    (elsewhere := store.file(mem.key)).unlink()
+    lying = dataclasses.replace(mem, mem=-mem.mem)
+    lying.save(elsewhere)
+    told = cli("store", "verify", "--decode", 5)
+    assert told.exit_code == 1
+    assert "1 of 1 results are sound" in told.stdout
+    assert f"no longer exact: {mem.key[:12]}: token " in told.stdout
+    assert "0 of 1 vectors decode exactly again" in told.stdout
+    lying.redacted().save(elsewhere)
+    assert "another text than its hash names" in cli("store", "verify", "--decode", 5).stdout
+    mem.redacted().save(elsewhere)
+    assert "1 of 1 vectors decode exactly again" in cli("store", "verify", "--decode", 5).stdout
+    # A model that cannot be had is said, and is no fault of the vector.
+    elsewhere.unlink()
+    gone = dataclasses.replace(mem, model="toy:gone")
+    store.put(gone)
+    told = cli("store", "verify", "--decode", 5)
+    assert told.exit_code == 0
+    assert "not decoded" in told.stdout
 
 
 def test_models(cli):

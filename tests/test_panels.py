@@ -1,5 +1,7 @@
 """Charts and panels without a browser; test_browser.py looks at them in one."""
 
+import concurrent.futures
+import contextlib
 import json
 import threading
 
@@ -21,6 +23,7 @@ from memlab.panels import (
     study_panel,
 )
 from memlab.texts import originals, random_words
+from memlab.workers import WorkerError, Workers
 
 
 @pytest.fixture
@@ -289,6 +292,40 @@ def test_run_panel_shows_what_is_done_what_failed_and_goes_on(store, monkeypatch
     assert "out of luck" not in panel.failures.value
     assert "Done: 2 trained now" in panel.status.value
     assert panel.links.value.count("download=") == 1
+
+
+def test_run_panel_opens_and_closes_workers_and_links_to_their_dashboard(store):
+    lm = load("toy:gemma3")
+    opened = []
+
+    @contextlib.contextmanager
+    def workers():
+        opened.append("in")
+        yield Workers(InThisProcess, "http://127.0.0.1:1/status")
+        opened.append("out")
+
+    class InThisProcess(concurrent.futures.ThreadPoolExecutor):
+        def __init__(self):
+            opened.append(panel.dashboard.value)
+            super().__init__(1)
+
+    panel = run_panel(Plan.grid(lm, originals()[:2], tokens=4, recipes=Recipe.default(k=4)), store, workers=workers)
+    panel.start.click()
+    panel.wait(60)
+    assert "Done: 2 trained now" in panel.status.value
+    assert opened[::2] == ["in", "out"]
+    assert 'href="http://127.0.0.1:1/status"' in opened[1]
+    assert panel.dashboard.value == ""
+
+    @contextlib.contextmanager
+    def none():
+        raise WorkerError("no workers today")
+        yield
+
+    other = run_panel(panel.plan, store, workers=none)
+    other.start.click()
+    other.wait(60)
+    assert "no workers today" in other.status.value
 
 
 def test_run_panel_can_be_stopped(store):

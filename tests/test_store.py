@@ -157,13 +157,8 @@ def test_no_torch_where_none_is_needed(module):
 
 
 def test_sound_files_are_never_moved_aside(store, monkeypatch):
-    """A newer memlab's file, or one that cannot be opened just now, is no damage."""
-    monkeypatch.setattr("memlab.vectors.SCHEMA", 2)
+    """A file that cannot be opened just now is no damage; nor is a newer memlab's, see test_faults."""
     key = store.put(make())
-    monkeypatch.undo()
-    with pytest.raises(VectorError, match="newer memlab"):
-        store.fetch(key)
-    assert key in store
     monkeypatch.setattr(
         "safetensors.safe_open", lambda *_, **__: (_ for _ in ()).throw(OSError(24, "Too many open files"))
     )

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import urllib.request
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 
@@ -71,11 +72,49 @@ def test_a_killed_worker_costs_its_batch_only(plan, here, tmp_path):
 
 
 def test_dask_does_what_one_does(plan, here, tmp_path):
-    pytest.importorskip("distributed")
     with w.dask_workers("local:2") as executor:
         same(run(plan, Store(tmp_path), executor=executor, chunk=4), here)
+        with urllib.request.urlopen(executor.dashboard, timeout=10) as page:
+            assert page.status == 200
     with pytest.raises(w.WorkerError, match="local or local:NUMBER"), w.dask_workers("local:many"):
         pass
+    with pytest.raises(w.WorkerError, match="no Dask scheduler"), w.dask_workers("tcp://127.0.0.1:9"):
+        pass
+
+
+def test_a_killed_dask_worker_costs_its_batch_only(plan, here, tmp_path):
+    store, killed, seen = Store(tmp_path), [], []
+
+    def kill_one(going):
+        seen.append((set(store.keys()), going))
+        workers = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+        if not killed and going.given_out and seen[-1][0] and workers:
+            killed.append(workers[0].pid)
+            os.kill(workers[0].pid, signal.SIGKILL)
+        return False
+
+    with w.dask_workers("local:2") as executor:
+        report = run(plan, store, executor=executor, chunk=2, watch=kill_one)
+    assert killed
+    same(report, here)
+    assert report.failed == {}
+    assert store.verify() == {}
+
+
+def test_dask_gives_one_chunk_to_a_gpu(monkeypatch):
+    """Cards that are made up: each worker sees one, and work asks for one."""
+    monkeypatch.setattr(w, "_cards", lambda: ["4", "GPU-7"])
+    with w.dask_workers("local") as executor:
+        pool = executor()
+        seen = {pool.submit(_visible, i).result(timeout=60) for i in range(8)}
+        assert pool._kwargs["resources"] == {"GPU": 1}
+    assert seen <= {("4",), ("GPU-7",)}
+    with w.dask_workers("local:1") as executor:
+        assert executor().submit(_visible, 0).result(timeout=60) == ("4",)
+
+
+def _visible(_):
+    return (os.environ.get("CUDA_VISIBLE_DEVICES"),)
 
 
 def test_the_readmes_slurm_recipe_on_this_machine(plan, here, tmp_path):

@@ -31,7 +31,7 @@ from memlab.cli.run import run_command
 from memlab.recipes import NAMED
 from memlab.store import Store, StoreError
 from memlab.texts import Text, from_bytes, from_path
-from memlab.vectors import MemVector, VectorError
+from memlab.vectors import DamagedError, MemVector, VectorError
 
 app = typer.Typer(
     name="memlab",
@@ -158,18 +158,39 @@ def store_show(result: Annotated[str, typer.Argument(metavar="KEY_OR_FILE")], st
 @told
 def store_verify(
     store: StoreOption = None,
-    quarantine: Annotated[bool, typer.Option("--quarantine", help="move damaged files out of the way")] = False,
+    decode: Annotated[int, typer.Option(help="decode so many of the exact vectors again, drawn by chance")] = 0,
+    seed: Annotated[int, typer.Option(help="which ones are drawn")] = 0,
+    dry: Annotated[bool, typer.Option("--dry-run", help="leave damaged files where they are")] = False,
 ) -> None:
-    """Read every file and re-hash it."""
+    """Read every file and re-hash it; what is damaged goes into quarantine."""
     place = _there(store)
-    total, wrong = sum(1 for _ in place.keys()), place.verify()
-    for key, reason in wrong.items():
-        typer.echo(f"damaged: {reason}")
-        if quarantine:
-            typer.echo(f"  moved to {place.quarantine(key)}")
-    typer.echo(f"{total - len(wrong)} of {total} results are sound")
-    if wrong:
+    wrong = place.verify()
+    keys = set(place.keys())
+    for key, error in wrong.items():
+        damaged = isinstance(error, DamagedError)
+        typer.echo(f"{'damaged' if damaged else 'cannot be used'}: {error}")
+        if damaged and not dry:
+            try:
+                typer.echo(f"  moved to {place.quarantine(key)}")
+            except StoreError as reason:
+                typer.echo(f"  it stays there: {reason}")
+    typer.echo(f"{len(keys - wrong.keys())} of {len(keys)} results are sound")
+    changed = _decoded_again(place, decode, seed) if decode else 0
+    if wrong or changed:
         raise typer.Exit(1)
+
+
+def _decoded_again(place: Store, number: int, seed: int) -> int:
+    from memlab.verifying import decode_again
+
+    found = decode_again(place, number, seed=seed)
+    for key, why in found.not_asked.items():
+        typer.echo(f"not decoded: {key[:12]}: {why}")
+    for key, why in found.changed.items():
+        typer.echo(f"no longer exact: {key[:12]}: {why}")
+    asked = len(found.sound) + len(found.changed)
+    typer.echo(f"{len(found.sound)} of {asked} vectors decode exactly again")
+    return len(found.changed)
 
 
 @store_app.command("gc")

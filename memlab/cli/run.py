@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memlab.cli.common import NOT_EXACT, JsonOption, StoreOption, told
 from memlab.plans import Study
 from memlab.store import Store
+
+if TYPE_CHECKING:
+    from memlab.workers import Factory
 
 
 @told
@@ -49,7 +52,7 @@ def run_command(
     if dry:
         return
     with ExitStack() as stack:
-        executor = None
+        executor: Factory | None = None
         if processes:
             from memlab.workers import processes as spawned
 
@@ -57,7 +60,8 @@ def run_command(
         elif dask:
             from memlab.workers import dask_workers
 
-            executor = stack.enter_context(dask_workers(dask))
+            executor = workers = stack.enter_context(dask_workers(dask))
+            typer.echo(f"Dask's dashboard: {workers.dashboard}", err=True)
         report = run(
             plan, place, portable=portable, progress=not as_json, executor=executor, chunk=chunk,
             watch=None if as_json else _show,

@@ -60,7 +60,7 @@ class Endured:
     """Keys that a writer had called done and that are not there, or not sound. None may be."""
     unreadable: list[str]
     """What a reader met while it all went on. Nothing may be."""
-    wrong: dict[str, str]
+    wrong: dict[str, Exception]
     """``Store.verify`` in the end."""
     left: int
     """Temporary files that killed writers left, which ``gc`` then removes."""

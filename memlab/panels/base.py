@@ -22,6 +22,7 @@ from memlab.recipes import Recipe, RecipeError
 from memlab.store import Store, StoreError
 from memlab.texts import TextError
 from memlab.vectors import MemVector, VectorError
+from memlab.workers import WorkerError
 
 TEXT = "color:var(--jp-content-font-color1,inherit);font-size:14px;line-height:1.6"
 
@@ -118,7 +119,7 @@ class LivePanel(w.VBox):
             self.result = next(iter(error.unsaved), None)
             kept = " The vector is in panel.result: save it with .save(path)." if self.result else ""
             self.status.value = say(f"{error}.{kept}", wrong=True)
-        except (TextError, PassageError, ModelError, VectorError, RecipeError) as error:
+        except (TextError, PassageError, ModelError, VectorError, RecipeError, WorkerError) as error:
             self.status.value = say(str(error), wrong=True)
         except Exception as error:  # a thread's traceback is seen by nobody: say it where the reader looks
             self.status.value = say(f"{type(error).__name__}: {error}", wrong=True)
@@ -166,13 +167,20 @@ def token_pieces(lm: FrozenLM, ids: Any) -> list[str]:
     return pieces
 
 
+_LINK = "color:var(--jp-content-link-color,#0072B2);margin-right:16px"
+
+
+def link_to(address: str, label: str) -> str:
+    """A link that opens a page of its own."""
+    return f'<a style="{_LINK}" href="{html.escape(address)}" target="_blank" rel="noopener">{html.escape(label)}</a>'
+
+
 def links(name: str, csv: str, svg: str = "") -> str:
     """Table, and picture if there is one, to take away without a server."""
 
     def link(data: str, kind: str, ending: str, label: str) -> str:
         encoded = base64.b64encode(data.encode()).decode()
-        style = "color:var(--jp-content-link-color,#0072B2);margin-right:16px"
-        return f'<a style="{style}" download="memlab-{name}.{ending}" href="data:{kind};base64,{encoded}">{label}</a>'
+        return f'<a style="{_LINK}" download="memlab-{name}.{ending}" href="data:{kind};base64,{encoded}">{label}</a>'
 
     table = link(csv, "text/csv", "csv", "Table (CSV)")
     return table + link(svg, "image/svg+xml", "svg", "Picture (SVG)") if svg else table

@@ -4,40 +4,54 @@ from __future__ import annotations
 
 import html
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import ipywidgets as w
 import pandas as pd
 
-from memlab.panels.base import LivePanel, links, plain_table, say
+from memlab.panels.base import LivePanel, link_to, links, plain_table, say
 from memlab.runs import Plan, run
 from memlab.store import Store
 from memlab.workers import Factory, Going
 
 
-def run_panel(plan: Plan, store: Store, *, executor: Factory | None = None, chunk: int = 16) -> RunPanel:
-    """Run what a plan lacks, here or with an executor's workers, and watch; stop it and start it again at will."""
-    return RunPanel(plan, store, executor, chunk)
+def run_panel(
+    plan: Plan, store: Store, *, workers: Callable[[], AbstractContextManager[Factory]] | None = None, chunk: int = 16
+) -> RunPanel:
+    """Run what a plan lacks, and watch; stop it and start it again at will.
+
+    Here, or with ``workers`` that are there while it runs: ``lambda: memlab.workers.dask_workers("local:2")``, say.
+    """
+    return RunPanel(plan, store, workers, chunk)
 
 
 class RunPanel(LivePanel):
     """The panel of ``run_panel``. ``report`` is what the last run came to."""
 
-    def __init__(self, plan: Plan, store: Store, executor: Factory | None, chunk: int) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, workers: Callable[[], AbstractContextManager[Factory]] | None, chunk: int
+    ) -> None:
         super().__init__("Run", icon="play", tooltip="Train what the store lacks of this plan")
-        self.plan, self.store, self.executor, self.chunk = plan, store, executor, chunk
+        self.plan, self.store, self.workers, self.chunk = plan, store, workers, chunk
         self.report: Any = None
         self.bar = w.IntProgress(description="Runs", min=0, max=max(1, len(plan)), layout=w.Layout(width="420px"))
-        self.counts, self.failures, self.links = w.HTML(), w.HTML(), w.HTML()
-        self.children = [self.bar, self.counts, self.buttons(), self.failures, self.links]
+        self.counts, self.failures, self.links, self.dashboard = w.HTML(), w.HTML(), w.HTML(), w.HTML()
+        self.children = [self.bar, self.counts, self.buttons(), self.dashboard, self.failures, self.links]
         self.add_class("memlab-run-panel")
         self._tell(0, 0)
 
     def work(self) -> None:
         self._began, self._drawn, self._there = time.monotonic(), 0.0, self._done()
-        self.report = run(
-            self.plan, self.store, executor=self.executor, chunk=self.chunk, progress=False, watch=self._watch
-        )
+        with ExitStack() as stack:
+            executor = stack.enter_context(self.workers()) if self.workers else None
+            if address := getattr(executor, "dashboard", None):
+                self.dashboard.value = link_to(address, "Dask's dashboard")
+                stack.callback(setattr, self.dashboard, "value", "")
+            self.report = run(
+                self.plan, self.store, executor=executor, chunk=self.chunk, progress=False, watch=self._watch
+            )
         self._tell(0, len(self.report.failed))
         self._fail(self.report.failed)
         exact = sum(mem.exact for mem in self.report.results)
@@ -48,7 +62,8 @@ class RunPanel(LivePanel):
         self.links.value = links("runs", table.to_csv(index=False))
         end = "Stopped" if self.stopping.is_set() else "Done"
         missing = len(self.plan) - len(self.report.results)
-        more = f" {missing} are left: run it again." if missing and self.stopping.is_set() else ""
+        failed = f" {len(self.report.failed)} failed, see below." if self.report.failed else ""
+        more = f" {missing} are left: run it again." if missing and self.stopping.is_set() else failed
         self.status.value = say(f"{end}: {self.report.trained} trained now, {exact} of {len(table)} exact.{more}")
 
     def _done(self) -> int:
