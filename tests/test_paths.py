@@ -35,9 +35,20 @@ def test_a_grid_says_what_checks_say(solutions):
     assert table.attrs == {"again": 16, "agree": 16}
     for mem, row in zip(moved, table.itertuples(), strict=True):
         alone = check(lm, mem)
-        assert row.decodes == alone.passed
+        assert row.decodes == row.exact == alone.exact
         assert row.right == alone.right
     assert 0 < table.decodes.sum() < 16
+
+
+def test_what_decodes_in_a_batch_only_is_not_exact(solutions, monkeypatch):
+    """A decoder that gives everything back, were there not the check at batch 1."""
+    lm, first, _ = solutions
+    moved = [m.perturb(10 * float(np.linalg.norm(m.mem)), seed=i) for i, m in enumerate(first)]
+    monkeypatch.setattr(grids.decoding, "decode", lambda lm, mems, **_: [m.token_ids for m in mems])
+    table = evaluate(lm, [first[0], *moved], again=1.0)
+    assert table.decodes.all()
+    assert table.exact.tolist() == [True] + [False] * 4
+    assert table.attrs == {"again": 5, "agree": 1}
 
 
 def test_a_grid_can_be_stopped(solutions):
@@ -56,12 +67,12 @@ def test_a_line_has_exact_ends_and_a_path_to_oneself_no_barrier(solutions):
     lm, first, _ = solutions
     path = paths.line(lm, first[0], first[1], points=9, again=1.0)
     assert path.table.t.tolist() == np.linspace(0, 1, 9).tolist()
-    assert path.table.decodes.iloc[0]
-    assert path.table.decodes.iloc[-1]
+    assert path.table.exact.iloc[0]
+    assert path.table.exact.iloc[-1]
     assert path.table.attrs["agree"] == 9
     still = paths.line(lm, first[0], first[0], points=5)
     assert still.barrier == pytest.approx(0, abs=1e-5)
-    assert still.decoding_share == 1
+    assert still.exact_share == 1
 
 
 def test_a_curve_is_never_worse_than_the_line_it_began_as(solutions):
@@ -119,16 +130,16 @@ def test_noise_and_dropout_of_nothing_change_nothing(solutions):
     lm, first, _ = solutions
     table = robustness.noise(lm, first[:2], radii=(0.0, 3.0), draws=2)
     assert len(table) == 8
-    assert table[table.radius == 0].decodes.all()
-    assert not table[table.radius == 3].decodes.any()
+    assert table[table.radius == 0].exact.all()
+    assert not table[table.radius == 3].exact.any()
     table = robustness.dropout(lm, first[:2], shares=(0.0, 1.0), draws=1)
-    assert table[table.dropped == 0].decodes.all()
-    assert not table[table.dropped == 1].decodes.any()
+    assert table[table.dropped == 0].exact.all()
+    assert not table[table.dropped == 1].exact.any()
     assert table.attrs["again"] >= 1
 
 
 def test_survivors_by_hand():
-    table = pd.DataFrame({"amount": [0.1] * 4 + [0.2] * 4, "decodes": [True] * 3 + [False] * 5, "tokens": 8})
+    table = pd.DataFrame({"amount": [0.1] * 4 + [0.2] * 4, "exact": [True] * 3 + [False] * 5, "tokens": 8})
     table["key"] = [1, 1, 2, 2] * 2
     table["right"] = [8, 8, 8, 2, 4, 0, 0, 4]
     near, far = robustness.survivors(table, "amount").to_dict("records")
@@ -183,8 +194,8 @@ def test_a_plane_goes_through_its_points(solutions):
     table = robustness.plane(lm, a, b, third=c.mem, points=5, reach=0.5)
     assert len(table) == 25
     at = table.set_index([table.x.round(6), table.y.round(6)])
-    assert at.loc[(0.0, 0.0), "decodes"]
-    assert at.loc[(1.0, 0.0), "decodes"]
+    assert at.loc[(0.0, 0.0), "exact"]
+    assert at.loc[(1.0, 0.0), "exact"]
     ends = grids.evaluate(lm, [a, b], again=0)
     assert at.loc[(0.0, 0.0), "bits"] == pytest.approx(ends.bits[0], rel=1e-3, abs=1e-4)
     assert at.loc[(1.0, 0.0), "bits"] == pytest.approx(ends.bits[1], rel=1e-3, abs=1e-4)

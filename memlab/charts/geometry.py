@@ -82,19 +82,19 @@ def vector_map(table: pd.DataFrame, *, brush: alt.Parameter | None = None) -> An
 
 
 def along_a_path(table: pd.DataFrame) -> Any:
-    """Loss and decoded tokens from one solution to another. Columns ``t bits right tokens decodes way``."""
+    """Loss and decoded tokens from one solution to another. Columns ``t bits right tokens exact way``."""
     ways = table.way.unique().tolist()
     base = alt.Chart(table.assign(share=table.right / table.tokens)).encode(
         alt.X("t:Q", title="from one solution (0) to the other (1)"),
         alt.Color("way:N", title=None, sort=ways, scale=alt.Scale(domain=ways, range=[ORANGE, BLUE, GREEN, PURPLE])),
-        tooltip=["way", "t", alt.Tooltip("bits:Q", format=".2f"), "right", "decodes"],
+        tooltip=["way", "t", alt.Tooltip("bits:Q", format=".2f"), "right", "exact"],
     )
     loss = base.mark_line(strokeWidth=2).encode(alt.Y("bits:Q", title="bits a token"))
-    points = base.transform_filter("datum.decodes").mark_circle(size=50, opacity=1).encode(alt.Y("bits:Q"))
+    points = base.transform_filter("datum.exact").mark_circle(size=50, opacity=1).encode(alt.Y("bits:Q"))
     share = base.mark_line(strokeWidth=2).encode(
         alt.Y("share:Q", title="tokens right, decoded freely", scale=alt.Scale(domain=[0, 1]), axis=_SHARE)
     )
-    left = alt.layer(loss, points).properties(width=330, height=220, title="Loss (dots: decodes)")
+    left = alt.layer(loss, points).properties(width=330, height=220, title="Loss (dots: exact)")
     return alt.hconcat(left, share.properties(width=330, height=220, title="What is written"), spacing=50)
 
 
@@ -115,7 +115,7 @@ def from_text_to_text(table: pd.DataFrame, names: tuple[str, str]) -> Any:
 
 
 def survival(table: pd.DataFrame, column: str, *, title: str) -> Any:
-    """Share of moved vectors that still decode, and of tokens right, by how far they were moved.
+    """Share of moved vectors that are still exact, and of tokens right, by how far they were moved.
 
     Columns ``column share low high tokens_right``.
     """
@@ -126,7 +126,7 @@ def survival(table: pd.DataFrame, column: str, *, title: str) -> Any:
     y = alt.Scale(domain=[0, 1])
     band = base.mark_area(color=BLUE, opacity=0.2).encode(alt.Y("low:Q", scale=y, title=None), alt.Y2("high:Q"))
     line = base.mark_line(color=BLUE, strokeWidth=2, point=alt.OverlayMarkDef(color=BLUE)).encode(
-        alt.Y("share:Q", scale=y, title="still decode (line), tokens right (dashed)", axis=_SHARE)
+        alt.Y("share:Q", scale=y, title="still exact (line), tokens right (dashed)", axis=_SHARE)
     )
     right = base.mark_line(color=ORANGE, strokeDash=[5, 4], strokeWidth=2).encode(alt.Y("tokens_right:Q", scale=y))
     return alt.layer(band, line, right).properties(width=480, height=240)
@@ -162,18 +162,18 @@ def scatter(table: pd.DataFrame, x: str, y: str, *, x_title: str, y_title: str, 
 
 
 def loss_plane(table: pd.DataFrame, marks: pd.DataFrame) -> Any:
-    """The loss over a plane, places that decode framed. Columns ``x y bits decodes``; ``marks``: ``x y name``."""
+    """The loss over a plane, exact places framed. Columns ``x y bits exact``; ``marks``: ``x y name``."""
     step = float(np.diff(np.sort(table.x.unique())).min())
     cells = table.assign(x1=table.x - step / 2, x2=table.x + step / 2, y1=table.y - step / 2, y2=table.y + step / 2)
     base = alt.Chart(cells).encode(
         alt.X("x1:Q", title="along the line between the two", scale=alt.Scale(nice=False)), alt.X2("x2:Q"),
         alt.Y("y1:Q", title="across", scale=alt.Scale(nice=False)), alt.Y2("y2:Q"),
-        tooltip=["x", "y", alt.Tooltip("bits:Q", format=".2f"), "decodes"],
+        tooltip=["x", "y", alt.Tooltip("bits:Q", format=".2f"), "exact"],
     )  # fmt: skip
     ground = base.mark_rect().encode(
         alt.Color("bits:Q", title="bits a token", scale=alt.Scale(scheme="viridis", reverse=True))
     )
-    exact = base.transform_filter("datum.decodes").mark_rect(fillOpacity=0, stroke=ORANGE, strokeWidth=2)
+    exact = base.transform_filter("datum.exact").mark_rect(fillOpacity=0, stroke=ORANGE, strokeWidth=2)
     named = alt.Chart(marks)
     dots = named.mark_point(color="white", size=90, filled=True, stroke="black").encode(alt.X("x:Q"), alt.Y("y:Q"))
     text = named.mark_text(color="white", dy=-14, fontWeight="bold", fontSize=13).encode(

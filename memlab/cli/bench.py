@@ -306,20 +306,21 @@ def bench_geometry(
     out: Annotated[Path, typer.Option(help="folder for geometry-NAME.parquet")] = Path("data/bench"),
 ) -> None:
     """Paths between solutions, perturbations, radii, planes, attention: the tables behind the notebooks."""
-    from memlab.experiments.geometry import TABLES, solutions
+    from memlab.experiments.geometry import OF_SHELF, TABLES, solutions
     from memlab.models import load
 
-    if strange := [name for name in tables or [] if name not in TABLES]:
-        raise typer.BadParameter(f"{', '.join(strange)}; expected some of {', '.join(TABLES)}", param_hint="TABLES")
+    if strange := [name for name in tables or [] if name not in {**TABLES, **OF_SHELF}]:
+        known = ", ".join([*TABLES, *OF_SHELF])
+        raise typer.BadParameter(f"{', '.join(strange)}; expected some of {known}", param_hint="TABLES")
     lm, kept = load(model), Store(store) if store else Store.bundled()
     mems = solutions(kept, lm, tokens=tokens, least=3)
     if not mems:
         raise StoreError(
             f"{kept.path} has no passage of {tokens} tokens with three exact solutions of {lm.name}: memlab bench shelf"
         )
-    for name in tables or TABLES:
+    for name in tables or [*TABLES, *OF_SHELF]:
         began = time.perf_counter()
-        table = TABLES[name](lm, mems)
+        table = TABLES[name](lm, mems) if name in TABLES else OF_SHELF[name](lm, kept, Store())
         _write(table, out / f"geometry-{name}.parquet")
         typer.echo(f"{name}: {len(table)} rows, {time.perf_counter() - began:.0f} s")
 

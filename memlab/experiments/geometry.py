@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,8 +11,10 @@ import pandas as pd
 from memlab import geometry
 from memlab.decoding import decode
 from memlab.experiments import attention, paths, robustness
-from memlab.models import FrozenLM
-from memlab.store import Store
+from memlab.models import FrozenLM, Passage, load
+from memlab.runs import Plan, run
+from memlab.store import Store, StoreError
+from memlab.texts import load_texts
 from memlab.vectors import MemVector
 
 
@@ -118,6 +121,85 @@ def snap_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 12) -> p
     return pd.DataFrame(rows, columns=columns)
 
 
+def length_table(lm: FrozenLM, shelf: Store, own: Store, *, count: int = 8, draws: int = 2) -> pd.DataFrame:
+    """Exact radii along random directions, of ``count`` texts at every length that the shelf has."""
+    table = _one_seed(lm, shelf)
+    lengths = table.groupby("text_id").tokens.nunique()
+    names = lengths[lengths == lengths.max()].index[:count]
+    mems = [shelf.get(key) for key in table[table.text_id.isin(names)].key]
+    return robustness.radii(lm, mems, ways=("random",), draws=draws)
+
+
+def margin_table(
+    lm: FrozenLM,
+    shelf: Store,
+    own: Store,
+    *,
+    tokens: int = 32,
+    count: int = 8,
+    margins: Sequence[float] = (0.25, 1.0, 4.0),
+    draws: int = 2,
+) -> pd.DataFrame:
+    """Does it help to train on? The same passages until the decode's margin is as ``asked`` for (logits), and their
+    exact radii along random directions. Trained into ``own``.
+    """
+    chosen = _at(lm, shelf, tokens)[:count]
+    passages = [_passage(lm, mem) for mem in chosen]
+    recipes = [chosen[0].recipe.replace(margin=margin) for margin in margins]
+    mems = [mem for mem in run(Plan.of(lm, passages, recipes), own, progress=False).results if mem.exact]
+    asked = {mem.key: mem.recipe.margin for mem in mems}
+    found = robustness.radii(lm, mems, ways=("random",), draws=draws)
+    return found.assign(asked=found.key.map(asked))
+
+
+def space_table(
+    lm: FrozenLM, shelf: Store, own: Store, *, other: str = "gemma-3-270m", tokens: int = 16
+) -> pd.DataFrame:
+    """The same texts in three spaces (this model, this model from another seed, another model): cosines of every two,
+    ``space text_id other_id cosine``. Of each text its first ``tokens`` tokens, in each model's own.
+
+    Only texts that are exact in all three. What the shelf lacks is trained into ``own``.
+    """
+    here = {mem.text.id: mem for mem in _at(lm, shelf, tokens)}
+    recipe = next(iter(here.values())).recipe
+    again = _exact(Plan.of(lm, [_passage(lm, mem) for mem in here.values()], recipe.replace(seed=recipe.seed + 1)), own)
+    texts = {text.id: text for kind in ("originals", "random") for text in load_texts(kind, count=64)}
+    second = load(other)
+    there = _exact(
+        Plan.grid(second, [texts[name] for name in here if name in texts], tokens=tokens, recipes=recipe), own
+    )
+    spaces = {f"{lm.name}, one seed": here, f"{lm.name}, another": again, other: there}
+    names = [name for name in here if all(name in space for space in spaces.values())]
+    rows = []
+    for label, space in spaces.items():
+        seen = geometry.cosines(np.stack([space[name].mem.reshape(-1) for name in names]))
+        rows += [(label, a, b, float(seen[i, j])) for i, a in enumerate(names) for j, b in enumerate(names)]
+    return pd.DataFrame(rows, columns=["space", "text_id", "other_id", "cosine"])
+
+
+def _one_seed(lm: FrozenLM, shelf: Store) -> pd.DataFrame:
+    """The shelf's exact vectors of this model and our recipe, one of each text and length."""
+    table = shelf.table()
+    table = table[table.exact & (table.model == lm.name) & table.recipe.str.startswith("default")]
+    return table.sort_values(["text_id", "tokens", "seed"], kind="stable").drop_duplicates(["text_id", "tokens"])
+
+
+def _at(lm: FrozenLM, shelf: Store, tokens: int) -> list[MemVector]:
+    table = _one_seed(lm, shelf)
+    found = [shelf.get(key) for key in table[table.tokens == tokens].key]
+    if not found:
+        raise StoreError(f"{shelf.path} has no exact vectors of {lm.name} for {tokens} tokens: memlab bench shelf")
+    return found
+
+
+def _passage(lm: FrozenLM, mem: MemVector) -> Passage:
+    return dataclasses.replace(lm.passage_of_ids(mem.token_ids), span=mem.text)
+
+
+def _exact(plan: Plan, store: Store) -> dict[str, MemVector]:
+    return {mem.text.id: mem for mem in run(plan, store, progress=False).results if mem.exact}
+
+
 TABLES: dict[str, Callable[[FrozenLM, Sequence[MemVector]], pd.DataFrame]] = {
     "paths": path_table,
     "between": between_table,
@@ -128,4 +210,10 @@ TABLES: dict[str, Callable[[FrozenLM, Sequence[MemVector]], pd.DataFrame]] = {
     "knockouts": knock_out_table,
     "snapped": snap_table,
 }
-"""By the name they are stored under, ``geometry-NAME``."""
+"""Of many solutions of a few passages. By the name they are stored under, ``geometry-NAME``."""
+OF_SHELF: dict[str, Callable[[FrozenLM, Store, Store], pd.DataFrame]] = {
+    "lengths": length_table,
+    "margins": margin_table,
+    "spaces": space_table,
+}
+"""Of a whole shelf, and a store to train into."""

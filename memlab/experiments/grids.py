@@ -31,20 +31,24 @@ def evaluate(
     watch: Watch | None = None,
 ) -> pd.DataFrame:
     """One row a vector, in order: ``bits`` (a token), ``accuracy`` and smallest ``margin`` (logits) under the text;
-    ``right``, the tokens that a free decode has right, and ``decodes``: all of them.
+    ``right``, the tokens that a free decode has right, ``decodes``: all of them, and ``exact``.
 
-    Decoding is free and batched, float32. A random share ``again`` is decoded once more at batch 1, as *exact* means
-    it; ``table.attrs["agree"]`` is how many of those said the same, ``table.attrs["again"]`` how many they were.
+    Decoding is free and batched, float32. What decodes is asked once more at batch 1, as *exact* demands; what does not
+    counts as not exact. Whether a batch may be trusted with that: a random share ``again`` is decoded at batch 1 in any
+    case, ``table.attrs["agree"]`` is how many of those said the same, ``table.attrs["again"]`` how many they were.
     """
     parts = []
     for start in range(0, len(mems), batch):
         some = list(mems[start : start + batch])
-        parts.append(_evaluated(lm, some, batch))
+        part = _evaluated(lm, some, batch)
+        parts.append(
+            part.assign(exact=[d and decoding.check(lm, m).exact for m, d in zip(some, part.decodes, strict=True)])
+        )
         if watch and watch(min(start + batch, len(mems)), len(mems)):
             raise Stopped
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"decodes": []})
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"decodes": [], "exact": []})
     chosen = np.random.default_rng(seed).permutation(len(mems))[: int(np.ceil(again * len(mems)))]
-    same = sum(decoding.check(lm, mems[i]).passed == bool(table.decodes[i]) for i in chosen)
+    same = sum(bool(table.exact[i]) if table.decodes[i] else not decoding.check(lm, mems[i]).exact for i in chosen)
     table.attrs |= {"again": len(chosen), "agree": int(same)}
     return table
 

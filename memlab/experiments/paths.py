@@ -34,9 +34,9 @@ class Path:
     """The curve's control point (k, d); None for a line."""
 
     @property
-    def decoding_share(self) -> float:
-        """Share of the points that decode to the passage."""
-        return float(self.table.decodes.mean())
+    def exact_share(self) -> float:
+        """Share of the points that are exact."""
+        return float(self.table.exact.mean())
 
 
 def line(

@@ -65,14 +65,14 @@ def dropout(
 
 
 def survivors(table: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Per amount (column ``by``): share of moved vectors that still decode, with its Wilson interval over vectors
+    """Per amount (column ``by``): share of moved vectors that are still exact, with its Wilson interval over vectors
     (draws of one vector are no vectors), and of tokens that are right: ``by share low high tokens_right``.
     """
     rows = []
     for amount, group in table.groupby(by):
-        each = group.groupby("key").decodes.mean()
+        each = group.groupby("key").exact.mean()
         low, high = share_interval(each.sum(), len(each))
-        rows.append((amount, group.decodes.mean(), low, high, (group.right / group.tokens).mean()))
+        rows.append((amount, group.exact.mean(), low, high, (group.right / group.tokens).mean()))
     return pd.DataFrame(rows, columns=[by, "share", "low", "high", "tokens_right"])
 
 
@@ -119,6 +119,7 @@ def radii(
     mems: Sequence[MemVector],
     *,
     among: Sequence[MemVector] | None = None,
+    ways: Sequence[str] | None = None,
     draws: int = 3,
     high: float = 2.0,
     seed: int = 0,
@@ -126,15 +127,15 @@ def radii(
     """One row a vector and direction: its exact radius beside what might predict it (margin, length, steps).
 
     ``draws`` random directions each, the gradient, outwards, and the principal ones where ``among`` (default: the
-    vectors themselves) are enough solutions of the passage.
+    vectors themselves) are enough solutions of the passage; or only those that ``ways`` names.
     """
     rows = []
     for mem in mems:
         others = [other for other in among or mems if setting(other) == setting(mem)]
-        ways = directions(lm, mem, others, seed=_seed(mem, seed, 0))
+        made = directions(lm, mem, others, seed=_seed(mem, seed, 0))
         more = np.random.default_rng(_seed(mem, seed, 1)).standard_normal((draws - 1, *mem.mem.shape))
-        named = [*ways.items(), *(("random", way) for way in more)]
-        for name, way in named:
+        named = [*made.items(), *(("random", way) for way in more)]
+        for name, way in [(name, way) for name, way in named if ways is None or name in ways]:
             radius, fails = exact_radius(lm, mem, way, high=high)
             rows.append((mem.key, mem.text.id, mem.n, mem.steps, mem.margin, name, radius, fails))
     columns = ["key", "text_id", "tokens", "steps", "margin", "direction", "radius", "fails"]

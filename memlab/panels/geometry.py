@@ -209,7 +209,7 @@ class PathPanel(LivePanel):
         self.status.value = say(
             ", ".join(f"{way}: barrier {height:.2f} bits a token" for way, height in heights.items())
         )
-        columns = ["way", "t", "bits", "accuracy", "right", "tokens", "decodes"]
+        columns = ["way", "t", "bits", "accuracy", "right", "tokens", "exact"]
         self.links.value = links(f"path-{self.pair.value}", mine[columns].to_csv(index=False), self.chart.value)
 
 
