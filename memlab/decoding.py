@@ -109,7 +109,7 @@ def teacher_forced(
 ) -> tuple[float, float, float]:
     """(accuracy, loss in bits a token, smallest margin) while the true tokens are fed; not a proof of decoding."""
     require_weights(lm, mem)
-    row = Row(mem.token_ids, mem.prefix_ids.tolist(), mem.suffix_ids.tolist(), mem.k, first_scored)
+    row = Row.of(mem, first_scored)
     scores, _ = Batch(lm, [row]).scores([torch.tensor(mem.mem)], _NAMES[dtype])
     accuracy = float(scores.right[0] / scores.scored[0])
     return accuracy, float(scores.loss[0] / np.log(2)), float(scores.margin[0])
@@ -122,8 +122,7 @@ def _stream(
     if dtype not in _NAMES:
         raise ValueError(f"dtype={dtype!r}; expected one of {', '.join(_NAMES)}")
     kind = _NAMES[dtype]
-    rows = [torch.cat([lm.embed(m.prefix_ids), _tensor(lm, m), lm.embed([*m.suffix_ids, *given])]) for m in mems]
-    fed = torch.stack(rows)
+    fed = torch.stack([torch.cat([context_of(lm, m), lm.embed(list(given))]) for m in mems])
     logits, past = lm.step(kind, embeddings=fed)
     while True:
         yield logits
@@ -135,12 +134,14 @@ def _stream(
             logits, _ = lm.step(kind, embeddings=fed)
 
 
+def context_of(lm: FrozenLM, mem: MemVector) -> torch.Tensor:
+    """(c, d) float32: all that stands before the text, embeddings of the prefix, the vectors, those of the suffix."""
+    vectors = torch.tensor(mem.mem, device=lm.device)
+    return torch.cat([lm.embed(mem.prefix_ids), vectors, lm.embed(mem.suffix_ids)])
+
+
 def _context(mem: MemVector) -> int:
     return len(mem.prefix_ids) + mem.k + len(mem.suffix_ids)
-
-
-def _tensor(lm: FrozenLM, mem: MemVector) -> torch.Tensor:
-    return torch.tensor(mem.mem, device=lm.device)
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

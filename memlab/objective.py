@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 
 from memlab.models import FrozenLM
+from memlab.vectors import MemVector, VectorError
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,13 @@ class Row:
     suffix_ids: Sequence[int]
     k: int
     first_scored: int = 1
+
+    @classmethod
+    def of(cls, mem: MemVector, first_scored: int = 1) -> Self:
+        """A finished vector's row, all its tokens scored."""
+        if mem.redaction:
+            raise VectorError(f"{mem!r} is redacted: it holds no token ids to score; mem.restored(ids) puts them back")
+        return cls(mem.token_ids, mem.prefix_ids.tolist(), mem.suffix_ids.tolist(), mem.k, first_scored)
 
     @property
     def context(self) -> int:

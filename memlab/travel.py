@@ -26,12 +26,12 @@ def to_peft(mem: MemVector, folder: str | os.PathLike[str], lm: FrozenLM | None 
     the text out, ``generate`` must be given no token of its own:
     ``generate(input_ids=torch.empty(1, 0, dtype=torch.long), max_new_tokens=n, do_sample=False, eos_token_id=None)``.
     """
-    from memlab.decoding import require_weights
+    from memlab.decoding import context_of, require_weights
     from memlab.models import load
 
     lm = lm or load(mem.model, revision=mem.revision)
     require_weights(lm, mem)
-    rows = np.concatenate([lm.embed(mem.prefix_ids).cpu().numpy(), mem.mem, lm.embed(mem.suffix_ids).cpu().numpy()])
+    rows = context_of(lm, mem).cpu().numpy()
     config = lm.model.config
     about = {
         "peft_type": "PROMPT_TUNING",

@@ -1,7 +1,13 @@
 """The notebooks in a real JupyterLab and a real browser, with the network shut; pictures are left in tests/output."""
 
+import json
+import random
+import urllib.request
+
 import nbformat
+import psutil
 import pytest
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import expect
 
 from memlab import MemVector, Store
@@ -130,6 +136,63 @@ def opened(lab, name):
     return page, store
 
 
+def wander(lab, name, panel, moves=40):
+    """Move controls at random, work or no work going on: no error, and the kernel's memory grows by under 50 MB."""
+    address, page, _ = lab
+    rng, panel = random.Random(name), page.locator(panel).first
+    controls = panel.locator("select, input[type=number], input[type=checkbox], button, .noUi-handle")
+    stop = panel.locator("button:has-text('Stop')")
+
+    def settle():
+        if stop.count():
+            expect(stop.first).to_be_disabled(timeout=180_000)
+        page.wait_for_timeout(1000)
+
+    def move(control):
+        try:
+            kind = control.evaluate("e => e.tagName + ' ' + (e.type || '')", timeout=2000)
+            if kind.startswith("SELECT"):
+                control.select_option(index=rng.randrange(control.locator("option").count()), timeout=2000)
+            elif kind == "INPUT number":
+                low, high = (int(float(control.get_attribute(end) or 50)) for end in ("min", "max"))
+                control.fill(str(rng.randint(low, high)), timeout=2000)
+                control.press("Enter")
+            elif "noUi" in (control.get_attribute("class") or ""):
+                control.press(rng.choice(["ArrowLeft", "ArrowRight", "PageUp", "PageDown"]), timeout=2000)
+            else:
+                control.click(timeout=2000)
+        except PlaywrightTimeout:  # not to be seen, or disabled while work goes on
+            return 0
+        page.wait_for_timeout(rng.choice([20, 100, 400]))
+        return 1
+
+    for select in panel.locator("select").all():  # whatever is loaded once is loaded now
+        for i in range(min(4, select.locator("option").count())):
+            select.select_option(index=i)
+            page.wait_for_timeout(500)
+    for button in panel.locator("button:enabled").all():
+        button.click()
+        settle()
+    before, made = kernel_memory(address, name), 0
+    while made < moves:
+        made += move(controls.nth(rng.randrange(controls.count())))
+    if stop.count() and stop.first.is_enabled():
+        stop.first.click()
+    settle()
+    grown = (kernel_memory(address, name) - before) / 2**20
+    print(f"{name}: {made} moves, the kernel grew by {grown:.0f} MB")
+    assert errors(page) == []
+    assert grown < 50
+
+
+def kernel_memory(address, name):
+    """Bytes that the kernel of this notebook holds."""
+    with urllib.request.urlopen(f"{address}/api/sessions") as answer:
+        kernel = next(s["kernel"]["id"] for s in json.load(answer) if s["path"].endswith(name))
+    children = psutil.Process().children(recursive=True)
+    return next(p for p in children if any(kernel in part for part in p.cmdline())).memory_info().rss
+
+
 def read_through(page, number):
     """No error, no request off this machine, and pictures of every output in both themes; charts are drawn."""
     assert errors(page) == []
@@ -187,6 +250,7 @@ def test_second_notebook(lab):
         panel.locator("a:has-text('Table')").click()
     assert table.value.path().read_text().startswith("step,loss,accuracy")
 
+    wander(lab, "02_what_limits_a_vector.ipynb", STUDY)
     read_through(page, "02")
 
 
@@ -297,6 +361,7 @@ def test_the_map_is_brushed_and_read(lab):
     with page.expect_download() as table:
         panel.locator("a:has-text('Table')").click()
     assert table.value.path().read_text().startswith("i,x,y,kind")
+    wander(lab, "06_map_of_vectors.ipynb", MAP)
     read_through(page, "06")
 
 
@@ -318,6 +383,7 @@ def test_inside_the_model(lab):
     finished(page, "the vector saves", LOOK)
     set_theme(page, "JupyterLab Dark")
     picture(page, "09-panel-dark", LOOK)
+    wander(lab, "09_inside_the_model.ipynb", LOOK)
     read_through(page, "09")
 
 
@@ -345,6 +411,7 @@ def test_between_solutions(lab):
     finished(page, "Stopped", PATH)
     set_theme(page, "JupyterLab Dark")
     picture(page, "07-panel-dark", PATH)
+    wander(lab, "07_between_solutions.ipynb", PATH)
     read_through(page, "07")
 
 
@@ -375,4 +442,5 @@ def test_robustness(lab):
     move()
     set_theme(page, "JupyterLab Dark")
     picture(page, "08-panel-dark", MOVE)
+    wander(lab, "08_robustness.ipynb", MOVE)
     read_through(page, "08")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from memlab.decoding import require_weights
+from memlab.decoding import context_of, require_weights
 from memlab.experiments.gains import gains
 from memlab.models import FrozenLM, ModelError
 from memlab.vectors import MemVector
@@ -99,8 +99,7 @@ def attention_layers(lm: FrozenLM) -> list[Any]:
 
 
 def _rows(lm: FrozenLM, mem: MemVector) -> torch.Tensor:
-    vectors = torch.tensor(mem.mem, device=lm.device)
-    return torch.cat([lm.embed(mem.prefix_ids), vectors, lm.embed(mem.suffix_ids), lm.embed(mem.token_ids)])
+    return torch.cat([context_of(lm, mem), lm.embed(mem.token_ids)])
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from memlab.decoding import require_weights
+from memlab.decoding import context_of, require_weights
 from memlab.models import FrozenLM
-from memlab.vectors import MemVector
+from memlab.vectors import MemVector, VectorError
 
 
 def token_scores(lm: FrozenLM, ids: np.ndarray, context: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -44,9 +44,10 @@ def gains(lm: FrozenLM, mems: Sequence[MemVector]) -> pd.DataFrame:
 
 def _gain(lm: FrozenLM, mem: MemVector) -> dict[str, Any]:
     require_weights(lm, mem)
+    if mem.redaction:
+        raise VectorError(f"{mem!r} is redacted: it holds no tokens to score; mem.restored(ids) puts them back")
     before, behind = lm.embed(mem.prefix_ids), lm.embed(mem.suffix_ids)
-    vectors = torch.tensor(mem.mem, device=lm.device)
-    given, right = token_scores(lm, mem.token_ids, torch.cat([before, vectors, behind]))
+    given, right = token_scores(lm, mem.token_ids, context_of(lm, mem))
     without, hit = token_scores(lm, mem.token_ids, torch.cat([before, behind]))
     scored = np.isfinite(without) & (np.arange(mem.n) >= mem.recipe.first_scored - 1)
     return {

@@ -54,7 +54,7 @@ def evaluate(
 
 
 def _evaluated(lm: FrozenLM, mems: list[MemVector], batch: int) -> pd.DataFrame:
-    rows = [Row(m.token_ids, m.prefix_ids.tolist(), m.suffix_ids.tolist(), m.k) for m in mems]
+    rows = [Row.of(m) for m in mems]
     for mem in mems:
         decoding.require_weights(lm, mem)
     scores, _ = Batch(lm, rows).scores([torch.tensor(m.mem) for m in mems], torch.float32)

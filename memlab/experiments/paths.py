@@ -72,7 +72,7 @@ def curve(
     optimiser = torch.optim.Adam([middle], lr=lr * scale)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     rng = np.random.default_rng(seed)
-    row = Row(a.token_ids, a.prefix_ids.tolist(), a.suffix_ids.tolist(), a.k)
+    row = Row.of(a)
     batch = Batch(lm, [row] * at_once)
     for step in range(steps):
         t = (np.arange(at_once) + rng.random(at_once)) / at_once

@@ -143,7 +143,7 @@ def _margins(lm: FrozenLM, mems: Sequence[MemVector]) -> list[float]:
         return []
     for mem in mems:
         decoding.require_weights(lm, mem)
-    rows = [Row(mem.token_ids, mem.prefix_ids.tolist(), mem.suffix_ids.tolist(), mem.k) for mem in mems]
+    rows = [Row.of(mem) for mem in mems]
     scores, _ = Batch(lm, rows).scores([torch.tensor(mem.mem) for mem in mems], torch.float32)
     return scores.margin.tolist()
 

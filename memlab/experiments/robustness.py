@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -33,15 +33,12 @@ def noise(
     watch: Watch | None = None,
     again: float = 0.05,
 ) -> pd.DataFrame:
-    """Isotropic noise: one row a vector, radius (share of its norm) and draw, with ``grids.evaluate``'s columns."""
-    told, moved = [], []
-    for mem in mems:
-        size = float(np.linalg.norm(mem.mem))
-        for radius in radii:
-            for draw in range(draws):
-                told.append((mem.key, mem.text.id, radius, draw))
-                moved.append(mem.perturb(radius * size, seed=_seed(mem, seed, draw)))
-    return _with(told, ["key", "text_id", "radius", "draw"], evaluate(lm, moved, watch=watch, again=again))
+    """Isotropic noise: one row a vector, ``radius`` (share of its norm) and draw, with ``grids.evaluate``'s columns."""
+
+    def change(mem: MemVector, radius: float, seed: int) -> MemVector:
+        return mem.perturb(radius * float(np.linalg.norm(mem.mem)), seed=seed)
+
+    return _changed(lm, mems, change, "radius", radii, draws, seed, watch, again)
 
 
 def dropout(
@@ -55,13 +52,28 @@ def dropout(
     again: float = 0.05,
 ) -> pd.DataFrame:
     """A random share of the vector's numbers set to 0: one row a vector, share ``dropped`` and draw."""
-    told, moved = [], []
-    for mem in mems:
-        for share in shares:
-            for draw in range(draws):
-                told.append((mem.key, mem.text.id, share, draw))
-                moved.append(mem.dropout(share, seed=_seed(mem, seed, draw)))
-    return _with(told, ["key", "text_id", "dropped", "draw"], evaluate(lm, moved, watch=watch, again=again))
+
+    def change(mem: MemVector, share: float, seed: int) -> MemVector:
+        return mem.dropout(share, seed=seed)
+
+    return _changed(lm, mems, change, "dropped", shares, draws, seed, watch, again)
+
+
+def _changed(
+    lm: FrozenLM,
+    mems: Sequence[MemVector],
+    change: Callable[[MemVector, float, int], MemVector],
+    name: str,
+    amounts: Sequence[float],
+    draws: int,
+    seed: int,
+    watch: Watch | None,
+    again: float,
+) -> pd.DataFrame:
+    cases = [(mem, amount, draw) for mem in mems for amount in amounts for draw in range(draws)]
+    moved = [change(mem, amount, _seed(mem, seed, draw)) for mem, amount, draw in cases]
+    told = [(mem.key, mem.text.id, amount, draw) for mem, amount, draw in cases]
+    return _with(told, ["key", "text_id", name, "draw"], evaluate(lm, moved, watch=watch, again=again))
 
 
 def survivors(table: pd.DataFrame, by: str) -> pd.DataFrame:
@@ -82,7 +94,7 @@ def directions(lm: FrozenLM, mem: MemVector, others: Sequence[MemVector], *, see
     ``others``: solutions of the same passage, whose spread makes the principal directions (the first and the last).
     ``outwards`` lengthens the vector.
     """
-    row = Row(mem.token_ids, mem.prefix_ids.tolist(), mem.suffix_ids.tolist(), mem.k)
+    row = Row.of(mem)
     _, (gradient,) = Batch(lm, [row]).scores([torch.tensor(mem.mem)], torch.float32, gradient=True)
     made = {
         "random": np.random.default_rng(seed).standard_normal(mem.mem.shape),

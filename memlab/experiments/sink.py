@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from memlab.decoding import context_of
 from memlab.experiments.attention import attention_mass
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
@@ -83,7 +84,7 @@ def special_token(lm: FrozenLM) -> tuple[int, ...]:
 @torch.no_grad()
 def first_lead(lm: FrozenLM, mem: MemVector) -> float:
     """Lead of the first token's logit over the best other one, decoded from the vectors alone, float32."""
-    rows = _context(lm, mem)
+    rows = context_of(lm, mem)
     last = torch.tensor([len(rows) - 1], device=lm.device)
     target = torch.tensor(mem.token_ids[:1].copy(), device=lm.device)
     return float(lm.losses(rows[None], last, target, torch.float32)[1][0])
@@ -109,8 +110,3 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def _context(lm: FrozenLM, mem: MemVector) -> torch.Tensor:
-    vectors = torch.tensor(mem.mem, device=lm.device)
-    return torch.cat([lm.embed(mem.prefix_ids), vectors, lm.embed(mem.suffix_ids)])
