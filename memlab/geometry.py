@@ -220,7 +220,7 @@ def intrinsic_dimension(x: Any) -> float:
     """TwoNN (Facco et al. 2017, arXiv 1803.06992): from how much farther the second neighbour is than the first.
 
     The maximum-likelihood form, Euclidean distances. It takes points to be drawn at random: steps of equal length along
-    a path are not, and look like many dimensions. Of few points it falls short: hold it against ``gaussian_null``.
+    a path are not, and look like many dimensions. Of few points it falls short: hold it against ``spectrum_null``.
     """
     rows = np.asarray(x, float)
     distance = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
@@ -230,27 +230,41 @@ def intrinsic_dimension(x: Any) -> float:
     return float((len(ratios) - 1) / ratios.sum()) if ratios.sum() > 0 else float("nan")
 
 
-def gaussian_null(x: Any, *, seed: int = 0) -> np.ndarray:
-    """(n, d): as many points with the mean and covariance of ``x``, and otherwise without structure."""
+def spectrum_null(x: Any, *, seed: int = 0) -> np.ndarray:
+    """(n, d): as many points with exactly the mean and covariance of ``x``, and otherwise without structure.
+
+    Points drawn from a Gaussian of that covariance would have another one, since so few points of so many dimensions
+    always look narrower than what they are drawn from.
+    """
     rows = np.asarray(x, float)
-    centred = rows - rows.mean(0)
-    _, values, basis = np.linalg.svd(centred, full_matrices=False)
-    drawn = np.random.default_rng(seed).standard_normal((len(rows), len(values)))
-    return rows.mean(0) + drawn * (values / np.sqrt(len(rows))) @ basis
+    _, values, basis = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    rank = int((values > 1e-12 * values.max()).sum())
+    drawn = np.random.default_rng(seed).standard_normal((len(rows), rank))
+    frame, _ = np.linalg.qr(drawn - drawn.mean(0))
+    return rows.mean(0) + (frame * values[:rank]) @ basis[:rank]
 
 
-def trajectory(steps: Sequence[int] | Any, way: Any) -> dict[str, float]:
-    """A training's way (m, d) in numbers: its last step, the components that carry 99 % of it, and how far it turns.
+def trajectory(steps: Sequence[int] | Any, way: Any, *, draws: int = 20, seed: int = 0) -> dict[str, float]:
+    """A training's way (m, d) in numbers: its last step, its norms, the components that carry 99 % of it beside
+    those of random walks, and how far it turns.
 
-    Cosines of the way's start, and of its middle, with its end. The start is noise, far shorter than what it becomes,
-    and left out of the components.
+    The walks have as many steps, of the same lengths, each in a direction of its own (mean of ``draws``). Cosines of
+    the way's start, and of its middle, with its end. The start is noise, far shorter than what it becomes, and left out
+    of the components.
     """
     points = np.asarray(way, float)
     turned = cosines(points, points[-1:])[:, 0]
+    strides = np.linalg.norm(np.diff(points[1:], axis=0), axis=1, keepdims=True)
+    rng = np.random.default_rng(seed)
+    walks = (np.cumsum(strides * unit(rng.standard_normal((len(strides), points.shape[1]))), 0) for _ in range(draws))
+    norms = np.linalg.norm(points, axis=1)
     return {
         "steps": int(steps[-1]),
         "points": len(points),
+        "norm, start": float(norms[0]),
+        "norm, end": float(norms[-1]),
         "components for 99 %": components_for(points[1:]),
+        "of random walks": float(np.mean([components_for(np.concatenate([walk[:1] * 0, walk])) for walk in walks])),
         "cosine, start and end": float(turned[0]),
         "cosine, half way and end": float(turned[len(turned) // 2]),
     }
@@ -283,18 +297,29 @@ def barrier(t: Sequence[float], loss: Sequence[float]) -> float:
     return float(max(0.0, np.max(height - ((1 - share) * height[0] + share * height[-1]))))
 
 
-def exact_radius(holds: Callable[[float], bool], *, high: float, precision: float = 0.02) -> tuple[float, float]:
-    """(holds, fails): radii that bracket where ``holds`` turns False, by bisection to a ratio of 1 + ``precision``.
+def exact_radius(
+    holds: Callable[[float], bool], *, high: float, precision: float = 0.02, probes: int = 3
+) -> tuple[float, float]:
+    """(holds, fails): radii that bracket where ``holds`` first turns False, to a ratio of 1 + ``precision``.
 
-    ``holds(0)`` is taken for granted. Where even ``high`` holds, (high, inf). One bracket is found; that nothing fails
-    below it is not promised.
+    ``holds(0)`` is taken for granted. Below what bisection finds, ``probes`` places are tried too, and where one fails
+    the search goes on below it: what holds need not do so all the way. Where even ``high`` holds, (high, inf): the
+    radius is censored.
     """
     if high <= 0:
         raise ValueError(f"high={high}; expected more than 0")
-    if holds(high):
-        return high, float("inf")
-    low, fails = 0.0, high
-    while fails - low > precision * max(low, 1e-3 * high):
+    low, fails = (high, np.inf) if holds(high) else _bisected(holds, high, precision, high)
+    while low > 0:
+        failed = [r for r in low * np.arange(1, probes + 1) / (probes + 1) if not holds(float(r))][:1]
+        if not failed:
+            break
+        low, fails = _bisected(holds, float(failed[0]), precision, high)
+    return low, float(fails)
+
+
+def _bisected(holds: Callable[[float], bool], fails: float, precision: float, scale: float) -> tuple[float, float]:
+    low = 0.0
+    while fails - low > precision * max(low, 1e-3 * scale):
         middle = (low + fails) / 2
         if holds(middle):
             low = middle
@@ -316,31 +341,57 @@ def relative(x: Any, anchors: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Agreement:
-    """``agreement``: how alike two spaces are, seen through their own anchors."""
+    """``agreement``: how alike two spaces arrange the same things."""
 
-    correlation: float
-    """Mean Spearman correlation of a thing's two relative representations."""
+    correlation: Estimate
+    """Mean Spearman correlation of a thing's cosines to all others, here and there; 95 % bootstrap over things."""
     retrieval: float
-    """Share of things whose nearest in the other space is themselves."""
+    """Share of things whose most alike row in the other space is their own; by chance one in n."""
     null: float
-    """Mean correlation with things shuffled."""
+    """Mean correlation with things exchanged in one of the spaces, inside their kind."""
     p: float
+    """Share of such exchanges that agree as well."""
 
 
-def agreement(a: Any, b: Any, *, draws: int = 999, seed: int = 0) -> Agreement:
-    """Do two sets of relative representations (n, m) of the same n things, to the same m anchors, agree?"""
+def agreement(a: Any, b: Any, kinds: Sequence[Any] | None = None, *, draws: int = 999, seed: int = 0) -> Agreement:
+    """Do two spaces agree? ``a`` and ``b`` (n, n): cosines of the same n things with each other, in either space.
+
+    Relative representations (arXiv 2209.15430) with all other things as anchors: a thing's cosine to itself, 1 in any
+    space, takes no part, since it would make any two spaces agree. The null exchanges things, rows and columns
+    together, inside ``kinds`` (n,): that both spaces tell prose from word lists is then no agreement.
+    """
     from scipy.stats import rankdata
 
-    if np.shape(a) != np.shape(b):
-        raise ValueError(f"{np.shape(a)} and {np.shape(b)}; expected the same things and the same anchors")
-    ranks = [unit(r - r.mean(1, keepdims=True)) for r in (rankdata(a, axis=1), rankdata(b, axis=1))]
-    table = ranks[0] @ ranks[1].T
-    n = len(table)
-    found = float(np.trace(table) / n)
+    first, second = np.asarray(a, float), np.asarray(b, float)
+    n = len(first)
+    if first.shape != (n, n) or second.shape != (n, n) or n < 4:
+        raise ValueError(f"{first.shape} and {second.shape}; expected two square tables of the same things, at least 4")
+    labels = np.asarray(kinds if kinds is not None else np.zeros(n))
+    others = ~np.eye(n, dtype=bool)
+
+    def ranked(square: np.ndarray) -> np.ndarray:
+        ranks = rankdata(square[others].reshape(n, n - 1), axis=1)
+        return unit(ranks - ranks.mean(1, keepdims=True))
+
+    here = ranked(first)
+    each = (here * ranked(second)).sum(1)
     rng = np.random.default_rng(seed)
-    null = np.array([table[np.arange(n), rng.permutation(n)].mean() for _ in range(draws)])
-    p = (1 + np.sum(null >= found - 1e-12)) / (1 + draws)
-    return Agreement(found, float(np.mean(table.argmax(1) == np.arange(n))), float(null.mean()), float(p))
+    null = np.empty(draws)
+    for draw in range(draws):
+        order = np.arange(n)
+        for kind in set(labels.tolist()):
+            order[labels == kind] = rng.permutation(order[labels == kind])
+        null[draw] = (here * ranked(second[np.ix_(order, order)])).sum(1).mean()
+    alike = np.empty((n, n))
+    for i in range(n):
+        for j in range(n):
+            both = (np.arange(n) != i) & (np.arange(n) != j)  # neither may be its own anchor
+            x, y = rankdata(first[i, both]), rankdata(second[j, both])
+            alike[i, j] = unit(x - x.mean()) @ unit(y - y.mean())
+    drawn = np.concatenate([[each.mean()], rng.choice(each, (2000, n)).mean(1)])
+    p = (1 + np.sum(null >= each.mean() - 1e-12)) / (1 + draws)
+    retrieval = float(np.mean(alike.argmax(1) == np.arange(n)))
+    return Agreement(_interval(drawn), retrieval, float(null.mean()), float(p))
 
 
 def _block_sums(distance: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """The tables behind the notebooks on geometry, on a toy's shelf, through the command line."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from memlab import Plan, Recipe, Store, StoreError, cram, load, run
 from memlab.cli import app
 from memlab.experiments import geometry
 from memlab.texts import originals
+from memlab.vectors import TextSpan
 from tests.conftest import random_passages
 
 pytestmark = pytest.mark.slow
@@ -32,23 +35,29 @@ def test_every_table_is_made_and_says_what_the_vectors_say(shelf, tmp_path):
     tables = {name: pd.read_parquet(tmp_path / f"geometry-{name}.parquet") for name in geometry.TABLES}
     mems = geometry.solutions(store, lm, tokens=4)
     paths = tables["paths"]
-    assert set(paths.way) == {"line", "curve"}
-    ends = paths[paths.t.isin([0.0, 1.0])]
+    assert set(paths.way) == {"line", "curve", "nowhere"}
+    ends = paths[paths.t.isin([0.0, 1.0]) & (paths.way != "nowhere")]
     assert ends.exact.all()  # both ends are exact solutions
-    assert (paths.barrier >= 0).all()
+    assert (paths[paths.way != "nowhere"].barrier >= 0).all()
     between = tables["between"]
     assert (between[between.t == 0].of_a == 4).all()
     assert (between[between.t == 1].of_b == 4).all()
     noise = tables["noise"]
-    assert set(noise.what) == {"noise", "dropout"}
+    assert set(noise.what) == {"noise", "dropout", "gradient", "first principal", "rounding"}
     still = noise[(noise.what == "noise") & (noise.amount == 0.01)].exact.mean()
     assert still > noise[(noise.what == "noise") & (noise.amount == 1.0)].exact.mean()
     assert (tables["radii"].radius < tables["radii"].fails).all()
     ways = {"random", "gradient", "outwards", "first principal", "last principal"}
     assert set(tables["radii"].direction) == ways
-    assert set(tables["planes"].plane) == {"through a third solution", "random"}
+    planes = tables["planes"]
+    assert set(planes.plane) == {"through a third solution", "random"}
+    corners = planes[planes.x.isin([0, 1]) & (planes.y == 0)]
+    assert len(corners) == 4
+    assert corners.exact.all()
+    assert planes.third_x.notna().sum() == (planes.plane != "random").sum()
     assert tables["attention"].layer.nunique() == lm.model.config.num_hidden_layers
     assert (tables["knockouts"].query("mode == 'none'").accuracy == 1).all()
+    assert set(tables["knockouts"].what) == ({"mem", "prefix"} if len(mems[0].prefix_ids) else {"mem"})
     snapped = tables["snapped"]
     assert (snapped.right == 4).all()
     assert len(snapped) == len({mem.text.id for mem in mems})
@@ -76,6 +85,8 @@ def test_radii_by_length_and_by_margin(texts_shelf, store):
     assert table.text_id.nunique() == 2
     assert (table.margin >= table.asked).all()
     assert set(table.asked) == {0.5, 3.0}
+    # A margin that none can reach leaves no passage, and says of how many.
+    assert len(geometry.margin_table(lm, shelf, store, tokens=3, count=2, margins=(0.5, 1e6))) == 0
     with pytest.raises(StoreError, match="memlab bench shelf"):
         geometry.margin_table(lm, shelf, store, tokens=77)
 
@@ -92,6 +103,39 @@ def test_the_same_texts_in_three_spaces(texts_shelf, store):
     for _, group in table.groupby("space"):
         square = group.pivot(index="text_id", columns="other_id", values="cosine")
         np.testing.assert_allclose(square, square.T)
+
+
+def test_norms_on_the_way_and_at_its_end(texts_shelf, store):
+    lm, shelf = texts_shelf
+    table = geometry.norm_table(lm, shelf, store, count=2)
+    assert table.text_id.nunique() == 2
+    ends = table[table["last"]]
+    assert len(ends) == ends.groupby(["text_id", "tokens"]).ngroups
+    for (name, n), way in table.groupby(["text_id", "tokens"]):
+        assert way[~way["last"]].step.tolist() == list(range(len(way) - way["last"].sum()))
+        assert way.bits.nunique() == 1
+        end = way[way["last"]]
+        if len(end):
+            assert end.norm.iloc[0] == pytest.approx(way[way.step == end.step.iloc[0]].norm.iloc[0]), (name, n)
+
+
+def test_tables_of_a_shelf_through_the_command_line(texts_shelf, tmp_path, monkeypatch):
+    _, shelf = texts_shelf
+    monkeypatch.setenv("MEMLAB_STORE", str(tmp_path / "own"))
+    asked = ["bench", "geometry", "lengths", "margins", "--model", "toy:llama", "--tokens", "3"]
+    result = CliRunner().invoke(app, [*asked, "--store", str(shelf.path), "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    for name in ("lengths", "margins"):
+        assert set(pd.read_parquet(tmp_path / f"geometry-{name}.parquet").tokens) == {3}
+
+
+def test_what_was_trained_longer_is_no_other_solution(texts_shelf, store):
+    lm, shelf = texts_shelf
+    mem = next(iter(geometry.solutions(shelf, lm, tokens=3, least=1)))
+    passage = lm.passage_of_ids(mem.token_ids, name=mem.text.id)
+    recipes = [mem.recipe.replace(margin=margin) for margin in (0.5, 1.5, 2.5)]
+    cram(lm, [passage] * 3, recipes, store, progress=False)
+    assert geometry.solutions(store, lm, tokens=3, least=2) == []
 
 
 def test_what_cannot_be_asked(shelf, tmp_path):
@@ -112,5 +156,9 @@ def test_solutions_and_one_of_each(shelf):
     assert all(m.exact for m in mems)
     each = geometry.one_each(mems, 2)
     assert [m.text.id for m in each] == sorted({m.text.id for m in mems})[:2]
+    named = [
+        dataclasses.replace(m, text=TextSpan(n)) for m, n in zip(mems, ("b", "random-1", "a", "random-0"), strict=False)
+    ]
+    assert [m.text.id for m in geometry.one_each(named, 3)] == ["a", "random-0", "b"]
     assert all(m.recipe.seed == min(o.recipe.seed for o in mems if o.text.id == m.text.id) for m in each)
     assert geometry.solutions(store, lm, tokens=5) == []

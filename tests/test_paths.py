@@ -32,7 +32,7 @@ def test_a_grid_says_what_checks_say(solutions):
         m.perturb(r * float(np.linalg.norm(m.mem)), seed=i) for i, m in enumerate(first + second) for r in (0.1, 1)
     ]
     table = evaluate(lm, moved, batch=5, again=1.0)
-    assert table.attrs == {"again": 16, "agree": 16}
+    assert table.attrs == {"again": (~table.decodes).sum(), "agree": (~table.decodes).sum()}
     for mem, row in zip(moved, table.itertuples(), strict=True):
         alone = check(lm, mem)
         assert row.decodes == row.exact == alone.exact
@@ -48,7 +48,26 @@ def test_what_decodes_in_a_batch_only_is_not_exact(solutions, monkeypatch):
     table = evaluate(lm, [first[0], *moved], again=1.0)
     assert table.decodes.all()
     assert table.exact.tolist() == [True] + [False] * 4
-    assert table.attrs == {"again": 5, "agree": 1}
+    assert table.attrs == {"again": 0, "agree": 0}
+
+
+def test_every_table_has_a_sample_of_its_own(solutions, monkeypatch):
+    lm, first, second = solutions
+    asked = []
+    monkeypatch.setattr(grids.decoding, "check", lambda lm, mem: asked.append(mem.mem.tobytes()) or Check())
+    monkeypatch.setattr(grids, "_evaluated", lambda lm, mems, batch: pd.DataFrame({"decodes": [False] * len(mems)}))
+
+    class Check:
+        exact = False
+
+    def places(mems):
+        asked.clear()
+        assert evaluate(lm, mems, again=0.1).attrs == {"again": 4, "agree": 4}
+        return sorted([mem.mem.tobytes() for mem in mems].index(data) for data in asked)
+
+    one, other = ([mem.perturb(1.0, seed=i) for i in range(40)] for mem in (first[0], second[0]))
+    assert places(one) == places(one)
+    assert places(one) != places(other)
 
 
 def test_a_grid_can_be_stopped(solutions):
@@ -69,7 +88,7 @@ def test_a_line_has_exact_ends_and_a_path_to_oneself_no_barrier(solutions):
     assert path.table.t.tolist() == np.linspace(0, 1, 9).tolist()
     assert path.table.exact.iloc[0]
     assert path.table.exact.iloc[-1]
-    assert path.table.attrs["agree"] == 9
+    assert path.table.attrs["agree"] == path.table.attrs["again"] == (~path.table.decodes).sum()
     still = paths.line(lm, first[0], first[0], points=5)
     assert still.barrier == pytest.approx(0, abs=1e-5)
     assert still.exact_share == 1
@@ -116,11 +135,20 @@ def test_paths_need_two_solutions_of_one_passage(solutions):
 def test_pairs_are_of_one_passage_and_the_same_each_time(solutions):
     _, first, second = solutions
     drawn = paths.pairs(first + second, 8)
-    assert len(drawn) == 8
-    assert all(a.token_sha256 == b.token_sha256 and a.key != b.key for a, b in drawn)
-    assert len({frozenset((a.key, b.key)) for a, b in drawn}) == 8
+    assert len(drawn) == 4  # four solutions each: no vector is in two pairs
+    assert all(a.token_sha256 == b.token_sha256 for a, b in drawn)
+    assert len({mem.key for pair in drawn for mem in pair}) == 8
     assert [(a.key, b.key) for a, b in drawn] == [(a.key, b.key) for a, b in paths.pairs(first + second, 8)]
-    assert len(paths.pairs(first, 99)) == 6
+    assert len({a.token_sha256 for a, _ in paths.pairs(first + second, 2)}) == 2  # passages in turn
+    assert paths.pairs([], 3) == []
+
+
+def test_a_way_to_nowhere_is_as_long_as_the_line(solutions):
+    lm, first, _ = solutions
+    table = paths.nowhere(lm, first[0], first[1], points=5)
+    assert table.t.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert table.exact.iloc[0]
+    assert not table.exact.iloc[-1]
 
 
 # Robustness ----------------------------------------------------------------------------------------------------------
@@ -136,6 +164,24 @@ def test_noise_and_dropout_of_nothing_change_nothing(solutions):
     assert table[table.dropped == 0].exact.all()
     assert not table[table.dropped == 1].exact.any()
     assert table.attrs["again"] >= 1
+    table = robustness.rounding(lm, first[:2], bits=(2, 16))
+    assert table.groupby("bits_a_number").exact.all().to_dict() == {2: False, 16: True}
+    table = robustness.along(lm, first[:2], "first principal", among=first, radii=(0.0, 3.0))
+    assert len(table) == 8
+    assert table[table.radius == 0].exact.all()
+    assert not table[table.radius == 3].exact.any()
+
+
+def test_both_sides_of_a_direction_are_tried(solutions):
+    lm, first, _ = solutions
+    seen = []
+    size = float(np.linalg.norm(first[0].mem))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(robustness, "evaluate", lambda lm, mems, **_: seen.extend(mems) or pd.DataFrame({"x": mems}))
+        robustness.along(lm, first[:1], "gradient", radii=(0.5,))
+    ahead, back = (mem.mem - first[0].mem for mem in seen)
+    np.testing.assert_allclose(ahead, -back, atol=1e-3)
+    assert np.linalg.norm(ahead) == pytest.approx(0.5 * size, rel=1e-5)
 
 
 def test_survivors_by_hand():
@@ -191,8 +237,17 @@ def test_radii_table(solutions):
 def test_a_plane_goes_through_its_points(solutions):
     lm, first, _ = solutions
     a, b, c = first[:3]
-    table = robustness.plane(lm, a, b, third=c.mem, points=5, reach=0.5)
+    table = robustness.plane(lm, a, b, third=c.mem, cells=2, reach=0.5)
     assert len(table) == 25
+    x, y = table.attrs["third"]
+    along, across = b.mem - a.mem, c.mem - a.mem
+    np.testing.assert_allclose(x, (across * along).sum() / (along**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(np.hypot(x, y), np.linalg.norm(across) / np.linalg.norm(along), rtol=1e-5)
+    assert {0.0, 1.0} <= set(table.x)
+    assert 0.0 in set(table.y)
+    odd = robustness.plane(lm, a, b, cells=3, reach=0.5)
+    assert {0.0, 1.0} <= set(odd.x.round(9))
+    assert odd.attrs["third"] is None
     at = table.set_index([table.x.round(6), table.y.round(6)])
     assert at.loc[(0.0, 0.0), "exact"]
     assert at.loc[(1.0, 0.0), "exact"]

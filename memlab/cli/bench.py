@@ -300,7 +300,10 @@ def bench_shelf(
 @told
 def bench_geometry(
     tables: Annotated[list[str] | None, typer.Argument(help="which of them [default: all]")] = None,
-    tokens: Annotated[int, typer.Option(help="length of the passages whose solutions are looked at")] = 32,
+    tokens: Annotated[
+        int | None,
+        typer.Option(help="length of the passages that are looked at [default: each table's own, mostly 32]"),
+    ] = None,
     model: ModelOption = "smollm2-135m",
     store: Annotated[Path | None, typer.Option(help="folder of vectors [default: those that come with memlab]")] = None,
     out: Annotated[Path, typer.Option(help="folder for geometry-NAME.parquet")] = Path("data/bench"),
@@ -313,14 +316,16 @@ def bench_geometry(
         known = ", ".join([*TABLES, *OF_SHELF])
         raise typer.BadParameter(f"{', '.join(strange)}; expected some of {known}", param_hint="TABLES")
     lm, kept = load(model), Store(store) if store else Store.bundled()
-    mems = solutions(kept, lm, tokens=tokens, least=3)
-    if not mems:
+    asked = tables or [*TABLES, *OF_SHELF]
+    mems = solutions(kept, lm, tokens=tokens or 32, least=3)
+    if not mems and any(name in TABLES for name in asked):
         raise StoreError(
-            f"{kept.path} has no passage of {tokens} tokens with three exact solutions of {lm.name}: memlab bench shelf"
+            f"{kept.path} has no passage of {tokens or 32} tokens with three exact solutions of {lm.name}: "
+            "memlab bench shelf"
         )
-    for name in tables or [*TABLES, *OF_SHELF]:
+    for name in asked:
         began = time.perf_counter()
-        table = TABLES[name](lm, mems) if name in TABLES else OF_SHELF[name](lm, kept, Store())
+        table = TABLES[name](lm, mems) if name in TABLES else OF_SHELF[name](lm, kept, Store(), tokens=tokens)
         _write(table, out / f"geometry-{name}.parquet")
         typer.echo(f"{name}: {len(table)} rows, {time.perf_counter() - began:.0f} s")
 

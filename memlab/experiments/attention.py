@@ -62,13 +62,13 @@ def knock_out(lm: FrozenLM, mem: MemVector, layers: Sequence[int], *, what: str 
     return float(nats / np.log(2)), float((logits.argmax(-1) == targets).float().mean())
 
 
-def knock_outs(lm: FrozenLM, mem: MemVector) -> pd.DataFrame:
+def knock_outs(lm: FrozenLM, mem: MemVector, *, what: str = "mem") -> pd.DataFrame:
     """``knock_out`` in each layer alone, in all from it on, and in all up to it: ``layer mode bits accuracy``."""
     last = len(attention_layers(lm))
-    rows: list[tuple[int, str, float, float]] = [(-1, "none", *knock_out(lm, mem, []))]
+    rows: list[tuple[int, str, float, float]] = [(-1, "none", *knock_out(lm, mem, [], what=what))]
     for layer in range(last):
         modes = {"only": [layer], "from": range(layer, last), "until": range(layer + 1)}
-        rows += [(layer, mode, *knock_out(lm, mem, list(which))) for mode, which in modes.items()]
+        rows += [(layer, mode, *knock_out(lm, mem, list(which), what=what)) for mode, which in modes.items()]
     return pd.DataFrame(rows, columns=["layer", "mode", "bits", "accuracy"])
 
 

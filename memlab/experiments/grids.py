@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -34,21 +35,23 @@ def evaluate(
     ``right``, the tokens that a free decode has right, ``decodes``: all of them, and ``exact``.
 
     Decoding is free and batched, float32. What decodes is asked once more at batch 1, as *exact* demands; what does not
-    counts as not exact. Whether a batch may be trusted with that: a random share ``again`` is decoded at batch 1 in any
-    case, ``table.attrs["agree"]`` is how many of those said the same, ``table.attrs["again"]`` how many they were.
+    counts as not exact. Whether a batch may be trusted with that: a random share ``again`` of those is decoded at batch
+    1 too. ``table.attrs["again"]`` is how many they were, ``table.attrs["agree"]`` how many were not exact then either.
     """
     parts = []
     for start in range(0, len(mems), batch):
         some = list(mems[start : start + batch])
         part = _evaluated(lm, some, batch)
-        parts.append(
-            part.assign(exact=[d and decoding.check(lm, m).exact for m, d in zip(some, part.decodes, strict=True)])
-        )
+        exact = [decodes and decoding.check(lm, mem).exact for mem, decodes in zip(some, part.decodes, strict=True)]
+        parts.append(part.assign(exact=exact))
         if watch and watch(min(start + batch, len(mems)), len(mems)):
             raise Stopped
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"decodes": [], "exact": []})
-    chosen = np.random.default_rng(seed).permutation(len(mems))[: int(np.ceil(again * len(mems)))]
-    same = sum(bool(table.exact[i]) if table.decodes[i] else not decoding.check(lm, mems[i]).exact for i in chosen)
+    wrong = np.flatnonzero(~table.decodes.to_numpy(bool))
+    # A sample of its own for each table: the same places of every path would be asked again else.
+    own = hashlib.sha256(b"".join(mem.mem.tobytes() for mem in mems)).digest()
+    chosen = np.random.default_rng([seed, *own]).permutation(wrong)[: int(np.ceil(again * len(wrong)))]
+    same = sum(not decoding.check(lm, mems[i]).exact for i in chosen)
     table.attrs |= {"again": len(chosen), "agree": int(same)}
     return table
 

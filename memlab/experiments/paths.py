@@ -117,13 +117,30 @@ def setting(mem: MemVector) -> tuple[object, ...]:
 
 
 def pairs(mems: Sequence[MemVector], count: int, *, seed: int = 0) -> list[tuple[MemVector, MemVector]]:
-    """``count`` pairs of different solutions of one passage, drawn over all passages that have two."""
+    """``count`` pairs of different solutions of one passage, drawn evenly over the passages; no vector is in two."""
+    rng = np.random.default_rng(seed)
     owners: dict[tuple[object, ...], list[MemVector]] = {}
     for mem in mems:
         owners.setdefault(setting(mem), []).append(mem)
-    all_pairs = [(a, b) for same in owners.values() for i, a in enumerate(same) for b in same[i + 1 :]]
-    order = np.random.default_rng(seed).permutation(len(all_pairs))[:count]
-    return [all_pairs[i] for i in order]
+    drawn = [[same[i] for i in rng.permutation(len(same))] for same in owners.values()]
+    rounds = max((len(same) // 2 for same in drawn), default=0)
+    every = [(same[2 * r], same[2 * r + 1]) for r in range(rounds) for same in drawn if 2 * r + 1 < len(same)]
+    return every[:count]
+
+
+def nowhere(
+    lm: FrozenLM, a: MemVector, b: MemVector, *, points: int = POINTS, seed: int = 0, again: float = 0.05
+) -> pd.DataFrame:
+    """What the line from ``a`` to ``b`` is held against: as long a way from ``a``, in a direction drawn at random.
+
+    ``t`` and the columns of ``grids.evaluate``.
+    """
+    _same_passage(a, b)
+    t = np.linspace(0, 1, points)
+    length = float(np.linalg.norm(b.mem - a.mem))
+    table = evaluate(lm, [a.perturb(float(s) * length, seed=seed) if s else a for s in t], again=again)
+    table.insert(0, "t", t)
+    return table
 
 
 def _path(lm: FrozenLM, t: np.ndarray, mems: Sequence[MemVector], watch: Watch | None, again: float) -> Path:
