@@ -55,6 +55,9 @@ class CramInterrupted(KeyboardInterrupt):
         """Best vectors so far of the passages on the bench: unchecked, and refused by a store."""
         super().__init__(f"stopped with {len(finished)} passages finished and {len(unfinished)} on the bench")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CramInterrupted, (self.finished, self.unfinished)  # else it could not come back from another process
+
 
 def cram(
     lm: FrozenLM,
@@ -128,9 +131,14 @@ def _look_up(jobs: Sequence[Training], store: Store | None) -> tuple[dict[str, M
         done = {}
     else:
         done = {key: known for key in unique if (known := store.fetch(key))}
-        for key, known in done.items():
+        for key, known in list(done.items()):
             if known.redaction:  # the passage is at hand, so its ids can be put back
-                done[key] = known.restored(unique[key].passage.ids)
+                ids = unique[key].passage.ids
+                if known.matches(ids) and (whole := known.restored(ids)).key == key:
+                    done[key] = whole
+                else:
+                    store.give_way(key, f"{store.file(key)} is redacted, and its hash names another text or model")
+                    del done[key]
         if len(done) < len(unique):
             store.check_writable()
     # Long ones first, and so side by side with their like: little padding, and no straggler at the end.

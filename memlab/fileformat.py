@@ -18,6 +18,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+DEEPEST = 32
+"""Levels that metadata may be nested."""
 SCHEMA = 1
 """Version of the file format. Not part of a result's key."""
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -90,6 +92,8 @@ def _told(path: str | os.PathLike[str]) -> dict[str, Any]:
         told = json.loads(entries["memlab"])
         if not isinstance(told, dict) or "schema" not in told:
             raise ValueError("it is no object with a schema")
+        if _deeper_than(told, DEEPEST):
+            raise ValueError(f"it is nested more than {DEEPEST} deep")
         # Python reads what JSON does not have (NaN, infinity, half a character) and chokes on it later.
         json.dumps(told, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
@@ -102,14 +106,33 @@ def _told(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _of_now(path: str | os.PathLike[str], told: dict[str, Any]) -> dict[str, Any]:
     """Metadata of this version, of the form that memlab writes."""
-    while told["schema"] != SCHEMA:
-        told = MIGRATIONS[told["schema"]](dict(told)) | {"schema": told["schema"] + 1}
+    while (version := told["schema"]) != SCHEMA:
+        try:
+            told = MIGRATIONS[version](dict(told)) | {"schema": version + 1}
+        except Exception as error:  # the hash may be right, and the file still not what that version wrote
+            raise DamagedError(
+                f"{path}: its 'memlab' metadata is not what schema {version} wrote: {type(error).__name__}: {error}"
+            ) from None
     try:
         _check_form(told)
     except fastjsonschema.JsonSchemaValueException as error:
         said = error.message.replace("data.", "").replace("data ", "it ")
         raise DamagedError(f"{path}: its 'memlab' metadata is not what memlab writes: {said}") from None
     return told
+
+
+def _deeper_than(value: Any, limit: int) -> bool:
+    """Whether objects and lists are nested deeper than that; without recursion, which is what it guards."""
+    level = [value]
+    for _ in range(limit):
+        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v) if _is_nest(inner)]
+        if not level:
+            return False
+    return True
+
+
+def _is_nest(value: Any) -> bool:
+    return isinstance(value, (dict, list))
 
 
 def _payload_hash(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
@@ -130,7 +153,9 @@ _TENSORS = {"mem": "F32", "token_ids": "I64", "prefix_ids": "I64", "suffix_ids":
 _TEXT: dict[str, Any] = {"type": "string"}
 _MAYBE_TEXT: dict[str, Any] = {"type": ["string", "null"]}
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": 2**53}
-_MAYBE_NUMBER: dict[str, Any] = {"type": ["number", "null"]}
+_TOKENS: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": 2**24}
+_NUMBER: dict[str, Any] = {"type": "number", "minimum": -1e300, "maximum": 1e300}
+_MAYBE_NUMBER: dict[str, Any] = {**_NUMBER, "type": ["number", "null"]}
 
 
 def _object(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -154,10 +179,10 @@ FORM = _object(
                     "batch": _COUNT,
                     "cache": {"type": "boolean"},
                     "first_given": {"type": "boolean"},
-                    "tokens": _COUNT,
+                    "tokens": _TOKENS,
                     "right": _COUNT,
                     "first_wrong": {**_COUNT, "type": ["integer", "null"]},
-                    "margin": {"type": "number"},
+                    "margin": _NUMBER,
                 },
                 additionalProperties=False,
             ),
@@ -166,14 +191,14 @@ FORM = _object(
         "teacher_forced": _MAYBE_NUMBER,
         "loss_bits": _MAYBE_NUMBER,
         "text": _object({"id": _TEXT, "source": _TEXT, "start": _COUNT, "end": _COUNT}, additionalProperties=False),
-        "tokens": _COUNT,
+        "tokens": _TOKENS,
         "k": _COUNT,
         "d": _COUNT,
         "steps": _COUNT,
-        "seconds": {"type": "number"},
-        "trace": {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "number"}}},
+        "seconds": _NUMBER,
+        "trace": {"type": "object", "additionalProperties": {"type": "array", "items": _NUMBER}},
         "provenance": {"type": "object"},
-        "redaction": _object({"token_sha256": _TEXT, "tokens": _COUNT, "key": _TEXT})
+        "redaction": _object({"token_sha256": _TEXT, "tokens": _TOKENS, "key": _TEXT})
         | {"type": ["object", "null"], "additionalProperties": False},
     }
 )

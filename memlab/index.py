@@ -6,6 +6,7 @@ up to date for what came, went or changed since. Anybody may write it, at any ti
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
@@ -16,11 +17,11 @@ from typing import Any
 import pandas as pd
 
 from memlab.checks import Check, portability
-from memlab.recipes import Recipe
+from memlab.recipes import Recipe, RecipeError
 from memlab.vectors import read_metadata
 
 NAME = "index.parquet"
-VERSION = 2
+VERSION = 3
 WORTHWHILE = 200
 """Files that must be read anew before the index is written: a small store lists as fast without."""
 COLUMNS = (
@@ -33,33 +34,41 @@ _FILE = ("file_size", "file_time")
 def table(root: Path, suffix: str, *, write: bool = True) -> pd.DataFrame:
     """One row a result of the store at ``root``, in order of model, text and length; columns ``COLUMNS``.
 
-    Payloads are not read. Damaged files are left out, with a warning that names one of them.
+    Payloads are not read. Files that cannot be read (damaged, or a newer memlab's) are left out, with a warning that names one of them.
     """
     whole, changed, damaged = _whole(root, suffix)
     if write and changed >= WORTHWHILE:
-        _write(whole, root / NAME)
+        with contextlib.suppress(OSError):  # read-only or full: it lists all the same, only slower
+            _write(whole, root / NAME)
     if damaged:
-        warnings.warn(
-            f"{len(damaged)} damaged files left out, `memlab store verify` names all: {damaged[0]}", stacklevel=3
-        )
+        warnings.warn(f"{len(damaged)} files left out, `memlab store verify` names all: {damaged[0]}", stacklevel=3)
     # A recipe's name depends on what the named ones are now, so it is no matter for the index.
-    names = {said: Recipe.from_json(said).name for said in whole.recipe.unique()}
+    names = {said: _name(said) for said in whole.recipe.unique()}
     told = whole[list(COLUMNS)].assign(recipe=whole.recipe.map(names))
     return told.sort_values(["model", "text_id", "tokens"], ignore_index=True)
 
 
-def rebuild(root: Path, suffix: str) -> int:
-    """Forget the index and write it anew from the files; how many results it holds."""
-    (root / NAME).unlink(missing_ok=True)
-    whole, _, _ = _whole(root, suffix)
+def rebuild(root: Path, suffix: str) -> tuple[int, list[str]]:
+    """Write the index anew from the files: how many results it holds, and what is wrong with the others.
+
+    Raises ``OSError`` where it cannot be written; the old one then stays.
+    """
+    whole, _, damaged = _whole(root, suffix, anew=True)
     _write(whole, root / NAME)
-    return len(whole)
+    return len(whole), damaged
 
 
-def _whole(root: Path, suffix: str) -> tuple[pd.DataFrame, int, list[str]]:
+def _name(said: str) -> str:
+    try:
+        return Recipe.from_json(said).name
+    except RecipeError:  # a newer memlab wrote this row
+        return "unknown here"
+
+
+def _whole(root: Path, suffix: str, *, anew: bool = False) -> tuple[pd.DataFrame, int, list[str]]:
     """(index, how many rows changed since it was written, what is damaged)."""
     there = _listing(root, suffix)
-    known = _read(root / NAME)
+    known = _empty() if anew else _read(root / NAME)
     now = pd.MultiIndex.from_tuples(there or [("", 0, 0)])
     kept = known[known.set_index(["key", *_FILE]).index.isin(now)]
     have = set(kept.key)
@@ -68,8 +77,11 @@ def _whole(root: Path, suffix: str) -> tuple[pd.DataFrame, int, list[str]]:
         if key not in have:
             file = root / "objects" / key[:2] / f"{key}{suffix}"
             try:
-                rows.append(_row(key, read_metadata(file)) | {"file_size": size, "file_time": time})
-            except (ValueError, KeyError, TypeError) as error:
+                meta = read_metadata(file)
+                if meta["key"] != key:
+                    raise ValueError(f"it holds the result {meta['key']:.64}")
+                rows.append(_row(key, meta) | {"file_size": size, "file_time": time})
+            except Exception as error:  # files are other people's, and one of them must not hide the others
                 damaged.append(str(error) if str(file) in str(error) else f"{file}: {error}")
     found = pd.DataFrame(rows, columns=[*COLUMNS, *_FILE])
     whole = pd.concat([kept, found], ignore_index=True) if rows and len(kept) else found if rows else kept
@@ -82,12 +94,13 @@ def _listing(root: Path, suffix: str) -> list[tuple[str, int, int]]:
     objects = root / "objects"
     folders = sorted(objects.glob("[0-9a-f][0-9a-f]")) if objects.is_dir() else []
     for folder in folders:
-        with os.scandir(folder) as entries:
+        with contextlib.suppress(NotADirectoryError, FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 key = entry.name.removesuffix(suffix)
                 if key != entry.name and len(key) == 64 and key.startswith(folder.name):
-                    about = entry.stat(follow_symlinks=False)
-                    found.append((key, about.st_size, about.st_mtime_ns))
+                    with contextlib.suppress(FileNotFoundError):  # gone since
+                        about = entry.stat(follow_symlinks=False)
+                        found.append((key, about.st_size, about.st_mtime_ns))
     return found
 
 
@@ -96,11 +109,16 @@ def _read(file: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     try:
-        opened = pq.read_table(file)
+        opened = pq.read_table(file, page_checksum_verification=True)
+        made = opened.to_pandas()
         if (opened.schema.metadata or {}).get(b"memlab_index") == str(VERSION).encode():
-            return opened.to_pandas()
-    except (OSError, ValueError):  # the files say it all again (pyarrow's errors are ValueErrors)
+            return made[[*COLUMNS, *_FILE]]
+    except Exception:  # a damaged one fails in many ways, and the files say it all again
         pass
+    return _empty()
+
+
+def _empty() -> pd.DataFrame:
     return pd.DataFrame(columns=[*COLUMNS, *_FILE])
 
 
@@ -112,10 +130,11 @@ def _write(whole: pd.DataFrame, file: Path) -> None:
     made = made.replace_schema_metadata({**(made.schema.metadata or {}), b"memlab_index": str(VERSION).encode()})
     temporary = file.with_name(f".{NAME}.{uuid.uuid4().hex}.tmp")
     try:
-        pq.write_table(made, temporary)
+        pq.write_table(made, temporary, write_page_checksum=True)
         os.replace(temporary, file)
-    except OSError:  # read-only or full: it lists all the same, only slower
-        temporary.unlink(missing_ok=True)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _row(key: str, meta: dict[str, Any]) -> dict[str, Any]:
@@ -130,8 +149,10 @@ def _row(key: str, meta: dict[str, Any]) -> dict[str, Any]:
         "seed": recipe.seed,
         "exact": any(c.exact for c in checks),
         "portable": portability(checks),
-        "margin": next((c.margin for c in checks if c.exact), None),
+        "margin": next((float(c.margin) for c in checks if c.exact), None),
         # The paper's way of decoding, in a column of its own: the share right once the first token is given.
         "first_given": given and given.right / given.tokens,
-        **{c: meta[c] for c in ("model", "tokens", "k", "teacher_forced", "loss_bits", "steps", "seconds")},
+        **{c: meta[c] for c in ("model", "tokens", "k", "steps")},
+        # An integer that is a number in JSON may be larger than a table's integers.
+        **{c: None if meta[c] is None else float(meta[c]) for c in ("teacher_forced", "loss_bits", "seconds")},
     }

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from memlab.runs import Plan
 
 
+MOST_TEXTS, LONGEST = 1_000_000, 1 << 20
+"""A plan's texts of a kind, and the tokens of one: beyond that it is a slip of the pen."""
+
+
 class PlanError(ValueError):
     """A plan file that cannot be run; the message names the field, what was given and what was expected."""
 
@@ -71,7 +75,11 @@ class Study:
         start = said.get("start", 0)
         if start != "paper" and (not isinstance(start, int) or isinstance(start, bool) or start < 0):
             raise PlanError(f'{name}: start is {start!r}; expected a character\'s number, or "paper"')
-        count = _numbers(name, "count", said["count"], 1)[0] if "count" in said else cls.count
+        count = said.get("count", cls.count)
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_TEXTS:
+            raise PlanError(f"{name}: count is {count!r}; expected one whole number, 1 to {MOST_TEXTS}")
+        if max(whole.get("tokens", (1,))) > LONGEST:
+            raise PlanError(f"{name}: tokens is {said['tokens']!r}; expected at most {LONGEST}")
         given = _several(said.get("recipes", ["default"]))
         for field, where in (("k", "k"), ("seed", "seeds")):
             if where in said and any(isinstance(one, dict) and field in one for one in given):
@@ -100,22 +108,26 @@ class Study:
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """``estimate``: seconds a plan will take, one worker."""
+    """``estimate``: seconds a plan will take."""
 
     likely: float
-    """With as many token passes a token as runs of the same recipe took in this store, else a quarter of the budget."""
+    """With as many steps as runs of this model and recipe took in this store, else a quarter of the budget."""
     at_most: float
     """With every run at its full budget."""
     runs: int
 
 
-def estimate(plan: Plan, store: Store, *, steps: int = 2) -> TimeLeft:
-    """What is missing, times what a training step takes here: measured now, on a few passages of each model."""
+def estimate(plan: Plan, store: Store, *, steps: int = 2, workers: int = 1) -> TimeLeft:
+    """What is missing, times what a training step takes here: measured now, on a few passages of each model.
+
+    Of several ``workers`` each is taken to be as fast as this process.
+    """
     from memlab.experiments.work import seconds_a_token
 
     missing = plan.missing(store)
     known = store.table()
-    usual = known.groupby("recipe").steps.median().to_dict() if len(known) else {}
+    known["recipe"] = known.recipe.astype(str).str.replace(r" seed=\d+", "", regex=True)
+    usual = known.groupby(["model", "recipe"]).steps.median().to_dict()
     likely = most = 0.0
     for lm in {id(job.lm): job.lm for job in missing}.values():
         jobs = [job for job in missing if job.lm is lm]
@@ -123,10 +135,10 @@ def estimate(plan: Plan, store: Store, *, steps: int = 2) -> TimeLeft:
         each = seconds_a_token(lm, tokens=min(longest, 128), steps=steps)
         for job in jobs:
             recipe = job.recipe
-            took = usual.get(recipe.replace(seed=0).name, recipe.budget / 4)
+            took = usual.get((lm.name, recipe.replace(seed=0).name), recipe.budget / 4)
             likely += each * len(job.passage) * min(took, recipe.budget)
             most += each * len(job.passage) * recipe.budget
-    return TimeLeft(likely, most, len(missing))
+    return TimeLeft(likely / workers, most / workers, len(missing))
 
 
 _WHOLE = {"tokens": 1, "k": 1, "seeds": 0}

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from memlab.cramming import CramInterrupted, Progress, cram, key_of
-from memlab.models import FrozenLM, Passage, PassageError, load
+from memlab.models import FrozenLM, ModelError, Passage, PassageError, load
 from memlab.recipes import Recipe
 from memlab.store import Store, StoreError
 from memlab.texts import Text
-from memlab.vectors import MemVector
+from memlab.vectors import MemVector, VectorError
 from memlab.workers import Chunk, Factory, Going, dispatch, share_out
 
 
@@ -80,11 +80,17 @@ class Plan:
         rejected: list[tuple[str, str]] = []
         for lm in (m if isinstance(m, FrozenLM) else load(m) for m in models):
             for text, n in itertools.product(texts, lengths):
+                what = f"{lm.name}, {text.id}, {n} tokens"
                 try:
                     passage = lm.passage(text, n, start=start)
-                    jobs += [Job(lm, passage, r, key_of(lm, passage, r)) for r in recipes]
                 except PassageError as error:
-                    rejected.append((f"{lm.name}, {text.id}, {n} tokens", str(error)))
+                    rejected.append((what, str(error)))
+                    continue
+                for recipe in recipes:
+                    try:
+                        jobs.append(Job(lm, passage, recipe, key_of(lm, passage, recipe)))
+                    except (PassageError, ModelError) as error:
+                        rejected.append((f"{what}, {recipe.name}", str(error)))
         return cls._unique(jobs, rejected)
 
     @classmethod
@@ -121,8 +127,9 @@ def run(
 ) -> Report:
     """Train what the store lacks, model by model; interrupt and call again, and it goes on.
 
-    A job that fails is tried once more alone, since its neighbours on the bench may be to blame; if it fails again the
-    error is recorded. A store that cannot be written ends the run: nothing after it could be kept.
+    Where something fails, the jobs not done yet are tried again in halves, down to single ones, since nobody knows
+    whose fault it was; a job that fails alone, twice, is recorded with its error and stops no other. A store that
+    cannot be written ends the run: nothing after it could be kept.
 
     In process, or with an ``executor`` (``workers.processes()``, or any function that makes a
     ``concurrent.futures.Executor``) in ``chunk``s of passages elsewhere, see ``workers.dispatch``. ``watch`` is told
@@ -140,9 +147,9 @@ def run(
         if executor is None:
             found, failed = _here(lm, jobs, store, portable, progress, stop)
         else:
-            lacked = [job for job in jobs if store.fetch(job.key) is None]  # a damaged file gives way
-            failed = _elsewhere(lm, lacked, store, executor, chunk, portable, stop)
-            found = _known(lm, jobs, store, portable)
+            lacked, failed = _lacking(jobs, store)
+            failed |= _elsewhere(lm, lacked, store, executor, chunk, portable, stop)
+            found = _known(lm, [job for job in jobs if job.key not in failed], store, portable)
         report.failed |= failed
         report.results += [found[job.key] for job in jobs if job.key in found]
     place = {job.key: i for i, job in enumerate(plan)}
@@ -172,32 +179,39 @@ def train(
     done: dict[str, MemVector] = {}
     failed = {} if failed is None else failed
 
-    def go(which: Sequence[int]) -> None:
-        results = cram(
-            lm,
-            [passages[i] for i in which],
-            [recipes[i] for i in which],
-            store,
-            start=[parents[i] for i in which],
-            portable=portable,
-            progress=progress,
-            watch=watch,
-        )
+    def go(which: Sequence[int]) -> str:
+        """The error, or nothing. Only its text: with it would be held what filled the memory."""
+        try:
+            results = cram(
+                lm,
+                [passages[i] for i in which],
+                [recipes[i] for i in which],
+                store,
+                start=[parents[i] for i in which],
+                portable=portable,
+                progress=progress,
+                watch=watch,
+            )
+        except StoreError:
+            raise
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
         done.update({mem.key: mem for mem in results})
+        return ""
 
-    try:
-        go(range(len(keys)))
-    except StoreError:
-        raise
-    except Exception:  # whatever it was, the jobs one by one will tell whose it was
-        for i, key in enumerate(keys):
-            try:
-                go([i])
-            except StoreError:
-                raise
-            except Exception as error:  # recorded with its kind, and the next job has its turn
-                failed[key] = f"{type(error).__name__}: {error}"
-                store.record_failure(key, failed[key])
+    def some(which: Sequence[int]) -> None:
+        why = go(which)
+        if why and len(which) == 1:
+            why = go(which)  # once more: a bad moment is no bad job
+            if why:
+                failed[keys[which[0]]] = why
+                store.record_failure(keys[which[0]], why)
+        elif why:
+            some(which[: len(which) // 2])
+            some(which[len(which) // 2 :])
+
+    if keys:
+        some(range(len(keys)))
     return [done[key] for key in keys if key in done], failed
 
 
@@ -222,17 +236,33 @@ def _known(lm: FrozenLM, jobs: Sequence[Job], store: Store, portable: bool) -> d
     return {mem.key: mem for mem in made}
 
 
+def _lacking(jobs: Sequence[Job], store: Store) -> tuple[list[Job], dict[str, str]]:
+    """Jobs without a result, and {key: error} of those whose file is there and cannot be used."""
+    lacked, failed = list[Job](), dict[str, str]()
+    for job in jobs:
+        try:
+            if store.fetch(job.key) is None:  # a damaged file gives way
+                lacked.append(job)
+        except VectorError as error:
+            failed[job.key] = f"{type(error).__name__}: {error}"
+    return lacked, failed
+
+
 def _here(
     lm: FrozenLM, jobs: Sequence[Job], store: Store, portable: bool, progress: bool, stop: _Stop
 ) -> tuple[dict[str, MemVector], dict[str, str]]:
     lacked = [job for job in jobs if job.key not in store]
     failed: dict[str, str] = {}
-    seen, finished = (-1, -1), 0
+    seen, finished, looked, took = (-1, -1), 0, 0.0, 0.0
 
     def heard(now: Progress) -> bool:
-        nonlocal seen, finished
-        if seen != (now.finished, now.total):  # looked up when a passage has ended, not at every step
+        nonlocal seen, finished, looked, took
+        began = time.perf_counter()
+        # Looked up when a passage has ended, and for a hundredth of the time at most: there may be ten thousand.
+        if seen != (now.finished, now.total) and began - looked > 100 * took:
             seen, finished = (now.finished, now.total), sum(job.key in store for job in lacked)
+            looked = time.perf_counter()
+            took = looked - began
         return stop(Going(len(lacked), finished + len(failed), len(failed), len(now.passages)))
 
     try:
@@ -260,9 +290,9 @@ def _elsewhere(
     if not jobs:
         return {}
     whole = Chunk(
-        lm.name, lm.revision, lm.fingerprint, str(store.path.absolute()), tuple(j.key for j in jobs),
+        lm.origin, lm.revision, lm.fingerprint, str(store.path.absolute()), tuple(j.key for j in jobs),
         tuple(j.passage for j in jobs), tuple(j.recipe.canonical() for j in jobs), tuple(j.parent for j in jobs),
-        portable,
+        portable, lm.loaded_with,
     )  # fmt: skip
     store.check_writable()
     return dispatch(share_out(whole, size), store, factory, stop)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
-import shutil
 import tarfile
 import uuid
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from memlab.store import Store, StoreError, link_if_absent
 from memlab.vectors import MemVector, VectorError
@@ -40,7 +42,8 @@ def pack(store: Store, file: Path, keys: Iterable[str] | None = None) -> int:
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(temporary, "w") as tar:
+        # Links are followed: the hub's cache is made of them, and what they lead to would not travel.
+        with tarfile.open(temporary, "w", dereference=True) as tar:
             for key in wanted:
                 tar.add(store.file(key), f"objects/{key[:2]}/{key}.safetensors", recursive=False)
         os.replace(temporary, file)
@@ -62,6 +65,8 @@ def unpack(store: Store, file: Path) -> Shipment:
     try:
         with tarfile.open(file, "r:*") as tar:
             for member in tar:
+                if member.size < 0:  # Python would go round in circles
+                    raise tarfile.ReadError("a member of negative size")
                 found = _MEMBER.fullmatch(member.name)
                 if member.isdir():
                     continue
@@ -71,7 +76,9 @@ def unpack(store: Store, file: Path) -> Shipment:
                     made.refused[member.name] = f"{member.size} bytes; a result has at most {LARGEST}"
                 else:
                     _take(store, tar, member, found.group(2), made)
-    except (tarfile.TarError, EOFError) as error:
+    except StoreError:  # the store's fault, not the tar's
+        raise
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, MemoryError, OverflowError, ValueError) as error:
         raise StoreError(f"{file} is no complete tar file: {error}; {len(made.added)} results were taken in") from error
     except OSError as error:
         raise StoreError(f"{file} cannot be read: {error.strerror or error}") from error
@@ -79,18 +86,18 @@ def unpack(store: Store, file: Path) -> Shipment:
 
 
 def _take(store: Store, tar: tarfile.TarFile, member: tarfile.TarInfo, key: str, made: Shipment) -> None:
-    if key in store:
+    try:
+        there = store.fetch(key) is not None  # a damaged one gives way: a backup should be able to mend it
+    except VectorError:  # sound, and not to be read here
+        there = True
+    if there:
         made.present.append(key)
         return
-    source = tar.extractfile(member)
+    source: Any = tar.extractfile(member)
     final = store.file(key)
-    final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{key}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("wb") as target:
-            shutil.copyfileobj(source, target)  # type: ignore[arg-type]  # a regular member has a source
-            target.flush()
-            os.fsync(target.fileno())
+        _write(store, source, temporary)
         vector = MemVector.load(temporary)
         if vector.key != key:
             made.refused[member.name] = f"it holds the result {vector.key}"
@@ -104,3 +111,23 @@ def _take(store: Store, tar: tarfile.TarFile, member: tarfile.TarInfo, key: str,
         made.refused[member.name] = str(error).replace(str(temporary), member.name)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write(store: Store, source: Any, temporary: Path) -> None:
+    """Copy a member out; an error in reading it is the tar's, one in writing the store's."""
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        target = temporary.open("wb")
+    except OSError as error:
+        raise store.cannot_write(error) from error
+    with target:
+        while data := source.read(1 << 20):
+            try:
+                target.write(data)
+            except OSError as error:
+                raise store.cannot_write(error) from error
+        try:
+            target.flush()
+            os.fsync(target.fileno())
+        except OSError as error:
+            raise store.cannot_write(error) from error

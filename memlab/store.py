@@ -96,7 +96,7 @@ class Store:
             probe.write_bytes(b"memlab")
             probe.unlink()
         except OSError as error:
-            raise self._cannot_write(error) from error
+            raise self.cannot_write(error) from error
 
     def put(self, vector: MemVector) -> str:
         """Keep a result; returns its key. If the key is there already, the first one stays."""
@@ -116,19 +116,21 @@ class Store:
                 os.fsync(file.fileno())
             link_if_absent(temporary, final)
         except OSError as error:
-            raise self._cannot_write(error, [vector]) from error
+            raise self.cannot_write(error, [vector]) from error
         finally:
             _discard(temporary)
         return key
 
-    def quarantine(self, key: str) -> Path:
-        """Move a file out of the way, into ``quarantine/``, so that its key can be trained again."""
+    def quarantine(self, key: str) -> Path | None:
+        """Move a file out of the way, into ``quarantine/``, so that its key can be trained again; None: it is gone."""
         target = self.path / "quarantine" / f"{key}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(self.file(key), target)
+        except FileNotFoundError:  # another program was faster
+            return None
         except OSError as error:
-            raise self._cannot_write(error) from error
+            raise self.cannot_write(error) from error
         return target
 
     def fetch(self, key: str) -> MemVector | None:
@@ -140,10 +142,20 @@ class Store:
             return None
         try:
             return self.get(key)
-        except DamagedError as error:
-            moved = self.quarantine(key)
-            warnings.warn(f"{error}. Moved to {moved}; it will be trained again", stacklevel=2)
+        except KeyError:  # gone meanwhile
             return None
+        except DamagedError as error:
+            self.give_way(key, str(error))
+            return None
+
+    def give_way(self, key: str, why: str) -> None:
+        """Put a file that is not what it should be into quarantine, with a warning that says so."""
+        try:
+            moved = self.quarantine(key)
+        except StoreError as error:
+            raise StoreError(f"{why}. It cannot be moved out of the way: {error}") from None
+        if moved:
+            warnings.warn(f"{why}. Moved to {moved}; it will be trained again", stacklevel=3)
 
     def verify(self) -> dict[str, Exception]:
         """Read every file and re-hash its payload. Returns {key: what is wrong}, empty if all is sound.
@@ -160,9 +172,9 @@ class Store:
                 self.get(path.stem)
             except (VectorError, OSError) as error:
                 wrong[path.stem] = error
-            except KeyError:  # a link that leads nowhere, or gone meanwhile
-                if path.is_symlink():
-                    wrong[path.stem] = StoreError(f"{path} is a link to nothing")
+            except KeyError as error:  # a link that leads nowhere, or gone meanwhile
+                if path.is_symlink() or path.exists():
+                    wrong[path.stem] = StoreError(f"{path} is a link to nothing" if path.is_symlink() else str(error))
         return wrong
 
     def table(self) -> pd.DataFrame:
@@ -174,21 +186,23 @@ class Store:
 
         return index.table(self.path, _SUFFIX, write=self._indexed)
 
-    def reindex(self) -> int:
-        """Write ``index.parquet`` anew from the files; how many results it holds."""
+    def reindex(self) -> tuple[int, list[str]]:
+        """Write ``index.parquet`` anew from the files; how many results it holds, and what is wrong with the others."""
         from memlab import index
 
-        return index.rebuild(self.path, _SUFFIX)
+        try:
+            return index.rebuild(self.path, _SUFFIX)
+        except OSError as error:
+            raise self.cannot_write(error) from error
 
     def gc(self, *, older: float = 3600, dry: bool = False) -> list[Path]:
         """Remove what killed writers left behind and failures that have a result since; returns those files.
 
         Temporary files younger than ``older`` seconds may be somebody's still. Results and quarantine stay.
         """
-        left = [
-            p for p in self.path.rglob(".*") if p.is_file() and (p.suffix == ".tmp" or p.name.startswith(".probe-"))
-        ]
-        left += list((self.path / "failures").glob("*.tmp"))
+        # Only what memlab itself names so: the folder may hold somebody's other files.
+        ours = ("objects/[0-9a-f][0-9a-f]/.*.tmp", "objects/.probe-*", "failures/*.tmp", ".index.parquet.*.tmp")
+        left = [p for pattern in ours for p in self.path.glob(pattern) if p.is_file()]
         now = time.time()
         found = [p for p in left if now - _mtime(p) >= older]
         found += [p for p in (self.path / "failures").glob("*.json") if p.stem in self]
@@ -206,14 +220,22 @@ class Store:
             temporary.write_text(json.dumps({"key": key, "error": error}))
             os.replace(temporary, file)
         except OSError as problem:
-            raise self._cannot_write(problem) from problem
+            raise self.cannot_write(problem) from problem
 
     def failures(self) -> dict[str, str]:
         """{key: error} of the runs that failed and have no result since."""
-        found = (json.loads(p.read_text()) for p in sorted((self.path / "failures").glob("*.json")))
-        return {f["key"]: f["error"] for f in found if f["key"] not in self}
+        found = {}
+        for file in sorted((self.path / "failures").glob("*.json")):
+            try:
+                said = str(json.loads(file.read_text())["error"])
+            except (OSError, ValueError, KeyError, TypeError):
+                said = f"not known: {file} cannot be read"
+            if file.stem not in self:
+                found[file.stem] = said
+        return found
 
-    def _cannot_write(self, error: OSError, unsaved: list[MemVector] | None = None) -> StoreError:
+    def cannot_write(self, error: OSError, unsaved: list[MemVector] | None = None) -> StoreError:
+        """What to raise where writing failed."""
         return StoreError(
             f"the store {self.path} cannot be written: {error.strerror or error}. "
             "Free some space or permissions, or choose another folder (--store, MEMLAB_STORE)",

@@ -32,7 +32,7 @@ def to_peft(mem: MemVector, folder: str | os.PathLike[str], lm: FrozenLM | None 
     lm = lm or load(mem.model, revision=mem.revision)
     require_weights(lm, mem)
     rows = context_of(lm, mem).cpu().numpy()
-    config = lm.model.config
+    config = lm.model.config.get_text_config()
     about = {
         "peft_type": "PROMPT_TUNING",
         "task_type": "CAUSAL_LM",

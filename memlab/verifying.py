@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tqdm.auto import tqdm
 
 from memlab.decoding import check, decode
-from memlab.models import FrozenLM, ModelError, load
+from memlab.models import FrozenLM, ModelError, PassageError, load
 from memlab.store import Store
 from memlab.vectors import MemVector, VectorError
 
@@ -49,13 +49,14 @@ def decode_again(store: Store, number: int, *, seed: int = 0, progress: bool = T
         same = list(group)
         try:
             lm = load(model, revision=revision or None)
-        except ModelError as error:
-            found.not_asked |= {mem.key: str(error) for mem in same}
+        except Exception as error:  # a name is what a file says, and may be anything
+            why = str(error) if isinstance(error, ModelError) else f"{model:.80} cannot be loaded: {error}"
+            found.not_asked |= {mem.key: why for mem in same}
             continue
         for mem in same:
             try:
                 wrong = _wrong(lm, mem)
-            except ModelError as error:
+            except (ModelError, PassageError, VectorError) as error:
                 found.not_asked[mem.key] = str(error)
             else:
                 if wrong is None:

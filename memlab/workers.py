@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -41,10 +43,15 @@ class Chunk:
     """Canonical JSON, one a passage."""
     parents: tuple[MemVector | None, ...]
     portable: bool = False
+    loaded_with: Mapping[str, Any] = field(default_factory=dict)
+    """How the plan's own model was loaded, beside its name."""
 
     def only(self, keys: set[str]) -> Chunk:
         """The part of it with these keys."""
-        at = [i for i, key in enumerate(self.keys) if key in keys]
+        return self.part([i for i, key in enumerate(self.keys) if key in keys])
+
+    def part(self, at: Sequence[int]) -> Chunk:
+        """The passages at these places."""
 
         def some(values: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(values[i] for i in at)
@@ -67,22 +74,27 @@ class Outcome:
     """{key: error}; also recorded in the store."""
 
 
+_one_bench = threading.Lock()
+"""A worker may have many threads, as Dask's do by default; one bench fills it."""
+
+
 def work(chunk: Chunk) -> Outcome:
     """Train a chunk into its store: in the worker, which loads the model the first time and keeps it."""
     from memlab.models import load
     from memlab.recipes import Recipe
     from memlab.runs import train
 
-    lm = load(chunk.model, revision=chunk.revision)
+    lm = load(chunk.model, revision=chunk.revision, **chunk.loaded_with)
     if lm.fingerprint != chunk.fingerprint:
         raise ModelError(
             f"this worker's {chunk.model} has other weights ({lm.fingerprint[:12]}) than the plan was made with "
             f"({chunk.fingerprint[:12]}): a model that is only in memory cannot be sent; give its folder or name"
         )
     recipes = [Recipe.from_json(text) for text in chunk.recipes]
-    done, failed = train(
-        lm, chunk.keys, chunk.passages, recipes, chunk.parents, Store(chunk.store), portable=chunk.portable
-    )
+    with _one_bench:
+        done, failed = train(
+            lm, chunk.keys, chunk.passages, recipes, chunk.parents, Store(chunk.store), portable=chunk.portable
+        )
     return Outcome([mem.key for mem in done], failed)
 
 
@@ -95,14 +107,10 @@ def processes(count: int | None = None, *, threads: int | None = None) -> Iterat
     cards = _cards()
     number = count or len(cards) or 2
     each = threads or _share(number)
-    context = multiprocessing.get_context("spawn")
-    made: list[ProcessPoolExecutor] = []
+    made: list[_Pool] = []
 
     def factory() -> Executor:
-        ranks = context.SimpleQueue()
-        for rank in range(number):
-            ranks.put(rank)
-        made.append(ProcessPoolExecutor(number, mp_context=context, initializer=_begin, initargs=(ranks, cards, each)))
+        made.append(_Pool(number, cards, each))
         return made[-1]
 
     try:
@@ -110,6 +118,41 @@ def processes(count: int | None = None, *, threads: int | None = None) -> Iterat
     finally:
         for pool in made:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Pool(Executor):
+    """Worker processes, each a pool of its own: a pool that loses one of its processes ends all the others too."""
+
+    def __init__(self, count: int, cards: list[str], threads: int) -> None:
+        self._cards, self._threads = cards, threads
+        self._processes: list[ProcessPoolExecutor | None] = [None] * count
+        self._last: list[Future[Any] | None] = [None] * count
+        self._max_workers = count
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Give work to a process that has none, else to the first."""
+        idle = (i for i, future in enumerate(self._last) if future is None or future.done())
+        rank = next(idle, 0)
+        process = self._processes[rank]
+        try:
+            future = (process or self._start(rank)).submit(fn, *args, **kwargs)
+        except BrokenExecutor:  # it was killed: another takes its place
+            future = self._start(rank).submit(fn, *args, **kwargs)
+        self._last[rank] = future
+        return future
+
+    def _start(self, rank: int) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        card = self._cards[rank % len(self._cards)] if self._cards else None
+        made = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(card, self._threads))
+        self._processes[rank] = made
+        return made
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End all processes; what they have begun is finished first."""
+        for process in self._processes:
+            if process:
+                process.shutdown(wait=wait, cancel_futures=cancel_futures)
 
 
 @contextlib.contextmanager
@@ -137,9 +180,12 @@ def dask_workers(where: str) -> Iterator[Workers]:
             raise WorkerError(f"no Dask scheduler answers at {where}: {error}") from None
         # A worker trains one chunk at a time: its model and its bench fill it. Where workers say that they have a GPU,
         # a chunk asks for one.
-        cards = any(about["resources"].get("GPU") for about in client.scheduler_info(n_workers=-1)["workers"].values())
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        cards = int(sum(about["resources"].get("GPU", 0) for about in workers))
         asked = {"resources": {"GPU": 1}} if cards else {}
-        yield Workers(lambda: client.get_executor(pure=False, retries=0, **asked), client.dashboard_link)
+        yield Workers(
+            lambda: client.get_executor(pure=False, retries=0, **asked), client.dashboard_link, cards or len(workers)
+        )
 
 
 @dataclass(frozen=True)
@@ -148,6 +194,8 @@ class Workers:
 
     start: Factory
     dashboard: str
+    count: int
+    """Chunks that are worked on at once."""
 
     def __call__(self) -> Executor:
         return self.start()
@@ -181,11 +229,11 @@ def _share(count: int) -> int:
     return max(1, (os.cpu_count() or 1) // count)
 
 
-def _begin(ranks: Any, cards: list[str], threads: int) -> None:
+def _begin(card: str | None, threads: int) -> None:
     """In a new process, before it first asks for a card: the one it is to see, and its share of the cores."""
-    rank = ranks.get() if not ranks.empty() else 0
-    if cards:
-        os.environ["CUDA_VISIBLE_DEVICES"] = cards[rank % len(cards)]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal's programs; ours will tell it
+    if card is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = card
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 
@@ -205,6 +253,10 @@ class Going:
     """With workers now."""
 
 
+PATIENCE = 5.0
+"""Seconds that a result may take to be seen, once its worker has written it."""
+
+
 def dispatch(
     parts: Sequence[Chunk],
     store: Store,
@@ -214,13 +266,16 @@ def dispatch(
     """Hand chunks to workers until each of their jobs is in the store or has failed for good; {key: error}.
 
     A chunk that raises, or whose worker dies, is tried again, and then each of its jobs alone: whose fault it was,
-    nobody knows before, and a dying pool takes others' chunks with it.
+    nobody knows before. When ``watch`` asks to stop, nothing more is given out, and what is with workers is waited for.
     """
     desk = _Desk(parts, store, factory)
     try:
         while desk.give_out():
             desk.take_in()
             if watch and watch(desk.going()):
+                while desk.running:  # what is on a bench is finished there, and that is told too
+                    desk.take_in()
+                    watch(desk.going())
                 break
     finally:
         desk.close()
@@ -237,13 +292,11 @@ class _Desk:
         self.running: dict[Future[Outcome], tuple[Chunk, int]] = {}
         self.failed: dict[str, str] = {}
         self.total, self.finished = sum(len(part.keys) for part in parts), 0
-        self.at_once = int(getattr(self.executor, "_max_workers", 64))  # more would only be lost with a worker
+        # More would only be lost with a worker, and be trained after a stop. Of a queue like SLURM's nothing is known.
+        self.at_once = int(getattr(factory, "count", 0) or getattr(self.executor, "_max_workers", 64))
 
     def close(self) -> None:
-        """Let workers finish what they have begun; a pool of processes knows what that is, and cancels the rest."""
-        if isinstance(self.executor, ProcessPoolExecutor):
-            self.executor.shutdown(wait=True, cancel_futures=True)
-            return
+        """Let workers finish what they have begun."""
         while not all(future.done() for future in self.running):
             time.sleep(0.05)
         if hasattr(self.executor, "shutdown"):  # submitit's have none
@@ -278,10 +331,23 @@ class _Desk:
             if isinstance(error, StoreError):
                 raise error
             if error is None:
-                self.failed |= future.result().failed
-                self.finished += len(part.keys)
+                self._book(part, future.result())
             else:
                 self._again(part, attempt, error)
+
+    def _book(self, part: Chunk, outcome: Outcome) -> None:
+        """What a worker calls done must be here, too; a network's file system may take a moment to show it."""
+        self.failed |= outcome.failed
+        self.finished += len(part.keys)
+        patience = time.monotonic() + PATIENCE
+        left = [key for key in part.keys if key not in outcome.failed]
+        while (left := [key for key in left if key not in self.store]) and time.monotonic() < patience:
+            time.sleep(0.1)
+        for key in left:
+            self.failed[key] = (
+                f"the worker says it is done, and {self.store.path} has it not: is that one folder for all?"
+            )
+            self.store.record_failure(key, self.failed[key])
 
     def _again(self, part: Chunk, attempt: int, error: BaseException) -> None:
         left = part.only({key for key in part.keys if key not in self.store})  # what it finished is there
@@ -302,5 +368,4 @@ class _Desk:
 def share_out(chunk: Chunk, size: int) -> list[Chunk]:
     """Parts of at most ``size`` passages, long ones together: what shares a bench should be alike."""
     order = sorted(range(len(chunk.keys)), key=lambda i: -len(chunk.passages[i]))
-    parts: list[Sequence[int]] = [order[i : i + size] for i in range(0, len(order), size)]
-    return [chunk.only({chunk.keys[i] for i in part}) for part in parts]
+    return [chunk.part(sorted(order[i : i + size])) for i in range(0, len(order), size)]

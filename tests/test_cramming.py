@@ -6,9 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from memlab import CramInterrupted, ModelError, PassageError, Recipe, Store, StoreError, VectorError, check, cram, load
+from memlab import (
+    CramInterrupted,
+    ModelError,
+    PassageError,
+    Plan,
+    Recipe,
+    Store,
+    StoreError,
+    VectorError,
+    check,
+    cram,
+    load,
+    run,
+)
 from memlab.cramming import key_of
-from memlab.training import initial_mem
+from memlab.training import Training, initial_mem
 from tests.conftest import hears_sigint, random_passages
 from tests.test_decoding import generated
 from tests.test_store import unwritable
@@ -272,7 +285,7 @@ def test_a_store_that_breaks_midway_loses_nothing(toy, store, monkeypatch):
     def full(mem):
         calls.append(mem)
         if len(calls) == 3:
-            raise store._cannot_write(OSError(28, "No space left on device"))
+            raise store.cannot_write(OSError(28, "No space left on device"))
         return kept(mem)
 
     monkeypatch.setattr(store, "put", full)
@@ -345,3 +358,46 @@ def test_time_left_is_shown_for_a_single_passage(toy, capsys):
     shown = capsys.readouterr().err
     assert "60/60" in shown.replace(" ", "")
     assert "crammed 1 of 1" in shown
+
+
+@pytest.mark.parametrize("lie", [{"token_sha256": "0" * 64}, {}])
+def test_a_redacted_file_of_something_else_gives_way(toy, store, lie):
+    """Of another text, or of other weights: what it holds cannot be checked by its key, as other files can."""
+    passage, recipe = random_passages(toy, 1, 4)[0], Recipe.default(k=4, budget=60)
+    (mem,) = cram(toy, passage, recipe, store, progress=False)
+    red = mem.redacted()
+    forged = dataclasses.replace(
+        red, redaction={**red.redaction, **lie}, fingerprint=mem.fingerprint if lie else "f" * 64
+    )
+    store.file(mem.key).unlink()
+    forged.save(store.file(mem.key))
+    with pytest.warns(UserWarning, match="redacted, and its hash names another"):
+        (again,) = cram(toy, passage, recipe, store, progress=False)
+    assert again.exact
+    assert store.get(mem.key).token_ids.tolist() == passage.ids.tolist()
+
+
+def test_a_run_with_a_loss_that_is_no_number_and_one_that_fills_the_memory(toy, store, monkeypatch):
+    """Through the runner: the first is kept, and says that it diverged; the second is recorded; no other suffers."""
+    passages, recipe = random_passages(toy, 5, 4), Recipe.default(k=4, budget=60)
+    plan = Plan.of(toy, passages, recipe)
+    lost, large = plan.jobs[1].key, plan.jobs[3].key
+    usual, enter = Training.measured, Training.enter
+
+    def measured(job, loss, right, margin):
+        return usual(job, float("nan") if job.key == lost and job.steps == 3 else loss, right, margin)
+
+    def entered(job, *rest):
+        if job.key == large:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return enter(job, *rest)
+
+    monkeypatch.setattr(Training, "measured", measured)
+    monkeypatch.setattr(Training, "enter", entered)
+    report = run(plan, store, progress=False)
+    assert list(report.failed) == [large]
+    assert "OutOfMemoryError" in store.failures()[large]
+    told = {mem.key: mem for mem in report.results}
+    assert told[lost].provenance["ended"] == "diverged"
+    assert not told[lost].exact
+    assert sum(mem.exact for mem in report.results) == 3

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from memlab import fileformat
 from memlab.fileformat import FORM, _payload_hash
 from memlab.recipes import Recipe
+from memlab.store import Store, StoreError
 from memlab.vectors import DamagedError, MemVector, VectorError
 from tests.test_vectors import made, make
 
@@ -43,6 +44,10 @@ def forged(tensors=TENSORS, said=None, **changes):
 def header(entries, size=0):
     told = json.dumps(entries).encode()
     return struct.pack("<Q", len(told)) + told + bytes(size)
+
+
+def nested(depth):
+    return {"deep": nested(depth - 1)} if depth else {}
 
 
 class Evil:
@@ -93,6 +98,9 @@ BAD = {
     "exact by its own word": (forged(checks=[]), "claims exact True"),
     "another length than it says": (forged(tokens=99), "claims tokens 99"),
     "a key that is not its own": (forged(key="0" * 64), "claims key 000000000000"),
+    "a check of no tokens": (forged(checks=[{**meta_of(SOUND)["checks"][0], "tokens": 0}]), "tokens must be bigger"),
+    "more tokens than there are": (forged(redaction={"token_sha256": "", "tokens": 2**50, "key": MEM.key}), "smaller"),
+    "nested just so that Python can": (forged(provenance=nested(900)), "nested more than"),
     "a trace of words": (forged(trace={"loss": ["low"]}), "trace"),
     "no vector": (forged({n: t for n, t in TENSORS.items() if n != "mem"}), "holds no 'mem'"),
     "a vector more": (forged(TENSORS | {"more": MEM.mem}), "holds a tensor 'more'"),
@@ -137,7 +145,7 @@ def test_no_code_in_a_file_is_run(among, tmp_path):
     store, file, _ = among
     file.write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
     assert isinstance(store.verify()[MEM.key], DamagedError)
-    with pytest.warns(UserWarning, match="1 damaged files"):
+    with pytest.warns(UserWarning, match="1 files left out"):
         store.table()
     assert not (tmp_path / "ran").exists()
     pickle.loads(file.read_bytes())  # it would have
@@ -177,6 +185,43 @@ def test_files_that_are_named_otherwise_are_told_and_left_alone(among):
     wrong = store.verify()
     assert len(wrong) == 4
     assert all("its name is no key" in str(error) for error in wrong.values())
+
+
+def test_a_key_that_was_another_programs_first_is_no_error(among, monkeypatch):
+    """Two programs find the same damage: the second one to move it away finds it gone."""
+    store, file, _ = among
+    file.write_bytes(b"rubbish")
+    usual = Store.quarantine
+    monkeypatch.setattr(Store, "quarantine", lambda self, key: (file.unlink(missing_ok=True), usual(self, key))[1])
+    assert store.fetch(MEM.key) is None
+
+
+def test_damage_that_cannot_be_moved_away_is_named_all_the_same(among, monkeypatch):
+    store, file, _ = among
+    file.write_bytes(b"rubbish")
+    monkeypatch.setattr(
+        "memlab.store.os.replace", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system"))
+    )
+    with pytest.raises(StoreError, match=rf"{file.name} is damaged.*Read-only file system"):
+        store.fetch(MEM.key)
+
+
+def test_a_migration_that_fails_is_damage_not_silence(among, monkeypatch):
+    store, file, _ = among
+    file.write_bytes(SOUND)
+    monkeypatch.setattr(fileformat, "SCHEMA", 2)
+    monkeypatch.setattr(fileformat, "MIGRATIONS", {1: lambda meta: meta | {"more": meta["less"]}})
+    assert "not what schema 1 wrote" in str(store.verify()[MEM.key])
+    with pytest.warns(UserWarning, match="KeyError"):
+        assert store.fetch(MEM.key) is None
+
+
+def test_records_of_failures_that_cannot_be_read_hide_no_other(store):
+    store.record_failure("1" * 64, "out of luck")
+    (store.path / "failures" / f"{'2' * 64}.json").write_text("")
+    found = store.failures()
+    assert found["1" * 64] == "out of luck"
+    assert "cannot be read" in found["2" * 64]
 
 
 def test_a_newer_format_is_no_damage(among):

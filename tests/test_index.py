@@ -3,10 +3,13 @@
 import io
 import os
 import pickle
+import resource
 import tarfile
 import time
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -53,6 +56,50 @@ def test_a_file_that_was_replaced_is_read_again(store, eager):
     assert store.table().steps.tolist() == [77]
 
 
+def test_no_flipped_bit_of_an_index_is_believed(store, eager):
+    fill(store, 60)
+    plain = store.table()
+    file = store.path / "index.parquet"
+    sound, rng = file.read_bytes(), np.random.default_rng(0)
+    for at in rng.integers(0, len(sound), 120):
+        damaged = bytearray(sound)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        file.write_bytes(damaged)
+        pd.testing.assert_frame_equal(store.table(), plain, check_dtype=False)
+
+
+def test_a_row_of_a_newer_memlab_hides_no_other(store, eager):
+    fill(store, 3)
+    store.table()
+    file = store.path / "index.parquet"
+    table = pq.read_table(file)
+    newer = table.to_pandas()
+    newer.loc[0, "recipe"] = '{"of_tomorrow":1}'
+    pq.write_table(
+        pa.Table.from_pandas(newer, preserve_index=False).replace_schema_metadata(table.schema.metadata), file
+    )
+    assert sorted(store.table().recipe) == sorted([*plain_recipes(store)[:2], "unknown here"])
+
+
+def plain_recipes(store):
+    return [store.get(key).recipe.name for key in store.keys()]
+
+
+def test_an_index_that_cannot_be_written_is_said_and_the_old_one_stays(store, eager, monkeypatch):
+    keys = fill(store)
+    store.reindex()
+    before = (store.path / "index.parquet").read_bytes()
+    monkeypatch.setattr(index.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(StoreError, match="No space left"):
+        store.reindex()
+    assert (store.path / "index.parquet").read_bytes() == before
+    monkeypatch.undo()
+    store.file(keys[0]).write_bytes(b"rubbish")
+    number, damaged = store.reindex()
+    assert number == 4
+    assert keys[0] in damaged[0]
+
+
 @pytest.mark.parametrize("damage", [b"", b"PAR1 but not really", b"\x80\x04}q\x00."])
 def test_a_damaged_index_is_made_anew(store, eager, damage):
     fill(store)
@@ -72,7 +119,7 @@ def test_an_index_of_another_version_is_made_anew(store, eager, monkeypatch):
 
 def test_others_can_read_it(store):
     fill(store)
-    assert store.reindex() == 5
+    assert store.reindex() == (5, [])
     file = store.path / "index.parquet"
     table = pd.read_parquet(file)
     assert {"key", "model", "exact", "tokens"} <= set(table.columns)
@@ -100,6 +147,10 @@ def test_gc_takes_what_killed_writers_left_and_nothing_else(store):
     store.record_failure(key, "once")
     store.record_failure("f" * 64, "for good")
     old = store.file(key).with_name(f".{key}.dead.tmp")
+    (store.path / "notes").mkdir()
+    foreign = store.path / "notes" / ".draft.tmp"
+    foreign.write_bytes(b"somebody's")
+    os.utime(foreign, (1, 1))
     young = store.file(key).with_name(f".{key}.busy.tmp")
     probe = store.path / "objects" / ".probe-1"
     for file in (old, young, probe):
@@ -112,6 +163,7 @@ def test_gc_takes_what_killed_writers_left_and_nothing_else(store):
     assert old.exists()
     assert set(store.gc()) == gone
     assert young.exists()
+    assert foreign.exists()
     assert store.failures() == {"f" * 64: "for good"}
     assert list(store.keys()) == [key]
     assert store.gc() == []
@@ -185,6 +237,78 @@ def test_nothing_hostile_gets_in_and_nothing_of_it_runs(store, tmp_path):
     assert not ran.exists()
     assert not (tmp_path / "in" / "escaped.safetensors").exists()
     assert not list(other.path.rglob("*.tmp"))
+    assert other.verify() == {}
+
+
+def test_a_backup_mends_a_damaged_store(store, tmp_path):
+    keys = fill(store)
+    pack(store, tmp_path / "all.tar")
+    file = store.file(keys[0])
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-3])
+    with pytest.warns(UserWarning, match="damaged"):
+        shipment = unpack(store, tmp_path / "all.tar")
+    assert shipment.added == keys[:1]
+    assert file.read_bytes() == sound
+
+
+def test_links_are_followed_on_the_way_out(store, tmp_path):
+    (key,) = fill(store, 1)
+    blob = tmp_path / "blob"
+    store.file(key).rename(blob)
+    store.file(key).symlink_to(blob)
+    pack(store, tmp_path / "all.tar")
+    assert unpack(Store(tmp_path / "other"), tmp_path / "all.tar").added == [key]
+
+
+def test_a_full_disk_is_not_the_tars_fault(store, tmp_path):
+    mem = make(k=4, d=5000, checks=(made(),))
+    store.put(mem)
+    pack(store, tmp_path / "all.tar")
+    other = Store(tmp_path / "other")
+    other.check_writable()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(StoreError, match=rf"the store {other.path} cannot be written"):
+            unpack(other, tmp_path / "all.tar")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [p for p in other.path.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("size", [-1024, 2**62, 2**70])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_tar_headers_with_absurd_sizes(tmp_path, kind, size):
+    info = tarfile.TarInfo(f"objects/00/{'0' * 64}.safetensors")
+    info.type = kind
+    raw = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    raw[124:136] = (b"\xff" if size < 0 else b"\x80") + (size % 256**11).to_bytes(11, "big")
+    raw[148:156] = b" " * 8
+    raw[148:156] = f"{sum(raw):06o}\0 ".encode()
+    (tmp_path / "absurd.tar").write_bytes(bytes(raw) + bytes(2048))
+    other = Store(tmp_path / "other")
+    try:
+        assert unpack(other, tmp_path / "absurd.tar").refused
+    except StoreError as error:
+        assert "absurd.tar" in str(error)  # noqa: PT017 (either way it is told)
+    assert list(other.keys()) == []
+
+
+@pytest.mark.parametrize("pressed", ["gz", "xz", "bz2"])
+def test_packed_tars_are_read_and_damaged_ones_refused(store, tmp_path, pressed):
+    keys = fill(store)
+    with tarfile.open(tmp_path / "all.tar", f"w:{pressed}") as tar:
+        tar.add(store.path / "objects", "objects")
+    assert sorted(unpack(Store(tmp_path / "one"), tmp_path / "all.tar").added) == sorted(keys)
+    raw = bytearray((tmp_path / "all.tar").read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    (tmp_path / "all.tar").write_bytes(raw)
+    other = Store(tmp_path / "two")
+    try:
+        assert unpack(other, tmp_path / "all.tar").refused
+    except StoreError as error:
+        assert "all.tar" in str(error)  # noqa: PT017 (either way it is told)
     assert other.verify() == {}
 
 

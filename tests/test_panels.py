@@ -301,7 +301,7 @@ def test_run_panel_opens_and_closes_workers_and_links_to_their_dashboard(store):
     @contextlib.contextmanager
     def workers():
         opened.append("in")
-        yield Workers(InThisProcess, "http://127.0.0.1:1/status")
+        yield Workers(InThisProcess, "http://127.0.0.1:1/status", 1)
         opened.append("out")
 
     class InThisProcess(concurrent.futures.ThreadPoolExecutor):

@@ -1,8 +1,9 @@
 import pytest
 
-from memlab import PassageError, Plan, Recipe, Store, StoreError, cram, run
+from memlab import PassageError, Plan, Recipe, Store, StoreError, cram, run, runs
 from memlab.experiments.recovery import recovery, shares, summary
 from memlab.texts import Text, originals
+from memlab.training import Training
 from tests.conftest import random_passages
 
 TEXTS = [Text("a", "Hello there, world."), Text("b", "Go on."), Text("c", "It rained all of the day long.")]
@@ -32,8 +33,6 @@ def test_run_trains_what_is_missing_and_resumes(toy, store):
 def test_a_failing_job_is_recorded_and_stops_no_other(toy, store, monkeypatch):
     plan = Plan.of(toy, random_passages(toy, 3), Recipe.default(k=4))
     bad = plan.jobs[1].key
-    from memlab.training import Training
-
     enter = Training.enter
     monkeypatch.setattr(Training, "enter", lambda job, *_: 1 / 0 if job.key == bad else enter(job))
     report = run(plan, store, progress=False)
@@ -43,6 +42,29 @@ def test_a_failing_job_is_recorded_and_stops_no_other(toy, store, monkeypatch):
     monkeypatch.undo()
     assert run(plan, store, progress=False).trained == 1
     assert store.failures() == {}
+
+
+def test_a_failure_in_company_leaves_the_company_together(toy, store, monkeypatch):
+    """Of 16, one brings down whatever bench it is on: the others are trained in halves, not one by one."""
+    plan = Plan.of(toy, random_passages(toy, 16, 3), Recipe.default(k=4, budget=60))
+    bad, benches = plan.jobs[11].key, []
+    enter, usual = Training.enter, runs.cram
+    monkeypatch.setattr(Training, "enter", lambda job, *_: 1 / 0 if job.key == bad else enter(job))
+    monkeypatch.setattr(
+        runs, "cram", lambda lm, passages, *a, **k: benches.append(len(passages)) or usual(lm, passages, *a, **k)
+    )
+    report = run(plan, store, progress=False)
+    assert list(report.failed) == [bad]
+    assert len(report.results) == 15
+    assert benches == [16, 8, 8, 4, 4, 2, 1, 1, 1, 1] or sum(n == 1 for n in benches) <= 3
+
+
+def test_a_grid_keeps_the_recipes_that_can_be(toy):
+    """At one token the published protocol has nothing to score; ours has."""
+    plan = Plan.grid(toy, TEXTS, tokens=[1, 4], recipes=[Recipe.default(k=2), Recipe.paper2025(k=2)])
+    assert len(plan) == 3 * (1 + 2)
+    assert len(plan.rejected) == 3
+    assert all("1 tokens, paper2025 k=2" in what for what, _ in plan.rejected)
 
 
 def test_a_broken_store_ends_the_run(toy, store, monkeypatch):

@@ -1,18 +1,22 @@
 """Runs elsewhere: the same keys, as many exact ones; workers that die; chunks that cannot be done."""
 
+import concurrent.futures
 import os
 import signal
+import time
 import urllib.request
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 
 import psutil
 import pytest
+import torch
 
 from memlab import ModelError, Plan, Recipe, Store, StoreError, load, run
 from memlab import workers as w
 from memlab.models import FrozenLM
 from tests.conftest import random_passages
+from tests.test_faults import forged
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +56,7 @@ def test_two_processes_do_what_one_does(plan, here, tmp_path):
     assert {m.provenance["threads"] for m in report.results} == {1}
 
 
-def test_a_killed_worker_costs_its_batch_only(plan, here, tmp_path):
+def test_a_killed_worker_costs_its_batch_only(plan, here, tmp_path, monkeypatch):
     store = Store(tmp_path)
     killed = []
 
@@ -63,16 +67,32 @@ def test_a_killed_worker_costs_its_batch_only(plan, here, tmp_path):
             os.kill(children[0].pid, signal.SIGKILL)
         return False
 
+    begun = chunks_begun(monkeypatch)
     with w.processes(2, threads=1) as executor:
         report = run(plan, store, executor=executor, chunk=2, watch=kill_one)
     assert killed
     same(report, here)
     assert report.failed == {}
     assert store.verify() == {}
+    assert sum(map(len, begun)) <= 12 + 2  # what was on that one bench, and nobody else's
+
+
+def chunks_begun(monkeypatch):
+    begun, usual = [], w._Desk.give_out
+
+    def noted(desk):
+        before = set(desk.running)
+        going_on = usual(desk)
+        begun.extend(desk.running[future][0].keys for future in set(desk.running) - before)
+        return going_on
+
+    monkeypatch.setattr(w._Desk, "give_out", noted)
+    return begun
 
 
 def test_dask_does_what_one_does(plan, here, tmp_path):
     with w.dask_workers("local:2") as executor:
+        assert executor.count == 2
         same(run(plan, Store(tmp_path), executor=executor, chunk=4), here)
         with urllib.request.urlopen(executor.dashboard, timeout=10) as page:
             assert page.status == 200
@@ -225,6 +245,53 @@ def test_what_fails_for_good_is_recorded_and_stops_no_other(lm, plan, tmp_path):
     store = Store(tmp_path)
     assert dispatched(lm, plan, store, fate) == {poison: "MemoryError: too large"}
     assert len(list(store.keys())) == 11
+
+
+def test_done_is_only_what_is_in_the_store(lm, plan, tmp_path, monkeypatch):
+    """Workers that write to a folder of the same name on another machine."""
+    monkeypatch.setattr(w, "PATIENCE", 0.2)
+    monkeypatch.setattr(w, "work", lambda chunk: w.Outcome(list(chunk.keys)))
+    store = Store(tmp_path)
+    failed = dispatched(lm, plan, store, lambda keys: None)
+    assert set(failed) == {job.key for job in plan}
+    assert all("one folder for all" in why for why in failed.values())
+    assert store.failures() == failed
+
+
+def test_a_stop_waits_for_what_is_with_workers_and_gives_out_no_more(lm, plan, tmp_path):
+    seen = []
+    parts = w.share_out(_chunk(lm, plan, tmp_path), 2)
+
+    def slow(keys):
+        time.sleep(0.3)
+
+    class Threads(concurrent.futures.ThreadPoolExecutor):
+        def submit(self, fn, chunk):
+            return super().submit(lambda: (slow(chunk.keys), fn(chunk))[1])
+
+    store = Store(tmp_path)
+    w.dispatch(parts, store, lambda: Threads(2), watch=lambda going: seen.append(going) or len(seen) >= 2)
+    assert seen[-1].given_out == 0
+    assert len(list(store.keys())) == seen[-1].finished <= 6
+
+
+def test_workers_load_the_model_as_the_plan_did(tmp_path):
+    lm = load("toy:llama", dtype=torch.bfloat16)
+    plan = Plan.of(lm, random_passages(lm, 1, 3), RECIPE)
+    with w.processes(1, threads=1) as executor:
+        (mem,) = run(plan, Store(tmp_path), executor=executor).results
+    assert mem.provenance["dtype"] == "bfloat16"
+
+
+def test_an_unreadable_file_is_one_failed_job(lm, plan, here, tmp_path):
+    store = Store(tmp_path)
+    bad = next(iter(plan)).key
+    file = store.file(bad)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(forged(schema=2))
+    report = run(plan, store, executor=lambda: Fated(lambda keys: None), chunk=4)
+    assert "newer memlab" in report.failed[bad]
+    assert len(report.results) == 11
 
 
 def test_a_store_that_cannot_be_written_ends_the_run(lm, plan, tmp_path):

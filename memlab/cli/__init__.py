@@ -6,6 +6,7 @@ Exit codes: 0 done, and exact; 1 something failed; 2 bad input; 3 done, but not 
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -159,7 +160,7 @@ def store_show(result: Annotated[str, typer.Argument(metavar="KEY_OR_FILE")], st
 def store_verify(
     store: StoreOption = None,
     decode: Annotated[int, typer.Option(help="decode so many of the exact vectors again, drawn by chance")] = 0,
-    seed: Annotated[int, typer.Option(help="which ones are drawn")] = 0,
+    seed: Annotated[int | None, typer.Option(help="which ones are drawn [default: others each time]")] = None,
     dry: Annotated[bool, typer.Option("--dry-run", help="leave damaged files where they are")] = False,
 ) -> None:
     """Read every file and re-hash it; what is damaged goes into quarantine."""
@@ -170,26 +171,38 @@ def store_verify(
         damaged = isinstance(error, DamagedError)
         typer.echo(f"{'damaged' if damaged else 'cannot be used'}: {error}")
         if damaged and not dry:
-            try:
-                typer.echo(f"  moved to {place.quarantine(key)}")
-            except StoreError as reason:
-                typer.echo(f"  it stays there: {reason}")
+            _quarantine(place, key)
     typer.echo(f"{len(keys - wrong.keys())} of {len(keys)} results are sound")
     changed = _decoded_again(place, decode, seed) if decode else 0
     if wrong or changed:
         raise typer.Exit(1)
 
 
-def _decoded_again(place: Store, number: int, seed: int) -> int:
+def _quarantine(place: Store, key: str) -> None:
+    try:
+        place.get(key)  # somebody may have put a sound one in its place since
+    except KeyError:
+        pass
+    except DamagedError:
+        try:
+            typer.echo(f"  moved to {place.quarantine(key) or 'nowhere: it is gone'}")
+        except StoreError as reason:
+            typer.echo(f"  it stays there: {reason}")
+    else:
+        typer.echo("  a sound file has taken its place since")
+
+
+def _decoded_again(place: Store, number: int, seed: int | None) -> int:
     from memlab.verifying import decode_again
 
+    seed = secrets.randbelow(10_000) if seed is None else seed
     found = decode_again(place, number, seed=seed)
     for key, why in found.not_asked.items():
         typer.echo(f"not decoded: {key[:12]}: {why}")
     for key, why in found.changed.items():
         typer.echo(f"no longer exact: {key[:12]}: {why}")
     asked = len(found.sound) + len(found.changed)
-    typer.echo(f"{len(found.sound)} of {asked} vectors decode exactly again")
+    typer.echo(f"{len(found.sound)} of {asked} vectors decode exactly again (drawn with --seed {seed})")
     return len(found.changed)
 
 
@@ -213,7 +226,12 @@ def store_gc(
 def store_index(store: StoreOption = None) -> None:
     """Write index.parquet anew from the files (it is also brought up to date as it is read)."""
     place = _there(store)
-    typer.echo(f"{place.reindex()} results in {place.path / 'index.parquet'}")
+    number, damaged = place.reindex()
+    for why in damaged:
+        typer.echo(f"left out: {why}")
+    typer.echo(f"{number} results in {place.path / 'index.parquet'}")
+    if damaged:
+        raise typer.Exit(1)
 
 
 @store_app.command("export")

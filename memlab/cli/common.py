@@ -45,8 +45,11 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
             raise fail(error, 2) from None
         except StoreError as error:
             for vector in error.unsaved:  # training was paid for: keep it somewhere
-                kept = vector.save(Path(tempfile.gettempdir()) / f"memlab-{vector.key[:16]}.safetensors")
-                typer.echo(f"memlab: kept {kept}", err=True)
+                place = Path(tempfile.gettempdir()) / f"memlab-{vector.key[:16]}.safetensors"
+                try:
+                    typer.echo(f"memlab: kept {vector.save(place)}", err=True)
+                except OSError as problem:
+                    typer.echo(f"memlab: {place} could not be kept either: {problem.strerror or problem}", err=True)
             raise fail(error, 1) from None
         except VectorError as error:
             raise fail(error, 1) from None

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def run_command(
     file: Annotated[Path, typer.Argument(help="plan, TOML: texts, tokens, and what else is varied")],
     store: StoreOption = None,
-    processes: Annotated[int, typer.Option(help="worker processes, one a GPU; 0: in this one")] = 0,
+    processes: Annotated[int, typer.Option(min=0, help="worker processes, one a GPU; 0: in this one")] = 0,
     dask: Annotated[
         str | None, typer.Option(help="a Dask scheduler's address, or local[:WORKERS] for a cluster of its own")
     ] = None,
-    chunk: Annotated[int, typer.Option(help="passages a worker trains together")] = 16,
+    chunk: Annotated[int, typer.Option(min=1, help="passages a worker trains together")] = 16,
     portable: Annotated[bool, typer.Option("--portable", help="also check in bf16, without cache, in a batch")] = False,
     dry: Annotated[bool, typer.Option("--dry-run", help="only say what is missing, and how long it will take")] = False,
     as_json: JsonOption = False,

@@ -27,6 +27,7 @@ SINK_GAIN = 0.02
 """Nats a token that a sink prefix must gain on the bundled text to be taken."""
 
 _loaded: dict[tuple[Any, ...], FrozenLM] = {}
+_loading = threading.Lock()
 
 
 def load(
@@ -46,9 +47,11 @@ def load(
     """
     where = torch.device(device or _best_device())
     asked = (name, revision, where, dtype, allow_bin)
-    if asked not in _loaded:
-        _loaded[asked] = _load(name, revision, where, dtype, allow_bin)
-    return _loaded[asked]
+    with _loading:
+        if asked not in _loaded:
+            _loaded[asked] = _load(name, revision, where, dtype, allow_bin)
+            _loaded[asked].loaded_with = {"dtype": dtype, "allow_bin": allow_bin}
+        return _loaded[asked]
 
 
 def _load(
@@ -101,6 +104,8 @@ class FrozenLM:
         """Dtype of training passes. Never of an exact check."""
         self.lock = threading.RLock()
         """Held for each forward pass: notebook callbacks can come from several threads."""
+        self.loaded_with: dict[str, Any] = {}
+        """What ``load`` was asked for beside name, revision and device."""
         self._facts = sources.Facts(folder) if folder else None
         self._other_dtypes: dict[torch.dtype, Any] = {torch.float32: self.model}
         self._embedding = self.model.get_input_embeddings()
@@ -128,6 +133,11 @@ class FrozenLM:
         )
 
     # What it is ------------------------------------------------------------------------------------------------------
+
+    @property
+    def origin(self) -> str:
+        """What to give to ``load`` in another process: the name, or the whole path where that is a folder or file."""
+        return str(Path(self.name).absolute()) if Path(self.name).expanduser().exists() else self.name
 
     @property
     def has_files(self) -> bool:

@@ -12,6 +12,7 @@ import ipywidgets as w
 import pandas as pd
 
 from memlab.panels.base import LivePanel, link_to, links, plain_table, say
+from memlab.plans import estimate
 from memlab.runs import Plan, run
 from memlab.store import Store
 from memlab.workers import Factory, Going
@@ -43,12 +44,14 @@ class RunPanel(LivePanel):
         self._tell(0, 0)
 
     def work(self) -> None:
-        self._began, self._drawn, self._there = time.monotonic(), 0.0, self._done()
         with ExitStack() as stack:
             executor = stack.enter_context(self.workers()) if self.workers else None
             if address := getattr(executor, "dashboard", None):
                 self.dashboard.value = link_to(address, "Dask's dashboard")
                 stack.callback(setattr, self.dashboard, "value", "")
+            likely = estimate(self.plan, self.store, workers=getattr(executor, "count", 1))
+            self.status.value = say(f"Likely {_minutes(likely.likely)}, at most {_minutes(likely.at_most)}")
+            self._began, self._drawn, self._there = time.monotonic(), 0.0, self._done()
             self.report = run(
                 self.plan, self.store, executor=executor, chunk=self.chunk, progress=False, watch=self._watch
             )
@@ -78,7 +81,8 @@ class RunPanel(LivePanel):
         finished, left = self.bar.value - self._there, len(self.plan) - self.bar.value
         # Long passages come first, so this errs on the side of too long.
         ahead = f", about {_minutes(took / finished * left)} left" if finished else ""
-        self.status.value = say(f"Running for {_minutes(took)}{ahead}")
+        running = f"Running for {_minutes(took)}{ahead}"
+        self.status.value = say(f"Stopping: {going.given_out} on benches" if self.stopping.is_set() else running)
         return self.stopping.is_set()
 
     def _tell(self, running: int, failed: int) -> None:
