@@ -34,7 +34,8 @@ _FILE = ("file_size", "file_time")
 def table(root: Path, suffix: str, *, write: bool = True) -> pd.DataFrame:
     """One row a result of the store at ``root``, in order of model, text and length; columns ``COLUMNS``.
 
-    Payloads are not read. Files that cannot be read (damaged, or a newer memlab's) are left out, with a warning that names one of them.
+    Payloads are not read. Files that cannot be used (damaged, or a newer memlab's) are left out, with a warning that
+    names one of them.
     """
     whole, changed, damaged = _whole(root, suffix)
     if write and changed >= WORTHWHILE:

@@ -144,8 +144,8 @@ def wander(lab, name, panel, moves=40):
     stop = panel.locator("button:has-text('Stop')")
 
     def settle():
-        if stop.count():
-            expect(stop.first).to_be_disabled(timeout=180_000)
+        if panel.locator("button").count():  # the first one starts work, and waits while it goes on
+            expect(panel.locator("button").first).to_be_enabled(timeout=180_000)
         page.wait_for_timeout(1000)
 
     def move(control):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memlab import Recipe, Store, cram, load
+from memlab import Recipe, Store, cram, geometry, load
 from memlab.experiments import geometry as tables
 from memlab.panels import attention_panel, map_panel, move_panel, path_panel
 from tests.conftest import random_passages
@@ -52,6 +52,44 @@ def test_a_map_is_brushed_and_read(shelf):
     assert panel.links.value.count("download=") == 2
 
 
+def test_a_map_can_be_brushed_while_another_is_laid_out(shelf, monkeypatch):
+    lm, _, mems = shelf
+    panel = map_panel(lm, mems)
+    panel.wait(60)
+    table, go_on = panel.table, threading.Event()
+    usual = geometry.flat_map
+    monkeypatch.setattr(geometry, "flat_map", lambda x, how: go_on.wait(60) and usual(x, how))
+    panel.how.value = "tsne"
+    panel._tell({"x": [table.x.min() - 1, table.x.max() + 1], "y": [table.y.min() - 1, table.y.max() + 1]})
+    assert len(panel.picked) == len(mems)  # of the map that is still to be seen
+    go_on.set()
+    panel.wait(60)
+    assert not np.allclose(panel.table.x, table.x)
+    assert panel.table.text.str.len().gt(0).all()
+
+
+def test_a_map_that_cannot_be_made_says_so(shelf):
+    lm, _, mems = shelf
+    panel = map_panel(lm, mems[:4])
+    panel.wait(60)
+    panel.how.value = "tsne"
+    panel.wait(60)
+    assert "expected at least 5" in panel.kept.value
+    assert len(panel.table) == 4
+
+
+def test_controls_wait_while_work_goes_on(shelf):
+    lm, store, mems = shelf
+    panel = path_panel(lm, tables.path_table(lm, mems, count=1, steps=5), store)
+    panel.bend.value = True
+    panel.start.click()
+    assert panel.pair.disabled
+    assert panel.at.disabled
+    panel.wait(60)
+    assert not panel.pair.disabled
+    assert not panel.at.disabled
+
+
 def test_a_path_is_read_at_any_place(shelf):
     lm, store, mems = shelf
     table = tables.path_table(lm, mems, count=2, steps=10)
@@ -90,9 +128,13 @@ def test_a_vector_is_moved_as_the_controls_say(shelf):
     assert np.linalg.norm(panel.moved().mem - mem.mem) == pytest.approx(0.25 * size, rel=1e-3)
     panel.way.value = panel.WAYS[1]
     assert (panel.moved().mem == 0).sum() == round(0.25 * mem.mem.size)
-    panel.way.value, panel.amount.value = panel.WAYS[2], 8
+    panel.way.value = panel.WAYS[2]
+    assert (panel.amount.min, panel.amount.value, panel.amount.max) == (2, 16, 16)  # bits, no per cent
+    panel.amount.value = 8
     np.testing.assert_array_equal(panel.moved().mem, mem.quantise(8).mem)
-    panel.way.value, panel.amount.value = panel.WAYS[0], 0
+    panel.way.value = panel.WAYS[0]
+    assert (panel.amount.min, panel.amount.max) == (0, 100)
+    panel.amount.value = 0
     panel.start.click()
     assert panel.wait(60).n == 4
     assert "still decodes exactly" in panel.status.value
@@ -102,6 +144,9 @@ def test_a_vector_is_moved_as_the_controls_say(shelf):
     panel.wait(60)
     assert "tokens right" in panel.status.value
     assert "memlab-wrong" in panel.decoded.value
+    assert "download=" in panel.links.value
+    panel.which.value = 1  # what is shown is of the vector that is chosen
+    assert panel.decoded.value == panel.links.value == ""
 
 
 def test_a_look_inside(shelf):
@@ -117,3 +162,7 @@ def test_a_look_inside(shelf):
     assert "<svg" in panel.bars.value
     assert "the vector saves" in panel.status.value
     assert isinstance(panel._mass, pd.DataFrame)
+    assert mems[0].text.id in panel.chart.value
+    assert "download=" in panel.links.value
+    panel.which.value = 1
+    assert panel.chart.value == panel.bars.value == ""

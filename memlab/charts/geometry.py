@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from memlab.charts.theme import BLUE, GREEN, GREY, ORANGE, PURPLE
+from memlab.charts.theme import BLUE, GREY, ORANGE, PURPLE
 
 _SHARE = alt.Axis(format="%", tickCount=5)
 
@@ -59,7 +59,7 @@ def distance_matrix(matrix: Any, labels: list[str]) -> Any:
 
 
 def vector_map(table: pd.DataFrame, *, brush: alt.Parameter | None = None) -> Any:
-    """Vectors laid out flat. Columns ``x y kind label tokens norm seed``; with ``brush``, what it leaves out pales.
+    """Vectors laid out flat. Columns ``x y kind label text tokens norm seed``; what ``brush`` leaves out pales.
 
     More than a dozen kinds have no legend: nobody could tell so many colours apart, and the pointer names them.
     """
@@ -74,7 +74,7 @@ def vector_map(table: pd.DataFrame, *, brush: alt.Parameter | None = None) -> An
             alt.Y("y:Q", title=None, axis=None, scale=alt.Scale(zero=False, padding=12)),
             alt.Color("kind:N", title=None, sort=None, legend=legend, **colours),
             opacity=alt.condition(brush, alt.value(0.9), alt.value(0.15)) if brush else alt.value(0.8),
-            tooltip=["label", "kind", "tokens", "seed", alt.Tooltip("norm:Q", format=",.0f")],
+            tooltip=["text", "label", "kind", "tokens", "seed", alt.Tooltip("norm:Q", format=",.0f")],
         )
         .properties(width=520, height=400)
     )
@@ -86,7 +86,7 @@ def along_a_path(table: pd.DataFrame) -> Any:
     ways = table.way.unique().tolist()
     base = alt.Chart(table.assign(share=table.right / table.tokens)).encode(
         alt.X("t:Q", title="from one solution (0) to the other (1)"),
-        alt.Color("way:N", title=None, sort=ways, scale=alt.Scale(domain=ways, range=[ORANGE, BLUE, GREEN, PURPLE])),
+        alt.Color("way:N", title=None, sort=ways, scale=alt.Scale(domain=ways, range=[ORANGE, BLUE, GREY, PURPLE])),
         tooltip=["way", "t", alt.Tooltip("bits:Q", format=".2f"), "right", "exact"],
     )
     loss = base.mark_line(strokeWidth=2).encode(alt.Y("bits:Q", title="bits a token"))
@@ -99,8 +99,10 @@ def along_a_path(table: pd.DataFrame) -> Any:
 
 
 def from_text_to_text(table: pd.DataFrame, names: tuple[str, str]) -> Any:
-    """Tokens of either passage on the way between their vectors. Columns ``t of_a of_b``."""
-    long = table.melt("t", ["of_a", "of_b"], "passage", "tokens").replace({"of_a": names[0], "of_b": names[1]})
+    """Tokens of either passage on the way between their vectors. Columns ``t of_a of_b written``."""
+    long = table.melt(["t", "written"], ["of_a", "of_b"], "passage", "tokens").replace(
+        {"of_a": names[0], "of_b": names[1]}
+    )
     return (
         alt.Chart(long)
         .mark_line(strokeWidth=2, point=True)
@@ -108,7 +110,7 @@ def from_text_to_text(table: pd.DataFrame, names: tuple[str, str]) -> Any:
             alt.X("t:Q", title="from the first text's vector (0) to the second's (1)"),
             alt.Y("tokens:Q", title="tokens in their place"),
             alt.Color("passage:N", title=None, sort=list(names), legend=alt.Legend(orient="top", labelLimit=300)),
-            tooltip=["passage", "t", "tokens"],
+            tooltip=["passage", "t", "tokens", "written"],
         )
         .properties(width=560, height=220)
     )
@@ -133,8 +135,12 @@ def survival(table: pd.DataFrame, column: str, *, title: str) -> Any:
 
 
 def radii_by_direction(table: pd.DataFrame) -> Any:
-    """Exact radii, one tick a vector, by direction. Columns ``direction radius text_id margin``."""
-    base = alt.Chart(table[table.radius > 0]).encode(
+    """Exact radii, one tick a vector, by direction. Columns ``direction radius fails text_id margin``.
+
+    Those that end only where the search did (``fails`` is infinite) are arrows. Radii below 0.1 % are drawn there.
+    """
+    shown = table.assign(radius=table.radius.clip(lower=1e-3), open=~np.isfinite(table.fails.astype(float)))
+    base = alt.Chart(shown.drop(columns="fails")).encode(
         alt.Y("direction:N", title=None, sort=None, axis=alt.Axis(labelFontSize=13)),
         alt.X(
             "radius:Q",
@@ -143,11 +149,12 @@ def radii_by_direction(table: pd.DataFrame) -> Any:
             axis=alt.Axis(format="~%", tickCount=5),
         ),
     )
-    ticks = base.mark_tick(thickness=2, size=22, opacity=0.7, color=BLUE).encode(
-        tooltip=["text_id", alt.Tooltip("radius:Q", format=".0%"), alt.Tooltip("margin:Q", format=".2f")]
-    )
+    tips: Any = ["text_id", alt.Tooltip("radius:Q", format=".1%"), alt.Tooltip("margin:Q", format=".2f"), "open"]
+    ticks = base.transform_filter("!datum.open").mark_tick(thickness=2, size=22, opacity=0.7, color=BLUE)
+    beyond = base.transform_filter("datum.open").mark_point(shape="triangle-right", size=90, filled=True, color=BLUE)
     middle = base.mark_tick(thickness=4, size=36, color=ORANGE).encode(alt.X("median(radius):Q"))
-    return alt.layer(ticks, middle).properties(width=480, height=alt.Step(42))
+    layers = [ticks.encode(tooltip=tips), beyond.encode(tooltip=tips), middle]
+    return alt.layer(*layers).properties(width=480, height=alt.Step(42))
 
 
 def scatter(table: pd.DataFrame, x: str, y: str, *, x_title: str, y_title: str, tips: list[str]) -> Any:

@@ -1,6 +1,6 @@
 """What panels share: a button that starts work in a thread, one that stops it, a line that says how it goes.
 
-The page never freezes and *Stop* is heard; the model's lock keeps two panels apart.
+The page never freezes, and *Stop* is heard where there is one; the model's lock keeps two panels apart.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ TEXT = "color:var(--jp-content-font-color1,inherit);font-size:14px;line-height:1
 class LivePanel(w.VBox):
     """``start`` runs ``work`` in a thread, ``halt`` asks it to stop; ``result`` is what it made, ``wait()`` gets it."""
 
-    def __init__(self, action: str, *, icon: str, tooltip: str) -> None:
+    def __init__(self, action: str, *, icon: str, tooltip: str, stops: bool = True) -> None:
+        """``stops=False`` where the work is over in a second or two: a button that comes too late is none."""
+        self._stops = stops
+        self.while_busy: list[w.Widget] = []
+        """Controls that wait while work goes on, so that its answer is to what they show."""
         self.result: MemVector | None = None
         self.stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -45,7 +49,8 @@ class LivePanel(w.VBox):
 
     def buttons(self) -> w.HBox:
         """Start, stop and status in a row."""
-        return w.HBox([self.start, self.halt, self.status], layout=w.Layout(align_items="center"))
+        shown = [self.start, self.halt, self.status] if self._stops else [self.start, self.status]
+        return w.HBox(shown, layout=w.Layout(align_items="center"))
 
     def wait(self, timeout: float | None = None) -> MemVector | None:
         """Until the work that runs is over; returns its vector (None if it failed)."""
@@ -106,7 +111,7 @@ class LivePanel(w.VBox):
             return
         self.result = None
         self.stopping.clear()
-        self.start.disabled, self.halt.disabled = True, False
+        self._busy(True)
         self.clear()
         self.status.value = say("Starting ...")
         self._thread = threading.Thread(target=self._guarded, name=f"memlab {type(self).__name__}", daemon=True)
@@ -125,7 +130,12 @@ class LivePanel(w.VBox):
             self.status.value = say(f"{type(error).__name__}: {error}", wrong=True)
             raise
         finally:
-            self.start.disabled, self.halt.disabled = False, True
+            self._busy(False)
+
+    def _busy(self, busy: bool) -> None:
+        self.start.disabled, self.halt.disabled = busy, not busy
+        for control in self.while_busy:
+            control.disabled = busy
 
 
 def _frame(points: list[tuple[int, float, float]]) -> pd.DataFrame:

@@ -42,7 +42,10 @@ class MapPanel(w.VBox):
         super().__init__()
         self.lm, self.mems, self.picked = lm, mems, list[MemVector]()
         self._x = np.stack([mem.mem.reshape(-1) for mem in mems])
+        self._texts = [_beginning(lm, mem) for mem in mems]
         self._flat: dict[str, np.ndarray] = {}
+        self._drawn = "pca"
+        """The map that is to be seen, while another may be laid out."""
         self._thread: threading.Thread | None = None
         self._one_at_a_time = threading.Lock()
         alt.JupyterChart.enable_offline()
@@ -63,8 +66,8 @@ class MapPanel(w.VBox):
 
     @property
     def table(self) -> pd.DataFrame:
-        """What is drawn: ``i x y kind label tokens norm seed``."""
-        flat = self._flat[self.how.value]
+        """What is drawn: ``i x y kind label text tokens norm seed``."""
+        flat = self._flat[self._drawn]
         labels = {"kind": self._kind, "passage": lambda mem: mem.text.id, "length": lambda mem: f"{mem.n:>3} tokens"}
         return pd.DataFrame(
             {
@@ -73,6 +76,7 @@ class MapPanel(w.VBox):
                 "y": flat[:, 1],
                 "kind": [labels[self.colour.value](mem) for mem in self.mems],
                 "label": [mem.text.id for mem in self.mems],
+                "text": self._texts,
                 "tokens": [mem.n for mem in self.mems],
                 "norm": np.linalg.norm(self._x, axis=1),
                 "seed": [mem.recipe.seed for mem in self.mems],
@@ -95,11 +99,15 @@ class MapPanel(w.VBox):
 
     def _lay_out(self, how: geometry.Map) -> None:
         with self._one_at_a_time:
-            if how not in self._flat:
-                self.kept.value = say("Laying out ...")
-                self._flat[how] = geometry.flat_map(self._x, how)
-            if how == self.how.value:
-                self._show(how)
+            try:
+                if how not in self._flat:
+                    self.kept.value = say("Laying out ...")
+                    self._flat[how] = geometry.flat_map(self._x, how)
+                if how == self.how.value:
+                    self._drawn = how
+                    self._show(how)
+            except Exception as error:  # too few vectors, or umap-learn is not there: said where the reader looks
+                self.kept.value = say(f"{type(error).__name__}: {error}", wrong=True)
 
     def _show(self, how: str) -> None:
         share = geometry.neighbours_kept(self._x, self._flat[how])
@@ -131,8 +139,7 @@ class MapPanel(w.VBox):
         self.picked = [self.mems[i] for i in table.i[inside]]
         rows = []
         for mem in self.picked[:SHOWN]:
-            string = self.lm.decode_ids(mem.token_ids)
-            text = html.escape(string[:60].replace("\n", " ")) + ("…" if len(string) > 60 else "")
+            text = html.escape(_beginning(self.lm, mem))
             margin = "–" if mem.margin is None else f"{mem.margin:.2f}"
             norm = f"{np.linalg.norm(mem.mem):,.0f}"
             rows.append(
@@ -142,6 +149,11 @@ class MapPanel(w.VBox):
         more = f" The first {SHOWN}:" if len(self.picked) > SHOWN else ""
         head = say(f"{len(self.picked)} vectors under the brush.{more}")
         self.told.value = head + plain_table(pd.DataFrame(rows, columns=names), escape=False) if rows else head
+
+
+def _beginning(lm: FrozenLM, mem: MemVector, characters: int = 60) -> str:
+    string = lm.decode_ids(mem.token_ids)
+    return string[:characters].replace("\n", " ") + ("…" if len(string) > characters else "")
 
 
 def path_panel(lm: FrozenLM, table: pd.DataFrame, store: Store | None = None) -> PathPanel:
@@ -161,6 +173,7 @@ class PathPanel(LivePanel):
         self.at, place = number("Place, %", 50, 0, 100)
         self.bend = w.Checkbox(description="on the curve: trained now, about 40 s", value=False, indent=False)
         self.pair.observe(self._show, "value")
+        self.while_busy = [self.pair, self.bend, *place.children]
         self.children = [
             self.pair, self.chart, w.HBox([place, self.bend], layout=w.Layout(flex_flow="row wrap")),
             self.buttons(), self.decoded, self.links,
@@ -225,24 +238,41 @@ class MovePanel(LivePanel):
 
     def __init__(self, lm: FrozenLM, mems: list[MemVector]) -> None:
         super().__init__(
-            "Move it", icon="arrows-alt", tooltip="Change the vector and decode it, freely: about a second"
+            "Move it", icon="arrows-alt", tooltip="Change the vector and decode it, freely: about a second", stops=False
         )
         self.lm, self.mems = lm, mems
         names = [(f"{mem.text.id}, {mem.n} tokens, seed {mem.recipe.seed}", i) for i, mem in enumerate(mems)]
         self.which = w.Dropdown(options=names, description="Vector", style=_WIDE, layout=_LAYOUT)
         self.way = w.Dropdown(options=self.WAYS, description="Change", style=_WIDE, layout=_LAYOUT)
         self.amount, amounts = number("How much", 10, 0, 100)
+        self.amounts = amounts
         self.seed, seeds = number("Seed", 0, 0, 99)
-        self.decoded = w.HTML()
+        self.decoded, self.links = w.HTML(), w.HTML()
+        self.way.observe(self._bound, "value")
+        for control in (self.which, self.way, self.amount, self.seed):
+            control.observe(self._changed, "value")
         self.children = [
             self.which, self.way, w.HBox([amounts, seeds], layout=w.Layout(flex_flow="row wrap")),
-            self.buttons(), self.decoded,
+            self.buttons(), self.decoded, self.links,
         ]  # fmt: skip
+        self.while_busy = [self.which, self.way, *amounts.children, *seeds.children]
         self.add_class("memlab-move-panel")
 
     def clear(self) -> None:
         super().clear()
-        self.decoded.value = ""
+        self.decoded.value = self.links.value = ""
+
+    def _bound(self, _: Any = None) -> None:
+        """Bits are 2 to 16, shares 0 to 100 %."""
+        low, high = (2, 16) if self.way.value == self.WAYS[2] else (0, 100)
+        for control in self.amounts.children:
+            # The wider of old and new first: a low end above the high one is refused.
+            control.max = max(high, control.max)
+            control.min, control.max = low, high
+
+    def _changed(self, _: Any = None) -> None:
+        self.clear()
+        self.status.value = say("Ready.")
 
     def moved(self) -> MemVector:
         """The vector as the controls say."""
@@ -250,7 +280,7 @@ class MovePanel(LivePanel):
         if self.way.value == self.WAYS[0]:
             return mem.perturb(share * float(np.linalg.norm(mem.mem)), seed=self.seed.value)
         if self.way.value == self.WAYS[2]:
-            return mem.quantise(int(np.clip(self.amount.value, 2, 16)))
+            return mem.quantise(self.amount.value)
         return mem.dropout(share, seed=self.seed.value)
 
     def work(self) -> None:
@@ -262,6 +292,7 @@ class MovePanel(LivePanel):
         cosine = float(geometry.cosines(moved.mem.reshape(1, -1), before.mem.reshape(1, -1))[0, 0])
         self.result = moved
         right = int((ids == moved.token_ids).sum())
+        self.links.value = links("moved", _told_apart(self.lm, moved, ids))
         verdict = "it still decodes exactly" if moved.exact else f"{right} of {moved.n} tokens right"
         self.status.value = say(f"Done: cosine to what it was {cosine:.3f}; {verdict}.")
 
@@ -277,31 +308,45 @@ class AttentionPanel(LivePanel):
     COLUMNS = (("the vector", "on_mem"), ("the sink token", "on_first"), ("the text itself", "on_text"))
 
     def __init__(self, lm: FrozenLM, mems: list[MemVector]) -> None:
-        super().__init__("Look", icon="search", tooltip="One pass of the model over the vector and its text")
+        super().__init__(
+            "Look",
+            icon="search",
+            tooltip="One pass of the model over the vector and its text: about a second",
+            stops=False,
+        )
         self.lm, self.mems = lm, mems
         self._mass: pd.DataFrame | None = None
+        self._seen = ""
         names = [(f"{mem.text.id}, {mem.n} tokens, seed {mem.recipe.seed}", i) for i, mem in enumerate(mems)]
         self.which = w.Dropdown(options=names, description="Vector", style=_WIDE, layout=_LAYOUT)
         self.column = w.Dropdown(options=self.COLUMNS, description="Attention to", style=_WIDE, layout=_LAYOUT)
-        self.chart, self.bars = w.HTML(), w.HTML()
+        self.chart, self.bars, self.links = w.HTML(), w.HTML(), w.HTML()
         self.column.observe(self._draw, "value")
-        self.children = [self.which, self.column, self.buttons(), self.chart, self.bars]
+        self.which.observe(self._changed, "value")
+        self.while_busy = [self.which]
+        self.children = [self.which, self.column, self.buttons(), self.chart, self.bars, self.links]
         self.add_class("memlab-attention-panel")
 
     def clear(self) -> None:
         super().clear()
-        self._mass, self.chart.value, self.bars.value = None, "", ""
+        self._mass, self.chart.value, self.bars.value, self.links.value = None, "", "", ""
+
+    def _changed(self, _: Any = None) -> None:
+        self.clear()
+        self.status.value = say("Ready.")
 
     def work(self) -> None:
         mem = self.mems[self.which.value]
-        self._mass = attention.attention_mass(self.lm, mem)
+        self._mass, self._seen = attention.attention_mass(self.lm, mem), f"{mem.text.id}, seed {mem.recipe.seed}"
         self._draw()
         table = attention.waterfall(self.lm, mem)
         chart = charts.token_waterfall(table).properties(title="What each token costs the model")
         self.bars.value = charts.to_svg(chart)
+        self.links.value = links("waterfall", table.to_csv(index=False), self.bars.value)
         self.result = mem
-        gained = float(np.nansum(table.before) - table.after.sum())
-        self.status.value = say(f"Done: the vector saves {gained:.0f} of {float(np.nansum(table.before)):.0f} bits.")
+        both = table.dropna()  # a first token that nothing foretells has a cost with the vector only
+        gained = float(both.before.sum() - both.after.sum())
+        self.status.value = say(f"Done: the vector saves {gained:.0f} of {both.before.sum():.0f} bits.")
 
     def _draw(self, _: Any = None) -> None:
         if self._mass is None:
@@ -310,5 +355,15 @@ class AttentionPanel(LivePanel):
             self.chart.value = f'<div style="{_BOX}{TEXT}">This model has no attention.</div>'
             return
         name = {value: label for label, value in self.COLUMNS}[self.column.value]
-        chart = charts.attention_map(self._mass, self.column.value, title=f"Share of the text's attention to {name}")
+        chart = charts.attention_map(
+            self._mass, self.column.value, title=f"Share of the text's attention to {name}, {self._seen}"
+        )
         self.chart.value = charts.to_svg(chart)
+
+
+def _told_apart(lm: FrozenLM, mem: MemVector, ids: np.ndarray) -> str:
+    """CSV of a passage's tokens beside those that were decoded."""
+    table = pd.DataFrame(
+        {"true": [lm.decode_ids([i]) for i in mem.token_ids], "decoded": [lm.decode_ids([i]) for i in ids]}
+    )
+    return str(table.assign(right=ids == mem.token_ids).to_csv())
