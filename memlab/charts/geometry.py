@@ -58,6 +58,20 @@ def distance_matrix(matrix: Any, labels: list[str]) -> Any:
     )
 
 
+def norm_ways(table: pd.DataFrame) -> Any:
+    """Norms step by step, one line a training. Columns ``text_id kind tokens step norm last``."""
+    base = alt.Chart(table.assign(way=table.text_id + " " + table.tokens.astype(str))).encode(
+        alt.X("step:Q", title="step"),
+        alt.Y("norm:Q", title="Euclidean norm (log)", scale=alt.Scale(type="log"), axis=alt.Axis(tickCount=5)),
+        alt.Color("tokens:O", title="tokens", scale=alt.Scale(scheme="viridis")),
+        alt.Detail("way:N"),
+        tooltip=["text_id", "kind", "tokens", "step", alt.Tooltip("norm:Q", format=".1f")],
+    )
+    ways = base.transform_filter("!datum.last").mark_line(strokeWidth=1.5, opacity=0.6)
+    ends = base.transform_filter("datum.last").mark_circle(size=45, opacity=1)
+    return alt.layer(ways, ends).properties(width=520, height=240)
+
+
 def vector_map(table: pd.DataFrame, *, brush: alt.Parameter | None = None) -> Any:
     """Vectors laid out flat. Columns ``x y kind label text tokens norm seed``; what ``brush`` leaves out pales.
 

@@ -1,0 +1,74 @@
+"""What the pictures of geometry say, read off their marks."""
+
+import numpy as np
+import pandas as pd
+
+from memlab import charts
+from tests.test_charts import at, spoken
+
+
+def test_a_path_marks_what_is_exact_and_only_that():
+    table = pd.DataFrame({"t": [0, 0.5, 1], "bits": [0.1, 7, 0.1], "right": [8, 2, 8], "tokens": 8, "way": "line"})
+    assert len(at(charts.along_a_path(table.assign(exact=[True, False, False])), "circle")) == 1
+    points = at(charts.along_a_path(table.assign(exact=True)), "circle")
+    assert points[0, 1] == points[2, 1] > points[1, 1]  # seven bits stand higher
+
+
+def test_radii_that_end_with_the_search_are_arrows_and_the_smallest_are_there():
+    table = pd.DataFrame(
+        {
+            "direction": ["random"] * 3,
+            "radius": [0.0, 0.1, 2.0],
+            "fails": [0.001, 0.11, np.inf],
+            "text_id": list("abc"),
+            "margin": 1.0,
+        }
+    )
+    marks = spoken(charts.radii_by_direction(table))
+    assert sum("open: true" in m and "text_id: c" in m for m in marks) == 1
+    assert sum("open: false" in m for m in marks) == 2
+    assert any("text_id: a" in m and "0.1%" in m for m in marks)
+
+
+def test_a_plane_frames_what_is_exact_and_names_its_points():
+    places = [(x, y) for x in (0.0, 0.5, 1.0) for y in (-0.5, 0.0, 0.5)]
+    table = pd.DataFrame(places, columns=["x", "y"]).assign(
+        bits=5.0, exact=[p in ((0.0, 0.0), (1.0, 0.0)) for p in places]
+    )
+    named = pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 0.0], "name": ["one", "other"]})
+    svg = charts.to_svg(charts.loss_plane(table, named))
+    assert svg.count("exact: true") == 2 * 2  # the ground and its frame
+    assert ">one<" in svg
+    assert ">other<" in svg
+
+
+def test_norms_end_where_the_training_did():
+    table = pd.DataFrame(
+        {
+            "text_id": "a",
+            "kind": "prose",
+            "tokens": [8, 8, 8, 16, 16, 16],
+            "step": [0, 1, 1, 0, 1, 1],
+            "norm": [1.0, 10, 10, 1, 100, 100],
+            "last": [False, False, True] * 2,
+        }
+    )
+    ends = at(charts.norm_ways(table), "circle")
+    assert len(ends) == 2
+    assert ends[0, 0] == ends[1, 0]
+    assert ends[0, 1] > ends[1, 1]
+
+
+def test_a_map_has_a_text_at_the_pointer():
+    table = pd.DataFrame(
+        {"i": [0], "x": [0.0], "y": [0.0], "kind": "prose", "label": "a", "text": "Meet me", "tokens": 8, "norm": 1.0}
+    )
+    marks = spoken(charts.vector_map(table.assign(seed=3)))
+    assert any("text: Meet me" in m for m in marks)
+
+
+def test_from_text_to_text_has_both_texts_at_every_place():
+    table = pd.DataFrame({"t": [0.0, 1.0], "of_a": [8, 1], "of_b": [0, 8], "written": ["one", "other"]})
+    points = at(charts.from_text_to_text(table, ("first", "second")), "point")
+    assert len(points) == 4
+    assert len({x for x, _ in points}) == 2
