@@ -54,3 +54,9 @@ def test_trajectories_begin_at_the_noise_and_end_at_the_vector(lm, tmp_path):
         # What was kept of the end decodes too: float16 is enough here.
         rounded = mem.with_mem(way[-1], "float16")
         assert decode(lm, [rounded], batch=1)[0].shape == (8,)
+    before = file.stat().st_mtime_ns
+    trajectories(lm, passages, RECIPE, file, every=3, progress=False)
+    assert file.stat().st_mtime_ns == before
+    # What did not end exact has no place among them.
+    trajectories(lm, passages, RECIPE.replace(budget=2), tmp_path / "short", progress=False)
+    assert read_trajectories(tmp_path / "short") == {}
