@@ -8,12 +8,14 @@ are argmax. ``exact`` asks what comes back when the model writes freely from the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from memlab.statistics import Estimate, bootstrap, median_interval
 
@@ -85,6 +87,8 @@ def explain(
     reached = int(wrong[0]) if len(wrong) else n
     accuracy = float(fed[1:].mean()) if n > 1 else float("nan")
     lost = "token 1 is never scored there, and the true text is fed" if n > 1 else "one token leaves nothing to score"
+    first = without[0] - given[0]
+    at_first = f"token 1 holds {first:.1f} bits" if np.isfinite(first) else "without a vector nothing foretells token 1"
     rows = [
         ("tokens scored", n - 1, n, "the published code leaves token 1 out"),
         ("accuracy", accuracy, float(free.mean()), lost),
@@ -92,14 +96,14 @@ def explain(
         (
             "tokens gained",
             token_gain(fed[1:].sum(), before[1:].sum()),
-            token_gain(reached, before.sum()),
+            token_gain(reached, before[:reached].sum()),
             "argmax under the true text, against tokens decoded before the first wrong one",
         ),
         (
             "information gained, bits",
             information_gain(without[1:], given[1:]),
-            information_gain(without, given),
-            f"token 1 holds {without[0] - given[0]:.1f} bits of it",
+            information_gain(without[:reached], given[:reached]),
+            f"{at_first}; the right column ends where decoding goes wrong",
         ),
     ]
     return pd.DataFrame(rows, columns=["measure", "paper2025", "exact", "why"])
@@ -111,7 +115,11 @@ def _verdict(held: bool, fed: np.ndarray, reached: int, n: int) -> str:
     where = f"decoding goes wrong at token {reached + 1} of {n}"
     if not held:
         return where
-    return f"{where}, {'which the published count leaves out' if reached == 0 else 'one miss in a hundred is let pass'}"
+    if reached == 0:
+        return f"{where}, which the published count leaves out"
+    if not fed[reached]:
+        return f"{where}, and one miss in a hundred is let pass"
+    return f"{where}, though it is right while the true text is fed: rounding, or a hair's breadth"
 
 
 # Many runs -------------------------------------------------------------------------------------------------------
@@ -152,27 +160,35 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
     """One row a passage (and model, k, kind of text): horizon, what it took to find, loss left where it first failed.
 
     The horizon (tokens) is the longest prefix that one of the stored vectors decodes to, freely: also that of a longer
-    text that was not exact to its end. It is a certified lower end. ``failed_at`` is the shortest length above it that
-    failed in every attempt (missing: none did), no proof that no vector could. With ``token_bits_without`` in the
-    attempts (``experiments.gains``) also ``horizon_bits``: what that prefix costs the model without the vector.
+    text that was not exact to its end. It is a certified lower end. ``failed_at`` is the shortest length (tokens) above
+    it that was tried and never exact (missing: there is none, the horizon is censored), no proof that no vector could.
+    ``bits_at_failure`` is what the best vector still cost there, bits a token.
+
+    With the columns of ``experiments.gains`` also ``horizon_bits`` and ``failed_bits``, what those prefixes cost the
+    model without the vector, and what the vector gains on the first: ``token_gain``, ``information_gain_bits``.
     """
     rows = []
     names = [name for name in ("model", "texts", "k", "text_id", "source") if name in attempts]
     for labels, group in attempts.groupby(names, sort=False, observed=True):
         exact = group[group.exact]
         best = group.loc[group.exact_prefix.idxmax()]
-        failed = group[~group.exact & (group.length > best.exact_prefix)]
-        first = failed[failed.length == failed.length.min()]
+        failed = group[~group.exact & (group.tokens > best.exact_prefix)]
+        first = failed[failed.tokens == failed.tokens.min()]
+        reached = int(best.exact_prefix)
         row = dict(zip(names, labels, strict=True)) | {
-            "horizon": int(best.exact_prefix),
+            "horizon": reached,
             "longest_exact": int(exact.tokens.max()) if len(exact) else 0,
-            "failed_at": int(failed.length.min()) if len(failed) else None,
+            "failed_at": int(failed.tokens.min()) if len(failed) else None,
             "attempts": len(group),
             "token_passes": int(group.token_passes.sum()),
             "bits_at_failure": float(first.bits.min()) if len(first) else None,
         }
         if "token_bits_without" in group:
-            row["horizon_bits"] = float(np.nansum(np.asarray(best.token_bits_without)[: best.exact_prefix]))
+            without, given = (np.asarray(best[f"token_bits_{w}"], float)[:reached] for w in ("without", "with"))
+            row["horizon_bits"] = float(np.nansum(without))
+            row["failed_bits"] = float(np.nansum(first.token_bits_without.iloc[0])) if len(first) else None
+            row["token_gain"] = token_gain(reached, int(np.sum(np.asarray(best.token_right_without)[:reached])))
+            row["information_gain_bits"] = information_gain(without, given)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -180,14 +196,14 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
 def outcomes(attempts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One passage's exact attempts, and those that failed at a length above all of them."""
     exact = attempts[attempts.exact]
-    return exact, attempts[~attempts.exact & (attempts.length > (exact.length.max() if len(exact) else 0))]
+    return exact, attempts[~attempts.exact & (attempts.tokens > (exact.tokens.max() if len(exact) else 0))]
 
 
 def exact_estimates(horizons: pd.DataFrame) -> pd.DataFrame:
-    """Median exact horizon in tokens and bits with bootstrap intervals over passages, one row a group.
+    """Median exact horizon in tokens and bits with intervals over passages, one row a group.
 
     ``horizons``, one row a passage: ``horizon`` (tokens), ``horizon_bits``, and ``failed_at`` (tokens, missing where
-    no attempt failed above it: the horizon is then only known to be at least that).
+    no attempt failed above it: the horizon is then only known to be at least that, and an interval may be open).
     """
     rows = []
     for names, group in _groups(horizons):
@@ -195,8 +211,8 @@ def exact_estimates(horizons: pd.DataFrame) -> pd.DataFrame:
             names
             | {
                 "passages": len(group),
-                "tokens": median_interval(group.horizon),
-                "bits": median_interval(group.horizon_bits),
+                "tokens": median_interval(group.horizon, open_above=group.failed_at.isna()),
+                "bits": median_interval(group.horizon_bits, open_above=group.failed_at.isna()),
                 "least": int(group.horizon.min()),
                 "most": int(group.horizon.max()),
                 "censored": int(group.failed_at.isna().sum()),
@@ -224,8 +240,14 @@ def saturation(bits_without: Sequence[float] | Any, bits_with: Sequence[float] |
 
 
 def saturation_interval(runs: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> Estimate:
-    """``saturation`` of a table (``text_id bits_without bits_with``) with its bootstrap interval over passages."""
-    return bootstrap(lambda t: saturation(t.bits_without, t.bits_with), runs, draws=draws, seed=seed)
+    """``saturation`` of a table (``text_id bits_without bits_with``) with its bootstrap interval over passages.
+
+    Where a text that costs at least C is left with next to nothing, C is at least that: the upper end is infinite if no
+    text of the table has more bits than its vector takes off (a bit a hundred, for those that are left over anyway).
+    """
+    found = bootstrap(lambda t: saturation(t.bits_without, t.bits_with), runs, draws=draws, seed=seed)
+    above = runs.bits_with > 0.01 * runs.bits_without
+    return found if above.any() else found._replace(high=float("inf"))
 
 
 def n50(size: Sequence[float] | Any, exact: Sequence[bool] | Any) -> float:
@@ -250,28 +272,59 @@ def n50(size: Sequence[float] | Any, exact: Sequence[bool] | Any) -> float:
 def n50_interval(runs: pd.DataFrame, size: str = "length", *, draws: int = 1000, seed: int = 0) -> Estimate:
     """``n50`` of a table (``text_id exact`` and the column ``size``) with its bootstrap interval over passages.
 
-    Every passage must have been tried at every size. A search that tries each near its own limit (``horizon``) has
-    strong passages at long sizes and weak ones at short: give ``tried_everywhere`` of what it found.
+    Every passage must have been tried at every size. A search tries each near its own limit, strong passages at long
+    sizes and weak ones at short: that is what ``n50_of_search`` is for.
     """
     return bootstrap(lambda t: n50(t[size], t.exact), runs, draws=draws, seed=seed)
 
 
-def tried_everywhere(horizons: pd.DataFrame, column: str = "horizon", *, points: int = 24) -> pd.DataFrame:
-    """Each passage at ``points`` sizes, exact up to its horizon and not above: what ``n50`` takes of a search.
+def n50_of_search(reached: Sequence[float] | Any, failed: Sequence[float] | Any) -> float:
+    """The size at which half the passages come back, from a search that brackets each passage's own limit.
 
-    Sizes, in the unit of ``column``, are spread evenly on a logarithm over all horizons found, and a little beyond.
+    A passage's limit is somewhere from ``reached`` (0: nothing came back) to ``failed`` (NaN: nothing failed, so it may
+    be anywhere above). Limits are taken to be log-logistic, so that the share that comes back falls with log size as a
+    logistic function does; maximum likelihood. NaN where no limit is bracketed from above.
     """
-    found = horizons[horizons[column] > 0]
-    sizes = np.geomspace(0.7 * found[column].min(), 1.4 * found[column].max(), points)
-    rows = [(t, float(n), bool(n <= h)) for t, h in zip(found.text_id, found[column], strict=True) for n in sizes]
-    return pd.DataFrame(rows, columns=["text_id", "length", "exact"])
+    low = np.asarray(reached, float)
+    high = np.asarray(pd.to_numeric(pd.Series(failed), errors="coerce"), float)
+    high = np.where(np.isnan(high), np.inf, high)
+    bracketed = np.isfinite(high)
+    if not bracketed.any():
+        return float("nan")
+    start = float(np.log(np.median(np.where(low > 0, low, np.where(bracketed, high, 1.0) / 2))))
+
+    def lost(parameters: np.ndarray) -> float:
+        middle, steepness = parameters[0], np.exp(parameters[1])
+
+        def beyond(size: np.ndarray) -> np.ndarray:  # share of passages whose limit is above that size
+            with np.errstate(divide="ignore"):
+                return np.asarray(expit(-steepness * (np.log(size) - middle)))
+
+        share = np.clip(beyond(low) - beyond(high), 1e-12, 1)
+        return float(-np.log(share).sum() + 0.01 * (parameters[1] - 2) ** 2)  # keeps the slope finite
+
+    found = minimize(lost, [start, 2.0], method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-6, "maxiter": 2000})
+    return float(np.exp(found.x[0]))
+
+
+def n50_of_search_interval(
+    horizons: pd.DataFrame, column: str = "horizon", *, draws: int = 300, seed: int = 0
+) -> Estimate:
+    """``n50_of_search`` of a table of ``horizons``, in tokens or (``horizon_bits``) bits, drawn over passages."""
+    failed = {"horizon": "failed_at", "horizon_bits": "failed_bits"}[column]
+    return bootstrap(lambda t: n50_of_search(t[column], t[failed]), horizons, draws=draws, seed=seed)
 
 
 def vectors_slope(horizons: pd.DataFrame, column: str = "horizon") -> float:
     """Exponent a of horizon = c·k^a over passages measured at several k (1: each vector holds as much as the first).
 
-    ``horizons``: ``text_id k`` and ``column``; least squares on logarithms, a level for each passage.
+    ``horizons``: ``text_id k`` and ``column``; least squares on logarithms, a level for each passage. Left out is what
+    is 0, and where there is a column ``failed_at``, what ended only because the search did: a ceiling has no slope.
     """
+    kept = horizons[column] > 0
+    if "failed_at" in horizons:
+        kept &= horizons.failed_at.notna()
+    horizons = horizons[kept]
     y, x = np.log(horizons[column].astype(float)), np.log(horizons.k.astype(float))
     each = horizons.text_id
     x, y = x - x.groupby(each).transform("mean"), y - y.groupby(each).transform("mean")
@@ -315,23 +368,35 @@ def information_not_length(horizons: pd.DataFrame, *, draws: int = 2000, seed: i
 
     ``horizons``, one row a passage: ``text_id texts horizon horizon_bits``. Rows: ``tokens``, ``bits``, and how much
     further apart kinds lie in tokens than in bits; ``spread`` in octaves with a bootstrap interval (passages drawn
-    within their kind), and the p-value of a permutation test that the kinds are one (no such test for the difference).
+    within their kind), and the p-value of dealing the passages to kinds at random (for the difference, tokens and bits
+    of a passage together).
+
+    The spread of kinds that are one is above 0, since means of a few passages differ: read p, not the lower end, for
+    whether kinds differ, and the upper end for how far they may. ``left_out`` counts passages without any horizon, of
+    which a logarithm says nothing; where a whole kind is left out, nothing is said. ``censored`` counts those whose
+    horizon is only known to be at least what it is: many of them in one kind make it look nearer than it is.
     """
     table = horizons[(horizons.horizon > 0) & (horizons.horizon_bits > 0)]
     columns = {"tokens": "horizon", "bits": "horizon_bits"}
+    counts = {
+        "left_out": len(horizons) - len(table),
+        "censored": int(table.failed_at.isna().sum()) if "failed_at" in table else 0,
+    }
+    measures: dict[str, Callable[[pd.DataFrame], float]] = {
+        unit: partial(spread, column=column) for unit, column in columns.items()
+    }
+    measures["tokens less bits"] = lambda t: spread(t, "horizon") - spread(t, "horizon_bits")
+    whole = table.texts.nunique() == horizons.texts.nunique() and table.texts.nunique() > 1
+    nothing = Estimate(float("nan"), float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
+    dealt = [table.assign(texts=rng.permutation(table.texts.to_numpy())) for _ in range(draws if whole else 0)]
     rows = []
-    for unit, column in columns.items():
-        found = bootstrap(partial(spread, column=column), table, within="texts", draws=draws, seed=seed)
-        shuffled = np.array(
-            [spread(table.assign(texts=rng.permutation(table.texts.to_numpy())), column) for _ in range(draws)]
-        )
-        rows.append((unit, *found, float((1 + (shuffled >= found.value).sum()) / (1 + draws))))
-    apart = bootstrap(
-        lambda t: spread(t, "horizon") - spread(t, "horizon_bits"), table, within="texts", draws=draws, seed=seed
-    )
-    rows.append(("tokens less bits", *apart, float("nan")))
-    return pd.DataFrame(rows, columns=["unit", "spread", "low", "high", "p"])
+    for unit, measure in measures.items():
+        found = bootstrap(measure, table, within="texts", draws=draws, seed=seed) if whole else nothing
+        shuffled = np.array([measure(t) for t in dealt])
+        p = float((1 + (shuffled >= found.value).sum()) / (1 + draws)) if whole else float("nan")
+        rows.append((unit, *found, p, *counts.values()))
+    return pd.DataFrame(rows, columns=["unit", "spread", "low", "high", "p", *counts])
 
 
 def _groups(table: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:

@@ -34,7 +34,8 @@ class Predictor:
     slope: float
     """k vectors pay for k**slope times as much."""
     errors: tuple[float, ...]
-    """log(true / predicted) of each passage by a fit without it, sorted: what intervals are made of."""
+    """log(true / predicted) of each passage (the mean, where it was measured at several k) by a fit without it, sorted:
+    what intervals are made of."""
 
     def horizon(self, token_bits: Sequence[float] | Any, k: int = 1, *, level: float = 0.9) -> Estimate:
         """Tokens that k vectors will hold of a text whose tokens cost ``token_bits`` (n,), with a ``level`` interval.
@@ -45,20 +46,32 @@ class Predictor:
         """
         costs = np.nan_to_num(np.asarray(token_bits, float)) + self.constant
         middle = _held(costs, self.budget * k**self.slope)
-        n, tail = len(self.errors), (1 - level) / 2
-        # The quantiles of n errors for the next one: ranks out of n + 1.
-        below, above = int(np.floor(tail * (n + 1) + 1e-9)) - 1, int(np.ceil((1 - tail) * (n + 1) - 1e-9)) - 1
-        low = middle * np.exp(self.errors[below]) if below >= 0 else 1.0
-        high = middle * np.exp(self.errors[above]) if above < n else np.inf
+        below, above = self._error((1 - level) / 2), self._error(1 - (1 - level) / 2)
         size = float(len(costs))
-        return Estimate(min(size, middle), min(size, low), min(size, high))
+        return Estimate(min(size, middle), min(size, max(1.0, middle * below)), min(size, middle * above))
+
+    def _error(self, quantile: float) -> float:
+        """True over predicted, at that quantile of what the next passage may show; 0 or infinite with too few."""
+        n = len(self.errors)
+        # Of n errors and the next one all orders are alike: ranks out of n + 1, to the outer side.
+        exact = quantile * (n + 1)
+        rank = int(np.floor(exact + 1e-9)) if quantile < 0.5 else int(np.ceil(exact - 1e-9))
+        if rank < 1:
+            return 0.0
+        return float(np.exp(self.errors[rank - 1])) if rank <= n else float("inf")
 
     def vectors_needed(self, token_bits: Sequence[float] | Any, *, sure: float = 0.5) -> int:
-        """Smallest k that holds the whole text; ``sure``: the share of held-out passages for which it would have."""
+        """Smallest k that holds the whole text; ``sure``: the share of passages for which it will.
+
+        Raises ``ValueError`` where too few passages were measured to be so sure (n of them go up to n / (n + 1)).
+        """
         costs = np.nan_to_num(np.asarray(token_bits, float)) + self.constant
         # The prefix that must be predicted so that, of so many passages as asked for, the true one is the whole text.
-        slack = float(np.quantile(self.errors, 1 - sure))
-        want = float(costs.sum()) * float(np.exp(-slack))
+        slack = self._error(1 - sure) if sure > 0.5 else float(np.exp(np.median(self.errors)))
+        if slack == 0:
+            n = len(self.errors)
+            raise ValueError(f"sure={sure} with {n} passages measured; expected at most {n / (n + 1):.2f}")
+        want = float(costs.sum()) / slack
         return max(1, int(np.ceil((want / self.budget) ** (1 / self.slope) - 1e-9)))
 
 
@@ -85,15 +98,16 @@ def fit(
         if len(bits) < n or n < 1:
             raise ValueError(f"passage {i} has {len(bits)} tokens and a horizon of {n}; expected 1 up to its length")
     owner = np.asarray(pd.factorize(np.asarray(passages if passages is not None else range(len(costs))))[0])
-    errors = []
+    errors: dict[int, list[float]] = {}
     for fold in range(FOLDS):
         kept, left_out = np.flatnonzero(owner % FOLDS != fold), np.flatnonzero(owner % FOLDS == fold)
         if len(kept) and len(left_out):
-            constant, budget, slope = _fitted([costs[i] for i in kept], tokens[kept], vectors[kept])
-            for bits, n, k in zip((costs[i] for i in left_out), tokens[left_out], vectors[left_out], strict=True):
-                errors.append(float(np.log(n / _held(bits + constant, budget * k**slope))))
-    constant, budget, slope = _fitted(costs, tokens, vectors)
-    return Predictor(budget, constant, slope, tuple(sorted(errors)))
+            constant, budget, slope = _fitted([costs[i] for i in kept], tokens[kept], vectors[kept], owner[kept])
+            for i in map(int, left_out):
+                predicted = _held(costs[i] + constant, budget * vectors[i] ** slope)
+                errors.setdefault(int(owner[i]), []).append(float(np.log(tokens[i] / predicted)))
+    constant, budget, slope = _fitted(costs, tokens, vectors, owner)
+    return Predictor(budget, constant, slope, tuple(sorted(float(np.mean(each)) for each in errors.values())))
 
 
 def held_out(table: pd.DataFrame, *, by: str = "text_id", level: float = 0.9) -> pd.DataFrame:
@@ -101,6 +115,9 @@ def held_out(table: pd.DataFrame, *, by: str = "text_id", level: float = 0.9) ->
 
     ``table``: ``text_id horizon k token_bits``; ``by="texts"`` leaves the passage's whole kind out. ``baseline`` is the
     mean horizon of what was left in (at the same k), which is what one would say knowing nothing of the text.
+
+    ``token_bits`` should go on far beyond the horizon: a prediction past their end goes on at their mean cost, and is
+    not cut there, since where a text was no longer tried would give the answer away.
     """
     rows = []
     for name, out in table.groupby(by, sort=False):
@@ -109,7 +126,7 @@ def held_out(table: pd.DataFrame, *, by: str = "text_id", level: float = 0.9) ->
             continue
         model = fit(left.token_bits.tolist(), left.horizon.tolist(), left.k.tolist(), passages=left.text_id.tolist())
         for row in out.itertuples():
-            found = model.horizon(row.token_bits, int(row.k), level=level)
+            found = model.horizon(_endless(row.token_bits), int(row.k), level=level)
             alike = left[left.k == row.k]
             base = float(alike.horizon.mean()) if len(alike) else float("nan")
             rows.append((row.text_id, row.k, row.horizon, *found, base))
@@ -126,6 +143,12 @@ def report(predicted: pd.DataFrame) -> dict[str, float]:
     }
 
 
+def _endless(token_bits: Sequence[float] | Any, times: int = 50) -> np.ndarray:
+    """The text, and then as much again at its mean cost."""
+    bits = np.nan_to_num(np.asarray(token_bits, float))
+    return np.concatenate([bits, np.full(times * len(bits), bits.mean())])
+
+
 def _held(costs: np.ndarray, budget: float) -> float:
     """Tokens that ``budget`` pays for, the last in part; past the end of the text at its mean cost."""
     total = np.concatenate([[0.0], np.cumsum(costs)])
@@ -134,25 +157,35 @@ def _held(costs: np.ndarray, budget: float) -> float:
     return max(1.0, float(np.interp(budget, total, np.arange(len(total)))))
 
 
-def _fitted(costs: Sequence[np.ndarray], tokens: np.ndarray, ks: np.ndarray) -> tuple[float, float, float]:
+def _fitted(
+    costs: Sequence[np.ndarray], tokens: np.ndarray, ks: np.ndarray, owner: np.ndarray
+) -> tuple[float, float, float]:
     """(constant, budget, slope)."""
-    constant = _best_constant(costs, tokens, ks)
-    each, slope = _pays(costs, tokens, ks, constant)
+    constant = _best_constant(costs, tokens, ks, owner)
+    each, slope = _pays(costs, tokens, ks, owner, constant)
     return constant, float(np.median(each)), slope
 
 
-def _pays(costs: Sequence[np.ndarray], tokens: np.ndarray, ks: np.ndarray, constant: float) -> tuple[np.ndarray, float]:
-    """What one of each passage's vectors pays for (passages,), bits, and the slope over k by which that was found."""
+def _pays(
+    costs: Sequence[np.ndarray], tokens: np.ndarray, ks: np.ndarray, owner: np.ndarray, constant: float
+) -> tuple[np.ndarray, float]:
+    """What one of each passage's vectors pays for (passages,), bits, and the slope over k by which that was found.
+
+    The slope is within passages, since many vectors are only tried on long texts; over all of them where none was
+    measured at two k.
+    """
     spent = np.array([float((bits[:n] + constant).sum()) for bits, n in zip(costs, tokens, strict=True)])
     slope = 1.0
     if len(set(ks.tolist())) > 1:
-        slope = vectors_slope(pd.DataFrame({"text_id": 0, "k": ks, "spent": spent}), "spent")
+        slope = vectors_slope(pd.DataFrame({"text_id": owner, "k": ks, "spent": spent}), "spent")
+        if np.isnan(slope):
+            slope = vectors_slope(pd.DataFrame({"text_id": 0, "k": ks, "spent": spent}), "spent")
     return spent / ks**slope, slope
 
 
-def _best_constant(costs: Sequence[np.ndarray], tokens: np.ndarray, ks: np.ndarray) -> float:
+def _best_constant(costs: Sequence[np.ndarray], tokens: np.ndarray, ks: np.ndarray, owner: np.ndarray) -> float:
     def loss(constant: float) -> float:
-        each, slope = _pays(costs, tokens, ks, constant)
+        each, slope = _pays(costs, tokens, ks, owner, constant)
         budgets = float(np.median(each)) * ks**slope
         predicted = [_held(bits + constant, budget) for bits, budget in zip(costs, budgets, strict=True)]
         return float(np.mean(np.abs(np.log(tokens / np.array(predicted)))))

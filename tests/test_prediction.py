@@ -102,3 +102,49 @@ def test_what_cannot_be_fitted_is_said():
         prediction.fit([[1.0, 2]], [1])
     with pytest.raises(ValueError, match="horizon of 5"):
         prediction.fit([[1.0, 2]] * 3, [1, 2, 5])
+
+
+def rows_of(rng, passages, ks=(1, 2, 4), spread=0.2, tokens=3000):
+    """Passages of one budget each, whatever k, and long texts."""
+    rows = []
+    for p in range(passages):
+        budget, bits = 500 * np.exp(rng.normal(0, spread)), rng.exponential(4, tokens)
+        rows += [(f"t{p}", k, int(np.searchsorted(np.cumsum(bits), budget * k)), bits) for k in ks]
+    return pd.DataFrame(rows, columns=["text_id", "k", "horizon", "token_bits"])
+
+
+def fitted_by_passage(table):
+    return prediction.fit(
+        table.token_bits.tolist(), table.horizon.tolist(), table.k.tolist(), passages=table.text_id.tolist()
+    )
+
+
+def test_intervals_are_made_of_passages_not_of_rows():
+    table = rows_of(np.random.default_rng(0), 7)
+    found = fitted_by_passage(table)
+    assert len(found.errors) == 7
+    estimate = found.horizon(table.token_bits[0], 1)
+    assert (estimate.low, estimate.high) == (1, len(table.token_bits[0]))  # seven passages are too few for 90 %
+    with pytest.raises(ValueError, match=r"7 passages measured; expected at most 0\.88"):
+        found.vectors_needed(table.token_bits[0], sure=0.95)
+
+
+def test_as_sure_as_one_asks_to_be():
+    """Of passages that were not measured, nine in ten fit into the vectors that were said to be enough for them."""
+    held = tried = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        found = fitted_by_passage(rows_of(rng, 30, ks=(1,)))
+        for _ in range(20):
+            budget, bits = 500 * np.exp(rng.normal(0, 0.2)), rng.exponential(4, 800)
+            held += bits.sum() <= budget * found.vectors_needed(bits, sure=0.9)
+            tried += 1
+    assert held / tried >= 0.86
+
+
+def test_where_a_text_was_no_longer_tried_gives_nothing_away():
+    """Budgets that nothing foretells: shorter texts must not make for a better prediction."""
+    table = rows_of(np.random.default_rng(3), 24, ks=(1,), spread=0.8)
+    cut = table.assign(token_bits=[bits[: n + 16] for bits, n in zip(table.token_bits, table.horizon, strict=True)])
+    whole, near = (prediction.report(prediction.held_out(t))["median_error"] for t in (table, cut))
+    assert near > 0.7 * whole

@@ -50,7 +50,7 @@ def capacity_command(
     out: Annotated[Path | None, typer.Option("--out", help="also write one row a run, as Parquet")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """How much text the vectors hold: exact horizons in tokens and bits, and the published estimators."""
+    """How much text the vectors hold: exact horizons in tokens and bits; or, if asked, the published estimators."""
     chosen = protocol.split(",")
     if strange := [name for name in chosen if name not in PROTOCOLS]:
         raise typer.BadParameter(f"{', '.join(strange)}; expected {' or '.join(PROTOCOLS)}", param_hint="--protocol")
@@ -120,27 +120,31 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
     if len(exact):
         reached = capacity.horizons(exact)
         found = capacity.exact_estimates(reached)
-        found["of the theoretical"] = [
-            capacity.token_utilisation(e.value, d, vocabulary, k=k) for e, k in zip(found.tokens, found.k, strict=True)
+        gained = reached.groupby(["texts", "k"], sort=False)[["token_gain", "information_gain_bits"]].median()
+        at = list(zip(found.texts, found.k, strict=True))
+        found["token gain"] = [gained.token_gain[where] for where in at]
+        found["utilisation"] = [
+            capacity.token_utilisation(gained.token_gain[where], d, vocabulary, k=where[1]) for where in at
         ]
-        found["bits a dimension"] = [
-            capacity.bits_per_dimension(e.value, d, k=k) for e, k in zip(found.bits, found.k, strict=True)
+        found["bits gained a dimension"] = [
+            capacity.bits_per_dimension(gained.information_gain_bits[where], d, k=where[1]) for where in at
         ]
+        found["token gain a vector"] = [gained.token_gain[where] / where[1] for where in at]
         for column in ("tokens", "bits"):
             found[column] = [format(e, ".0f") for e in found[column]]
-        made["exact horizon: median, 95 % bootstrap interval over passages"] = found.round(3)
+        made["exact horizon: median, 95 % interval over passages; gains on it, medians"] = found.round(3)
         rows = []
         for (kind, k), group in exact.groupby(["texts", "k"], sort=False):
             found_here = reached[(reached.texts == kind) & (reached.k == k)]
             rows.append((
                 kind, k, *(
-                    format(capacity.n50_interval(capacity.tried_everywhere(found_here, unit), draws=300), ".0f")
+                    format(capacity.n50_of_search_interval(found_here, unit), ".0f")
                     for unit in ("horizon", "horizon_bits")
                 ),
                 format(capacity.saturation_interval(group), ".0f"),
             ))  # fmt: skip
         columns = ["texts", "k", "n50, tokens", "n50, bits", "C, bits"]
-        made["half come back at (n50); one vector takes C bits off a text"] = pd.DataFrame(rows, columns=columns)
+        made["half come back at (n50); k vectors take C bits off a text"] = pd.DataFrame(rows, columns=columns)
         one = reached[reached.k == reached.k.min()]
         if one.texts.nunique() > 1:
             made["do kinds of text agree in bits where in tokens they do not? (spread in octaves)"] = (

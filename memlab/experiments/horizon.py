@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from memlab.capacity import outcomes
-from memlab.models import FrozenLM, PassageError
+from memlab.models import FrozenLM, Passage, PassageError
 from memlab.recipes import Recipe
 from memlab.runs import Job, Plan, run
 from memlab.store import Store
@@ -90,6 +90,8 @@ def horizon(
             tokens, seed = ladders[text.id].next
             jobs.append(Plan.of(lm, [lm.passage(text, tokens, start=start)], recipe.replace(seed=seed)).jobs[0])
         report = run(Plan(tuple(jobs)), store, progress=progress)
+        for key, why in report.failed.items():
+            tell(f"failed, and counted as not exact: {key[:12]}: {why}")
         for text, job in zip(climbing, jobs, strict=True):
             mem = next((m for m in report.results if m.key == job.key), None)
             ladder = ladders[text.id]
@@ -129,18 +131,27 @@ def growing(
 ) -> pd.DataFrame:
     """The same passages with a recipe that grows its text, each with the token passes that ``horizon`` spent on it.
 
-    One row a passage, of the same columns; what counts is how many tokens its vector decodes to.
+    One row a passage, of the same columns; what counts is how many tokens its vector decodes to. A text that is shorter
+    than ``longest`` is grown as far as it goes. That a growing text did not come to its end says nothing about that
+    length: ``capacity.horizons`` of these rows has no ``failed_at`` worth reading.
     """
+    passages = [_longest(lm, text, longest, start) for text in texts]
     jobs = [
-        Plan.of(
-            lm, [lm.passage(text, longest, start=start)], recipe.replace(token_budget=int(token_passes[text.id]))
-        ).jobs[0]
-        for text in texts
+        Plan.of(lm, [passage], recipe.replace(token_budget=int(token_passes[text.id]))).jobs[0]
+        for text, passage in zip(texts, passages, strict=True)
     ]
     report = run(Plan(tuple(jobs)), store, progress=progress)
     found = {mem.key: mem for mem in report.results}
     pairs = [(text, found[job.key]) for text, job in zip(texts, jobs, strict=True) if job.key in found]
-    return pd.DataFrame([attempt_row(text, longest, mem.recipe.seed, mem) for text, mem in pairs])
+    return pd.DataFrame([attempt_row(text, mem.n, mem.recipe.seed, mem) for text, mem in pairs])
+
+
+def _longest(lm: FrozenLM, text: Text, tokens: int, start: int | str) -> Passage:
+    """So many tokens of a text, or all of it."""
+    try:
+        return lm.passage(text, tokens, start=start)
+    except PassageError:
+        return lm.passage(text, None, start=start)
 
 
 def pressed(

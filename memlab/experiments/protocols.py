@@ -86,21 +86,20 @@ def fixed_lengths(
     for k, count in zip(ks, counts or [0] * len(ks), strict=True):
         for kind, given in texts.items():
             chosen = list(given)[: count or None]
+            # By the length that was asked for: where a cut is moved back by a token, it is still that length's run.
             plans = [
-                (t, Plan.grid(lm, [t], tokens=list(lengths), recipes=recipe.replace(k=k), start=start)) for t in chosen
+                (t, n, Plan.grid(lm, [t], tokens=n, recipes=recipe.replace(k=k), start=start))
+                for t in chosen
+                for n in lengths
             ]
-            pairs = [(text, job) for text, plan in plans for job in plan]
-            for what, why in (left for _, plan in plans for left in plan.rejected):
+            pairs = [(text, n, job) for text, n, plan in plans for job in plan]
+            for what, why in (left for *_, plan in plans for left in plan.rejected):
                 tell(f"left out: {what}: {why}")
-            report = run(Plan(tuple({job.key: job for _, job in pairs}.values())), store, progress=progress)
+            report = run(Plan(tuple({job.key: job for *_, job in pairs}.values())), store, progress=progress)
             found = {mem.key: mem for mem in report.results}
             for key, why in report.failed.items():
                 tell(f"failed: {key[:12]}: {why}")
-            rows = [
-                attempt_row(text, len(job.passage), job.recipe.seed, found[job.key])
-                for text, job in pairs
-                if job.key in found
-            ]
+            rows = [attempt_row(text, n, job.recipe.seed, found[job.key]) for text, n, job in pairs if job.key in found]
             tell(f"{kind}, k = {k}: {len(rows)} runs, {report.trained} of them now, {report.seconds:.0f} s")
             tables.append(pd.DataFrame(rows).assign(texts=kind, k=k))
     return _measured(lm, store, tables, protocol)
