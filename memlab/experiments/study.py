@@ -16,8 +16,8 @@ import pandas as pd
 
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
-from memlab.runs import Plan, run
-from memlab.statistics import median_interval, share_interval
+from memlab.runs import Plan, Report, run
+from memlab.statistics import Estimate, bootstrap, median_interval, share_interval
 from memlab.store import Store
 from memlab.texts import load_texts
 from memlab.vectors import MemVector
@@ -120,7 +120,8 @@ def halves(table: pd.DataFrame) -> pd.DataFrame:
     """The final's halves, passages by turns: the first chooses (most exact, then fewest passes), the second reports.
 
     Exact share of all runs with a 95 % Wilson interval over passages (their seeds are no passages); median over
-    passages of a run's token passes, with a 95 % bootstrap interval over passages.
+    passages of a run's token passes. Passages differ far more than contenders do, so the last column compares passage
+    by passage: geometric mean of token passes over those of the one in first place, bootstrap over passages.
     """
     texts = list(dict.fromkeys(zip(table.text_id, table.start, strict=True)))
     chooses = {pair for i, pair in enumerate(texts) if i % 2 == 0}
@@ -128,7 +129,10 @@ def halves(table: pd.DataFrame) -> pd.DataFrame:
     first, second = ranking(table[in_first]), table[~in_first]
     first = first.sort_values(["share", "passes_per_exact"], ascending=[False, True], ignore_index=True)
     rows = []
+    passes = second.groupby(["contender", "text_id", "start"]).token_passes.mean()
     for place, name in enumerate(first.contender):
+        apart = np.log(passes[name] / passes[first.contender[0]]).rename("ratio").reset_index()
+        ratio = Estimate(*np.exp(bootstrap(lambda t: t.ratio.mean(), apart)))
         group = second[second.contender == name]
         hits = int(group.exact.sum())
         each = group.groupby(["text_id", "start"]).exact.mean()
@@ -140,6 +144,7 @@ def halves(table: pd.DataFrame) -> pd.DataFrame:
                 "place by the choosing half": place + 1,
                 "exact (reporting half)": f"{hits}/{len(group)} [{low:.2f}, {high:.2f}]",
                 "token passes, median": f"{middle:.0f} [{below:.0f}, {above:.0f}]",
+                "against the first, passage by passage": "1" if not place else format(ratio, ".2f"),
             }
         )
     return pd.DataFrame(rows)
@@ -168,7 +173,8 @@ def study(
 ) -> pd.DataFrame:
     """One row a contender, passage and seed; ``out`` (Parquet) is written after each contender and read at the start.
 
-    ``seconds`` is the contender's wall time over all its passages, the same in each of its rows.
+    ``seconds`` is the contender's wall time over all its passages, the same in each of its rows; missing where some of
+    them came from the store.
     """
     table = pd.read_parquet(out) if out and out.exists() else pd.DataFrame()
     flat = [(question, name, changes) for question, group in contenders.items() for name, changes in group.items()]
@@ -176,9 +182,10 @@ def study(
         if len(table) and name in set(table.contender):
             continue
         began = time.perf_counter()
-        results = _results(lm, passages, changes, store, budget, seeds)
-        seconds = time.perf_counter() - began
-        rows = pd.DataFrame([_row(question, name, mem, seconds) for mem in results])
+        report = _results(lm, passages, changes, store, budget, seeds)
+        whole = report.trained == len(passages) * len(seeds)
+        seconds = time.perf_counter() - began if whole else float("nan")
+        rows = pd.DataFrame([_row(question, name, mem, seconds) for mem in report.results])
         table = pd.concat([table, rows], ignore_index=True)
         if out:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +199,7 @@ def study(
 
 def _results(
     lm: FrozenLM, passages: Sequence[Passage], changes: Changes, store: Store, budget: int, seeds: Sequence[int]
-) -> list[MemVector]:
+) -> Report:
     changes = dict(changes)
     start = changes.pop("start", None)
     if changes.get("suffix") == "bos":
@@ -203,7 +210,7 @@ def _results(
     if start == "other":
         known = run(Plan.of(lm, passages, recipes[0]), store, progress=False).results
         parents = [*known[1:], known[0]]
-    return run(Plan.of(lm, passages, recipes, start=parents), store, progress=False).results
+    return run(Plan.of(lm, passages, recipes, start=parents), store, progress=False)
 
 
 def _row(question: str, name: str, mem: MemVector, seconds: float) -> dict[str, Any]:
