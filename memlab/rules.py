@@ -20,8 +20,10 @@ class Rule(Protocol):
     def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor: ...
 
 
-def make_rule(recipe: Recipe, metric: Metric | None = None, *, begun: int = 0) -> Rule:
-    """A fresh rule, with empty state, for one passage; ``begun`` steps were taken before, by another."""
+def make_rule(recipe: Recipe, metric: Metric | None = None, *, begun: int | None = None) -> Rule:
+    """A fresh rule, with empty state, for one passage that begins with noise, or goes on where ``begun`` steps of its
+    kind led (0: from a vector that was found in another way).
+    """
     if recipe.rule == "rotation":
         return Rotation(recipe, metric, begun)
     return FullMatrix(recipe) if recipe.rule == "fullmatrix" else AdamW(recipe)
@@ -124,8 +126,9 @@ class Rotation:
     gradients precondition as in ``FullMatrix``, the damping being the weight of the metric against them.
     """
 
-    def __init__(self, recipe: Recipe, metric: Metric | None, begun: int) -> None:
-        self.recipe, self.metric, self.steps = recipe, metric, begun
+    def __init__(self, recipe: Recipe, metric: Metric | None, begun: int | None) -> None:
+        self.recipe, self.metric, self.steps = recipe, metric, begun or 0
+        self.at_noise = begun is None
         self.inner = FullMatrix(recipe)
 
     def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
@@ -134,9 +137,9 @@ class Rotation:
         slope = self.inner.direction(self._whiten(_tangent(gradient * norm, unit)))
         ahead = -_tangent(self._whiten(slope), unit)
         ahead = ahead / ahead.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        # The first vector is noise, and the first descent is worth more than it: turned there at once.
-        angle = step_size(self.recipe, self.steps) if self.steps else math.pi / 2
-        self.steps += 1
+        # A first vector of noise is worth less than the first descent: turned there at once.
+        angle = math.pi / 2 if self.at_noise else step_size(self.recipe, self.steps)
+        self.steps, self.at_noise = self.steps + 1, False
         turned = math.cos(angle) * unit + math.sin(angle) * ahead
         return self.recipe.norm * math.sqrt(mem.shape[-1]) * turned - mem
 

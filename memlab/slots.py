@@ -111,8 +111,11 @@ def groups(lengths: Sequence[int]) -> list[list[int]]:
     return parts[::-1]
 
 
+_FULL = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
 def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an error says; CPUs have no type of their own for it."""
+    """Whether that is what an error says; CPUs, Apple's GPUs and cuBLAS have no type of their own for it."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(said in str(error) for said in _FULL)
     )

@@ -103,7 +103,7 @@ class Training:
         self.mem = torch.tensor(parent.mem) if parent else initial_mem(self.lm, self.passage, self.recipe)
         self.best = _Best(self.mem)
         self.metric = metric_of(self.lm, progress=progress) if self.recipe.whiten else None
-        begun = parent.steps if parent and parent.recipe.rule == self.recipe.rule else 0
+        begun = (parent.steps if parent.recipe.rule == self.recipe.rule else 0) if parent else None
         self.rule = make_rule(self.recipe, self.metric, begun=begun)
 
     @property

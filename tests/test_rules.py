@@ -126,3 +126,7 @@ def test_rotation_goes_on_where_a_parent_stopped():
     new = mem + make_rule(recipe, begun=15).step(mem, gradients(1, k=1, d=9)[0])
     cosine = torch.nn.functional.cosine_similarity(mem, new)
     assert math.acos(float(cosine)) == pytest.approx(0.4 / 4, rel=1e-3)
+    # From what another rule has found, with the first step of the schedule: it is no noise to turn away from.
+    new = mem + make_rule(recipe, begun=0).step(mem, gradients(1, k=1, d=9)[0])
+    cosine = torch.nn.functional.cosine_similarity(mem, new)
+    assert math.acos(float(cosine)) == pytest.approx(0.4, rel=1e-3)

@@ -66,4 +66,6 @@ def test_running_out_of_memory_is_told_from_other_errors():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
     assert out_of_memory(caught.value)
+    assert out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
+    assert out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
     assert not out_of_memory(RuntimeError("shapes do not match"))
