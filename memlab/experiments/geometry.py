@@ -245,11 +245,12 @@ def norm_table(lm: FrozenLM, shelf: Store, own: Store, *, tokens: int | None = N
     names = {mem.text.id for mem in one_each(mems, count)}
     chosen = [mem for mem in mems if mem.text.id in names]
     recipe = Recipe.fullmatrix(k=chosen[0].k)
+    costs = [float(np.nansum(lm.token_bits(mem.token_ids))) for mem in chosen]
     rows: list[tuple[Any, ...]] = []
 
     def row(i: int, step: int, mem: np.ndarray, last: bool) -> None:
-        at, bits = chosen[i], float(np.nansum(lm.token_bits(chosen[i].token_ids)))
-        rows.append((at.text.id, kind_of(at), at.n, step, float(np.linalg.norm(mem, axis=1).mean()), bits, last))
+        at, norm = chosen[i], float(np.linalg.norm(mem, axis=1).mean())
+        rows.append((at.text.id, kind_of(at), at.n, step, norm, costs[i], last))
 
     def watch(now: Progress) -> bool:
         for i, step, mem in zip(now.passages, now.steps, now.vectors, strict=True):
