@@ -11,6 +11,7 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import expect
 
 from memlab import MemVector, Store
+from memlab.texts import random_words
 from tests.browser_lab import OUTPUT, browser_page, errors, jupyter_lab, open_notebook, run_all, set_theme
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
@@ -106,10 +107,9 @@ def test_first_notebook(lab):
     # Stop: what a half-trained vector says, wrong tokens marked.
     box.fill("60")
     box.press("Enter")
-    words.fill("colourless acrobat thirty volcano mitten sulphur because tangent parsley widow elbow " * 8)
+    words.fill(random_words(1, words=80)[0].string)
     panel.locator("button:has-text('Cram')").click()
     page.wait_for_selector(f"{PANEL} .memlab-status:has-text('Step')", timeout=60_000)
-    page.wait_for_timeout(4000)
     panel.locator("button:has-text('Stop')").click()
     finished(page, "Stopped")
     assert panel.locator(".memlab-wrong").count() > 0
