@@ -184,9 +184,11 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
             "bits_at_failure": float(first.bits.min()) if len(first) else None,
         }
         if "token_bits_without" in group:
-            without, given = (np.asarray(best[f"token_bits_{w}"], float)[:reached] for w in ("without", "with"))
+            without = np.asarray(best.token_bits_without, float)[:reached]
             row["horizon_bits"] = float(np.nansum(without))
             row["failed_bits"] = float(np.nansum(first.token_bits_without.iloc[0])) if len(first) else None
+        if "token_right_without" in group:
+            given = np.asarray(best.token_bits_with, float)[:reached]
             row["token_gain"] = token_gain(reached, int(np.sum(np.asarray(best.token_right_without)[:reached])))
             row["information_gain_bits"] = information_gain(without, given)
         rows.append(row)
