@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from memlab.models import FrozenLM
 from memlab.models.sources import cache_folder
 from memlab.objective import Batch, Row
+from memlab.slots import out_of_memory
 
 SAMPLES = 768
 TOKENS = 16
@@ -63,12 +64,12 @@ def metric_of(lm: FrozenLM, *, progress: bool = False) -> Metric:
 
 def _cached(lm: FrozenLM, progress: bool) -> Metric:
     if not lm.has_files:
-        return _measured(lm, progress)
+        return measure(lm, progress=progress)
     file = cache_folder() / "metrics" / f"{lm.fingerprint}.safetensors"
     try:
         return Metric(**load_file(file))
     except (OSError, SafetensorError, TypeError):
-        metric = _measured(lm, progress)
+        metric = measure(lm, progress=progress)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}.tmp")
@@ -79,7 +80,8 @@ def _cached(lm: FrozenLM, progress: bool) -> Metric:
     return metric
 
 
-def _measured(lm: FrozenLM, progress: bool) -> Metric:
+def measure(lm: FrozenLM, *, progress: bool = False) -> Metric:
+    """The model's metric, measured now whatever is known."""
     generator = torch.Generator().manual_seed(0)
     rng = np.random.default_rng(0)
     rows = []
@@ -88,11 +90,21 @@ def _measured(lm: FrozenLM, progress: bool) -> Metric:
         passages = [Row(rng.integers(0, lm.vocabulary, TOKENS), lm.sink_prefix, (), 1) for _ in range(AT_ONCE)]
         units = [torch.nn.functional.normalize(torch.randn(1, lm.d, generator=generator)) for _ in passages]
         mems = [unit * (NORM * lm.d**0.5) for unit in units]
-        _, gradients = Batch(lm, passages).scores(mems, lm.dtype, gradient=True)
-        for unit, gradient in zip(units, gradients, strict=True):
+        for unit, gradient in zip(units, _gradients(lm, passages, mems), strict=True):
             along = gradient - (gradient * unit).sum() * unit
             rows.append(torch.nn.functional.normalize(along))
     gathered = torch.cat(rows).double()
     # The small side of the two: (d, d), or (samples, samples) for wide models.
     _, values, basis = torch.linalg.svd(gathered / len(gathered) ** 0.5, full_matrices=False)
     return Metric(basis.float().contiguous(), values.square().float())
+
+
+def _gradients(lm: FrozenLM, passages: list[Row], mems: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Of all passages; in halves where memory is short, since rows do not touch each other."""
+    try:
+        return Batch(lm, passages).scores(mems, lm.dtype, gradient=True)[1]
+    except Exception as error:
+        if not out_of_memory(error) or len(passages) < 2:
+            raise
+    half = len(passages) // 2  # outside: the error held what filled the memory
+    return _gradients(lm, passages[:half], mems[:half]) + _gradients(lm, passages[half:], mems[half:])

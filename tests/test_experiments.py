@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from memlab import ModelError, Recipe, cram, decode
+from memlab import ModelError, Recipe, Store, cram, decode
 from memlab.capacity import horizons
 from memlab.experiments import sink, speed, stored, study, work
-from memlab.experiments.horizon import Ladder, growing, horizon, pressed
+from memlab.experiments.horizon import ATTEMPT, Ladder, growing, horizon, pressed
 from memlab.experiments.speed import published, ratios
 from memlab.texts import random_words
 from tests.conftest import random_passages
@@ -55,6 +55,27 @@ def test_horizons_are_what_was_decoded(toy, store):
         assert all(store.get(key).exact for key in exact.key)
         assert row.token_passes == table[table.text_id == row.text_id].token_passes.sum()
     assert (table[~table.exact].exact_prefix < table[~table.exact].tokens).all()
+
+
+def test_a_search_goes_on_from_another_machines_table(toy, store, tmp_path):
+    texts = random_words(2, seed=3)
+    search = dict(lengths=[2, 4, 60], first=4, attempts=1, recipe=Recipe.default(budget=8, k=4), progress=False)
+    kept = []
+    whole = horizon(toy, texts, store, **search, keep=kept.append)
+    pd.testing.assert_frame_equal(kept[-1], whole)
+    assert len(kept) > 1
+    elsewhere = Store(tmp_path / "elsewhere")
+    again = horizon(toy, texts, elsewhere, **search, known=kept[0])  # as far as the first round
+    pd.testing.assert_frame_equal(again[[*ATTEMPT]], whole[[*ATTEMPT]])
+    assert set(elsewhere.keys()) == set(whole.key) - set(kept[0].key)
+    # The longest exact vectors are not there: they are made again, and pressing comes to the same.
+    rows = pressed(toy, texts, elsewhere, whole, aim=60, recipe=search["recipe"], progress=False)
+    pd.testing.assert_frame_equal(
+        rows, pressed(toy, texts, store, whole, aim=60, recipe=search["recipe"], progress=False)
+    )
+    third = Store(tmp_path / "third")
+    known = pressed(toy, texts, third, whole, aim=60, recipe=search["recipe"], known=rows, progress=False)
+    pd.testing.assert_frame_equal(known, rows)
 
 
 def test_what_failed_is_pressed_at_the_length_it_failed_at(toy, store):
@@ -126,18 +147,40 @@ def test_speed_resumes_and_counts_failures_in_full(toy, tmp_path):
     assert len(told) == 5
     pd.testing.assert_frame_equal(again, table, check_dtype=False)
 
+    # Other passages, another recipe, another machine: what does not fit is measured again, and only that.
+    told.clear()
+    fewer = speed.speed(toy, passages[:1], **settings)
+    assert len(fewer) == 3
+    assert [line.split()[0] for line in told] == ["memlab:"]
+    told.clear()
+    speed.speed(toy, passages[:1], **settings | dict(changes=dict(budget=3, patience=10)))
+    assert [line.split()[0] for line in told] == ["paper2025", "progressive2026"]
+    pd.read_parquet(out).assign(threads=99).to_parquet(out)
+    told.clear()
+    speed.speed(toy, passages[:1], **settings)
+    assert "another machine" in told[0]
+    assert [line.split()[0] for line in told[1:]] == ["memlab:", "paper2025", "progressive2026"]
+
 
 def test_ratios_of_a_made_up_table():
     """Ours takes 1 s each; theirs 50 s where it decodes, and 500 s at full budget where it does not."""
-    rows = [("memlab", f"p{i}", True, 1.0, 1.0) for i in range(10)]
-    rows += [("paper2025", f"p{i}", i < 8, 50.0, 50.0 if i < 8 else 500.0) for i in range(10)]
-    table = pd.DataFrame(rows, columns=["method", "passage", "decoded", "seconds", "full_seconds"])
+    rows = [("memlab", f"p{i}", f"t{i}", True, 1.0, 1.0, 10.0) for i in range(10)]
+    rows += [("paper2025", f"p{i}", f"t{i}", i < 8, 50.0, 50.0 if i < 8 else 500.0, np.nan) for i in range(10)]
+    columns = ["method", "passage", "text_id", "decoded", "seconds", "full_seconds", "once_seconds"]
+    table = pd.DataFrame(rows, columns=columns)
     found = ratios(table).set_index("over")
     assert found.ratio["both decode"] == pytest.approx(50)
     assert found.low["both decode"] == pytest.approx(50) == pytest.approx(found.high["both decode"])
     assert found.passages["both decode"] == 8
     assert found.ratio["with failures"] == pytest.approx((8 * 50 + 2 * 500) / 8)
     assert found.low["with failures"] < found.ratio["with failures"] < found.high["with failures"]
+    assert found.ratio["with failures, and the metric"] == pytest.approx((8 * 50 + 2 * 500) / 8 / 2)
+    # The same table twice over, of the same ten texts, holds no more texts: the intervals stay as wide.
+    twice = pd.concat([table, table.assign(passage=table.passage + "'")])
+    again = ratios(twice).set_index("over")
+    assert again.passages["both decode"] == 16
+    for end in ("low", "high"):
+        assert again[end]["with failures"] == pytest.approx(found[end]["with failures"])
 
 
 def test_the_products_of_a_step_are_all_seen(toy):

@@ -43,9 +43,25 @@ def test_it_is_the_second_moment_of_what_the_model_answers(toy, monkeypatch):
     torch.testing.assert_close(metric.basis @ metric.basis.T, torch.eye(64), atol=1e-4, rtol=0)
     assert float(metric.spectrum.sum()) == pytest.approx(1, rel=1e-4)  # of unit gradients
     assert (metric.spectrum.diff() <= 1e-7).all()
-    again = module._measured(fresh, False)
+    again = module.measure(fresh)
     assert again.digest == metric.digest
     assert metric_of(fresh) is metric
+
+
+def test_where_memory_is_short_it_is_measured_in_parts(toy, monkeypatch):
+    monkeypatch.setattr(module, "SAMPLES", 32)
+    whole, usual, sizes = module.measure(toy), module.Batch, []
+
+    def small(lm, rows):
+        sizes.append(len(rows))
+        if len(rows) > 8:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+        return usual(lm, rows)
+
+    monkeypatch.setattr(module, "Batch", small)
+    torch.testing.assert_close(module.measure(toy).spectrum, whole.spectrum, rtol=1e-4, atol=1e-7)
+    assert sizes[:3] == [32, 16, 8]
+    assert sizes.count(8) == 4
 
 
 def test_kept_on_disk_for_models_that_have_files(tmp_path, monkeypatch):
@@ -58,7 +74,7 @@ def test_kept_on_disk_for_models_that_have_files(tmp_path, monkeypatch):
     digest = metric_of(lm).digest
     (file,) = (tmp_path / "cache" / "metrics").iterdir()
     assert file.name == f"{lm.fingerprint}.safetensors"
-    monkeypatch.setattr(module, "_measured", lambda *_: pytest.fail("measured twice"))
+    monkeypatch.setattr(module, "measure", lambda *_, **__: pytest.fail("measured twice"))
     module._known.clear()
     assert metric_of(lm).digest == digest
     file.write_bytes(b"damaged")

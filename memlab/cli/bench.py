@@ -170,7 +170,7 @@ def bench_horizon(
     aim: Annotated[int, typer.Option(help="passages that fail below it are pressed further; 0: none")] = 0,
     model: ModelOption = "smollm2-135m",
     store: StoreOption = None,
-    out: OutOption = None,
+    out: Annotated[Path | None, typer.Option(help="table, Parquet: written after each round, read on resuming")] = None,
 ) -> None:
     """The longest prefix of each passage that is exact, and what it takes to go further."""
     import pandas as pd
@@ -184,23 +184,29 @@ def bench_horizon(
     lm, kept = load(model), Store(store)
     chosen = [text for name in texts or ["originals"] for text in load_texts(name, count=count)]
     wanted = recipe_of(recipe, budget=budget)
+    known = pd.read_parquet(out) if out and out.exists() else None
+
+    def keep(rows: pd.DataFrame) -> None:
+        new = rows.assign(way="ladder")
+        # What is known and has not come up again yet stays in the file: a run that is stopped here loses nothing.
+        rest = [] if known is None else [known[~known.key.isin(new.key) | (known.way != "ladder")]]
+        _write(pd.concat([new, *rest], ignore_index=True), out)
+
     table = horizon(
         lm, chosen, kept, lengths=span, first=first, attempts=attempts,
-        recipe=wanted, progress=False, tell=typer.echo,
+        recipe=wanted, known=known, progress=False, tell=typer.echo, keep=keep,
     )  # fmt: skip
     found = horizons(table)
     tables = {"ladder": table.assign(way="ladder")}
-    _write(tables["ladder"], out)
     if aim:
         typer.echo(f"pressing the passages that fail below {aim} tokens")
-        further = pressed(lm, chosen, kept, table, aim=aim, recipe=wanted, progress=False)
+        further = pressed(lm, chosen, kept, table, aim=aim, recipe=wanted, known=known, progress=False)
         tables |= dict(list(further.groupby("way", sort=False))) if len(further) else {}
-        _write(pd.concat(tables.values(), ignore_index=True), out)
     if beside:
         passes = dict(zip(found.text_id, found.token_passes, strict=True))
-        grown = growing(lm, chosen, kept, recipe_of(beside), passes, longest=span[-1], progress=False)
+        grown = growing(lm, chosen, kept, recipe_of(beside), passes, longest=span[-1], known=known, progress=False)
         tables[beside] = grown.assign(way=beside)
-        _write(pd.concat(tables.values(), ignore_index=True), out)
+    _write(pd.concat(tables.values(), ignore_index=True), out)
     typer.echo(repr(lm))
     for way, rows in tables.items():
         if way in ("ladder", beside):

@@ -69,14 +69,19 @@ def horizon(
     attempts: int = 3,
     recipe: Recipe | None = None,
     start: int | str = 0,
+    known: pd.DataFrame | None = None,
     progress: bool = True,
     tell: Callable[[str], None] = lambda line: None,
+    keep: Callable[[pd.DataFrame], None] = lambda rows: None,
 ) -> pd.DataFrame:
     """One row an attempt: text, tokens, seed, exact, token passes, loss; ``capacity.horizons`` sums them up.
 
     All passages climb at once, so the bench stays full. A length has failed once ``attempts`` seeds have; the horizon
     is a certified lower end (the longest exact length of the grid), not the longest there may be. The grid of a text
     that is shorter than it ends with the text.
+
+    ``known``: rows of an earlier run, other machines' too; an attempt of the same key is not made again. ``keep`` is
+    given the rows so far after each round.
     """
     recipe = recipe or Recipe.default()
     if len({text.id for text in texts}) < len(texts):
@@ -88,20 +93,43 @@ def horizon(
         jobs = []
         for text in climbing:
             tokens, seed = ladders[text.id].next
-            jobs.append(Plan.of(lm, [lm.passage(text, tokens, start=start)], recipe.replace(seed=seed)).jobs[0])
-        report = run(Plan(tuple(jobs)), store, progress=progress)
-        for key, why in report.failed.items():
-            tell(f"failed, and counted as not exact: {key[:12]}: {why}")
-        for text, job in zip(climbing, jobs, strict=True):
-            mem = next((m for m in report.results if m.key == job.key), None)
-            ladder = ladders[text.id]
-            tokens, seed = ladder.next
-            ladder.report(bool(mem and mem.exact))
-            if mem:
-                rows.append(attempt_row(text, tokens, seed, mem))
+            jobs.append((text, tokens, _job(lm, text, tokens, recipe.replace(seed=seed), start)))
+        made = attempted(jobs, store, known=known, progress=progress, tell=tell)
+        for text, _, job in jobs:
+            ladders[text.id].report(bool(job.key in made and made[job.key]["exact"]))
+        rows += [made[job.key] for *_, job in jobs if job.key in made]
+        keep(pd.DataFrame(rows))
         over = sum(ladder.over for ladder in ladders.values())
         tell(f"{len(rows)} attempts, {over} of {len(texts)} passages done")
     return pd.DataFrame(rows)
+
+
+def _job(lm: FrozenLM, text: Text, tokens: int, recipe: Recipe, start: int | str) -> Job:
+    return Plan.of(lm, [lm.passage(text, tokens, start=start)], recipe).jobs[0]
+
+
+def attempted(
+    jobs: Sequence[tuple[Text, int, Job]],
+    store: Store,
+    *,
+    known: pd.DataFrame | None = None,
+    progress: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, dict[str, Any]]:
+    """What became of each attempt (text, length asked for, job), by key: from ``known`` rows, or trained now."""
+    made: dict[str, dict[str, Any]] = {}
+    if known is not None and len(known):
+        before = {row["key"]: row for row in known[[*ATTEMPT]].to_dict("records")}
+        made = {job.key: before[job.key] for *_, job in jobs if job.key in before}
+    missing = [job for *_, job in jobs if job.key not in made]
+    report = run(Plan(tuple({job.key: job for job in missing}.values())), store, progress=progress)
+    for key, why in report.failed.items():
+        tell(f"failed, and counted as not exact: {key[:12]}: {why}")
+    found = {mem.key: mem for mem in report.results}
+    for text, tokens, job in jobs:
+        if job.key in found:
+            made[job.key] = attempt_row(text, tokens, job.recipe.seed, found[job.key])
+    return made
 
 
 def _within(lm: FrozenLM, text: Text, lengths: Sequence[int], first: int, start: int | str) -> list[int]:
@@ -127,6 +155,7 @@ def growing(
     *,
     longest: int,
     start: int | str = 0,
+    known: pd.DataFrame | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """The same passages with a recipe that grows its text, each with the token passes that ``horizon`` spent on it.
@@ -137,13 +166,11 @@ def growing(
     """
     passages = [_longest(lm, text, longest, start) for text in texts]
     jobs = [
-        Plan.of(lm, [passage], recipe.replace(token_budget=int(token_passes[text.id]))).jobs[0]
-        for text, passage in zip(texts, passages, strict=True)
+        (text, len(p), Plan.of(lm, [p], recipe.replace(token_budget=int(token_passes[text.id]))).jobs[0])
+        for text, p in zip(texts, passages, strict=True)
     ]
-    report = run(Plan(tuple(jobs)), store, progress=progress)
-    found = {mem.key: mem for mem in report.results}
-    pairs = [(text, found[job.key]) for text, job in zip(texts, jobs, strict=True) if job.key in found]
-    return pd.DataFrame([attempt_row(text, mem.n, mem.recipe.seed, mem) for text, mem in pairs])
+    made = attempted(jobs, store, known=known, progress=progress)
+    return pd.DataFrame([made[job.key] for *_, job in jobs if job.key in made])
 
 
 def _longest(lm: FrozenLM, text: Text, tokens: int, start: int | str) -> Passage:
@@ -163,6 +190,7 @@ def pressed(
     aim: int,
     recipe: Recipe | None = None,
     start: int | str = 0,
+    known: pd.DataFrame | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Was it the search or the vector? Passages that failed below ``aim`` tokens, at that length, pressed further.
@@ -189,18 +217,25 @@ def pressed(
             ("free norm", Recipe.fullmatrix(k=recipe.k, budget=2 * recipe.budget), None),
         ]
         if len(reached):
-            ways.append(("from the longest exact", recipe, store.get(reached.key.iloc[-1])))
+            longest = reached.iloc[-1]
+            again = _job(lm, text, int(longest.length), recipe.replace(seed=int(longest.seed)), start)
+            # A table knows its key, a store that is not this one has its vector: it is trained again if need be.
+            ways.append(("from the longest exact", recipe, run(Plan((again,)), store, progress=progress).results[0]))
         passage = lm.passage(text, int(least.length), start=start)
         for way, r, parent in ways:
             plan = Plan.of(lm, [passage], r, start=[parent] if parent else None)
             further.append((text, way, plan.jobs[0]))
-    found = {mem.key: mem for mem in run(Plan(tuple(j for *_, j in further)), store, progress=progress).results}
-    rows += [
-        attempt_row(text, len(job.passage), job.recipe.seed, found[job.key]) | {"way": way}
-        for text, way, job in further
-        if job.key in found
-    ]
+    jobs = [(text, len(job.passage), job) for text, _, job in further]
+    made = attempted(jobs, store, known=known, progress=progress)
+    rows += [made[job.key] | {"way": way} for _, way, job in further if job.key in made]
     return pd.DataFrame(rows)
+
+
+ATTEMPT = (
+    "text_id", "source", "length", "tokens", "seed", "exact", "exact_prefix", "steps", "token_passes", "accuracy",
+    "bits", "norm", "ended", "recipe", "key",
+)  # fmt: skip
+"""Columns of an attempt."""
 
 
 def attempt_row(text: Text, tokens: int, seed: int, mem: MemVector) -> dict[str, Any]:

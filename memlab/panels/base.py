@@ -6,6 +6,9 @@ The page never freezes, and *Stop* is heard where there is one; the model's lock
 from __future__ import annotations
 
 import base64
+import contextlib
+import ctypes
+import gc
 import html
 import threading
 import time
@@ -130,6 +133,7 @@ class LivePanel(w.VBox):
             self.status.value = say(f"{type(error).__name__}: {error}", wrong=True)
             raise
         finally:
+            give_back()
             self._busy(False)
 
     def _busy(self, busy: bool) -> None:
@@ -140,6 +144,13 @@ class LivePanel(w.VBox):
 
 def _frame(points: list[tuple[int, float, float]]) -> pd.DataFrame:
     return pd.DataFrame(points, columns=["step", "loss", "accuracy"])
+
+
+def give_back() -> None:
+    """Hand memory that work has freed back to the system: glibc keeps it, torn into pieces, and a kernel lives long."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library, which has its own ways
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def number(name: str, value: int, low: int, high: int) -> tuple[w.BoundedIntText, w.HBox]:

@@ -16,7 +16,7 @@ from memlab.decoding import check, decode
 from memlab.experiments import attention, paths
 from memlab.experiments.grids import Stopped
 from memlab.models import FrozenLM
-from memlab.panels.base import TEXT, LivePanel, links, number, plain_table, say
+from memlab.panels.base import TEXT, LivePanel, give_back, links, number, plain_table, say
 from memlab.panels.cramming import readout_html
 from memlab.store import Store
 from memlab.vectors import MemVector
@@ -108,6 +108,8 @@ class MapPanel(w.VBox):
                     self._show(how)
             except Exception as error:  # too few vectors, or umap-learn is not there: said where the reader looks
                 self.kept.value = say(f"{type(error).__name__}: {error}", wrong=True)
+            finally:
+                give_back()
 
     def _show(self, how: str) -> None:
         share = geometry.neighbours_kept(self._x, self._flat[how])
@@ -120,7 +122,9 @@ class MapPanel(w.VBox):
         with alt.theme.enable("memlab"):
             live = alt.JupyterChart(chart)
         live.selections.observe(self._brushed, "brush")
-        self.place.children = [live]
+        before, self.place.children = self.place.children, [live]
+        for old in before:  # else kernel and page keep each chart ever drawn
+            old.close()
         self.links.value = links(
             f"map-{how}", self.table.to_csv(index=False), charts.to_svg(charts.vector_map(self.table))
         )
