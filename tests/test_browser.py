@@ -146,6 +146,7 @@ def wander(lab, name, panel, moves=40):
     def settle():
         if panel.locator("button").count():  # the first one starts work, and waits while it goes on
             expect(panel.locator("button").first).to_be_enabled(timeout=180_000)
+        expect(panel).not_to_contain_text("Laying out", timeout=180_000)
         page.wait_for_timeout(1000)
 
     def move(control):
@@ -170,6 +171,7 @@ def wander(lab, name, panel, moves=40):
         for i in range(min(4, select.locator("option").count())):
             select.select_option(index=i)
             page.wait_for_timeout(500)
+            settle()
     for button in panel.locator("button:enabled").all():
         button.click()
         settle()
@@ -335,7 +337,8 @@ def test_the_map_is_brushed_and_read(lab):
     panel.scroll_into_view_if_needed()
     canvas = panel.locator("canvas, svg.marks").first
     canvas.wait_for(timeout=60_000)
-    assert "are near on the map too" in panel.inner_text()
+    page.wait_for_selector(f"{MAP} .memlab-status:has-text('PCA of')")
+    page.wait_for_timeout(1000)
 
     def brush():
         panel.scroll_into_view_if_needed()
@@ -357,7 +360,7 @@ def test_the_map_is_brushed_and_read(lab):
     panel.locator("select").nth(1).select_option("passage")
     page.wait_for_selector(f"{MAP} .memlab-status:has-text('Drag over points')", timeout=30_000)
     panel.locator("select").nth(0).select_option("t-SNE")
-    page.wait_for_selector(f"{MAP} .memlab-status:has-text('Drag over points')", timeout=60_000)
+    page.wait_for_selector(f"{MAP} .memlab-status:has-text('t-SNE of')", timeout=60_000)
     page.wait_for_timeout(1000)
     brush()
     set_theme(page, "JupyterLab Dark")
@@ -365,6 +368,11 @@ def test_the_map_is_brushed_and_read(lab):
     with page.expect_download() as table:
         panel.locator("a:has-text('Table')").click()
     assert table.value.path().read_text().startswith("i,x,y,kind")
+    panel.locator(".vega-embed summary").first.click()
+    picture(page, "06-menu-dark", MAP)
+    with page.expect_download() as image:
+        panel.locator("a:has-text('Save as SVG')").click()
+    assert "of near neighbours stay near" in image.value.path().read_text()
     wander(lab, "06_map_of_vectors.ipynb", MAP)
     read_through(page, "06")
 

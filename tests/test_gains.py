@@ -171,7 +171,8 @@ def test_the_model_codes_its_passages_and_reads_them_back(any_toy):
         np.testing.assert_array_equal(coding.decode(lm, coded, 40), passage.ids)
         bits = lm.token_bits(passage.ids)
         ideal = np.where(np.isnan(bits), np.log2(lm.vocabulary), bits).sum()
-        assert coded.bits == pytest.approx(ideal, rel=0.01, abs=2)
+        # Two bits more at most. Fewer only by luck: the last interval holds a number j bits shorter once in 2^j.
+        assert ideal - 12 <= coded.bits <= ideal + 2
 
 
 def test_a_reader_is_read_once_in_order(toy):

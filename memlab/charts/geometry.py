@@ -72,7 +72,7 @@ def norm_ways(table: pd.DataFrame) -> Any:
     return alt.layer(ways, ends).properties(width=520, height=240)
 
 
-def vector_map(table: pd.DataFrame, *, brush: alt.Parameter | None = None) -> Any:
+def vector_map(table: pd.DataFrame, *, brush: alt.Parameter | None = None, title: str = "") -> Any:
     """Vectors laid out flat. Columns ``x y kind label text tokens norm seed``; what ``brush`` leaves out pales.
 
     More than a dozen kinds have no legend: nobody could tell so many colours apart, and the pointer names them.
@@ -90,7 +90,7 @@ def vector_map(table: pd.DataFrame, *, brush: alt.Parameter | None = None) -> An
             opacity=alt.condition(brush, alt.value(0.9), alt.value(0.15)) if brush else alt.value(0.8),
             tooltip=["text", "label", "kind", "tokens", "seed", alt.Tooltip("norm:Q", format=",.0f")],
         )
-        .properties(width=520, height=400)
+        .properties(width=520, height=400, **({"title": title} if title else {}))
     )
     return chart.add_params(brush) if brush else chart
 
@@ -203,8 +203,8 @@ def loss_plane(table: pd.DataFrame, marks: pd.DataFrame) -> Any:
     return alt.layer(ground, exact, dots, text).properties(width=400, height=360)
 
 
-def attention_map(table: pd.DataFrame, column: str, *, title: str) -> Any:
-    """Share of attention by layer and head. Columns ``layer head`` and ``column``."""
+def attention_map(table: pd.DataFrame, column: str, *, title: str, of: str = "") -> Any:
+    """Share of attention by layer and head. Columns ``layer head`` and ``column``; ``of``: whose, below the title."""
     return (
         alt.Chart(table)
         .mark_rect()
@@ -215,7 +215,7 @@ def attention_map(table: pd.DataFrame, column: str, *, title: str) -> Any:
                       legend=alt.Legend(format="%")),
             tooltip=["layer", "head", alt.Tooltip(f"{column}:Q", format=".1%")],
         )
-        .properties(width=480, height=alt.Step(16), title=title)
+        .properties(width=480, height=alt.Step(16), title=alt.Title(title, subtitle=of or alt.Undefined))
     )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def to_svg(chart: alt.TopLevelMixin) -> str:
     import vl_convert
 
     with alt.theme.enable("memlab"):
-        svg: str = vl_convert.vegalite_to_svg(json.dumps(chart.to_dict()))
+        svg: str = vl_convert.vegalite_to_svg(json.dumps(chart.to_dict(validate=False)))
     return svg
 
 

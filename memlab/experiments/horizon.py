@@ -95,9 +95,9 @@ def horizon(
             tokens, seed = ladders[text.id].next
             jobs.append((text, tokens, _job(lm, text, tokens, recipe.replace(seed=seed), start)))
         made = attempted(jobs, store, known=known, progress=progress, tell=tell)
-        for text, _, job in jobs:
-            ladders[text.id].report(bool(job.key in made and made[job.key]["exact"]))
-        rows += [made[job.key] for *_, job in jobs if job.key in made]
+        for (text, *_), row in zip(jobs, made, strict=True):
+            ladders[text.id].report(bool(row and row["exact"]))
+        rows += [row for row in made if row]
         keep(pd.DataFrame(rows))
         over = sum(ladder.over for ladder in ladders.values())
         tell(f"{len(rows)} attempts, {over} of {len(texts)} passages done")
@@ -115,21 +115,28 @@ def attempted(
     known: pd.DataFrame | None = None,
     progress: bool = True,
     tell: Callable[[str], None] = lambda line: None,
-) -> dict[str, dict[str, Any]]:
-    """What became of each attempt (text, length asked for, job), by key: from ``known`` rows, or trained now."""
-    made: dict[str, dict[str, Any]] = {}
+) -> list[dict[str, Any] | None]:
+    """The row of each attempt (text, length asked for, job), from ``known`` or trained now; None where it failed.
+
+    Texts that begin alike share keys, and each has its own row.
+    """
+    before: dict[str, dict[str, Any]] = {}
     if known is not None and len(known):
         before = {row["key"]: row for row in known[[*ATTEMPT]].to_dict("records")}
-        made = {job.key: before[job.key] for *_, job in jobs if job.key in before}
-    missing = [job for *_, job in jobs if job.key not in made]
-    report = run(Plan(tuple({job.key: job for job in missing}.values())), store, progress=progress)
+    missing = {job.key: job for *_, job in jobs if job.key not in before}
+    report = run(Plan(tuple(missing.values())), store, progress=progress)
     for key, why in report.failed.items():
         tell(f"failed, and counted as not exact: {key[:12]}: {why}")
     found = {mem.key: mem for mem in report.results}
+    rows: list[dict[str, Any] | None] = []
     for text, tokens, job in jobs:
-        if job.key in found:
-            made[job.key] = attempt_row(text, tokens, job.recipe.seed, found[job.key])
-    return made
+        if job.key in before:
+            rows.append(before[job.key] | {"text_id": text.id, "source": text.source, "length": tokens})
+        elif job.key in found:
+            rows.append(attempt_row(text, tokens, job.recipe.seed, found[job.key]))
+        else:
+            rows.append(None)
+    return rows
 
 
 def _within(lm: FrozenLM, text: Text, lengths: Sequence[int], first: int, start: int | str) -> list[int]:
@@ -170,7 +177,7 @@ def growing(
         for text, p in zip(texts, passages, strict=True)
     ]
     made = attempted(jobs, store, known=known, progress=progress)
-    return pd.DataFrame([made[job.key] for *_, job in jobs if job.key in made])
+    return pd.DataFrame([row for row in made if row])
 
 
 def _longest(lm: FrozenLM, text: Text, tokens: int, start: int | str) -> Passage:
@@ -227,7 +234,7 @@ def pressed(
             further.append((text, way, plan.jobs[0]))
     jobs = [(text, len(job.passage), job) for text, _, job in further]
     made = attempted(jobs, store, known=known, progress=progress)
-    rows += [made[job.key] | {"way": way} for _, way, job in further if job.key in made]
+    rows += [row | {"way": way} for (_, way, _), row in zip(further, made, strict=True) if row]
     return pd.DataFrame(rows)
 
 

@@ -28,6 +28,8 @@ STEPS = 80
 """Of a curve's training, as in the stored table."""
 SHOWN = 12
 """Vectors that a map lists at most."""
+PICTURE = {"actions": {"export": {"svg": True, "png": True}, "source": False, "compiled": False, "editor": False}}
+"""What the menu of a chart in the page offers: its own picture, made in the browser when it is asked for."""
 
 
 def map_panel(lm: FrozenLM, mems: list[MemVector]) -> MapPanel:
@@ -44,6 +46,7 @@ class MapPanel(w.VBox):
         self._x = np.stack([mem.mem.reshape(-1) for mem in mems])
         self._texts = [_beginning(lm, mem) for mem in mems]
         self._flat: dict[str, np.ndarray] = {}
+        self._share: dict[str, float] = {}
         self._drawn = "pca"
         """The map that is to be seen, while another may be laid out."""
         self._thread: threading.Thread | None = None
@@ -102,32 +105,33 @@ class MapPanel(w.VBox):
             try:
                 if how not in self._flat:
                     self.kept.value = say("Laying out ...")
-                    self._flat[how] = geometry.flat_map(self._x, how)
+                    flat = geometry.flat_map(self._x, how)
+                    self._share[how] = geometry.neighbours_kept(self._x, flat)
+                    self._flat[how] = flat
+                    give_back()  # of a layout's work; a drawing's is small, and looking for it takes longer
                 if how == self.how.value:
                     self._drawn = how
                     self._show(how)
             except Exception as error:  # too few vectors, or umap-learn is not there: said where the reader looks
                 self.kept.value = say(f"{type(error).__name__}: {error}", wrong=True)
-            finally:
-                give_back()
 
     def _show(self, how: str) -> None:
-        share = geometry.neighbours_kept(self._x, self._flat[how])
+        share = self._share[how]
         chance = 10 / (len(self.mems) - 1)
-        self.kept.value = say(
-            f"{len(self.mems)} vectors. Of each one's 10 nearest, {share:.0%} are near on the map too; "
-            f"by chance {chance:.0%}."
-        )
-        chart = charts.vector_map(self.table, brush=alt.selection_interval(name="brush"))
+        name = {value: label.split(" (")[0] for label, value in self.how.options}[how]
+        title = f"{name}: {share:.0%} of near neighbours stay near"
+        chart = charts.vector_map(self.table, brush=alt.selection_interval(name="brush"), title=title)
         with alt.theme.enable("memlab"):
-            live = alt.JupyterChart(chart)
+            live = alt.JupyterChart(chart, embed_options=PICTURE)
         live.selections.observe(self._brushed, "brush")
         before, self.place.children = self.place.children, [live]
         for old in before:  # else kernel and page keep each chart ever drawn
             old.close()
-        self.links.value = links(
-            f"map-{how}", self.table.to_csv(index=False), charts.to_svg(charts.vector_map(self.table))
+        self.kept.value = say(
+            f"{name} of {len(self.mems)} vectors. Of each one's 10 nearest, {share:.0%} are near on the map too; "
+            f"by chance {chance:.0%}."
         )
+        self.links.value = links(f"map-{how}", self.table.to_csv(index=False))
         self._tell(None)
 
     def _brushed(self, change: Any) -> None:
@@ -360,7 +364,7 @@ class AttentionPanel(LivePanel):
             return
         name = {value: label for label, value in self.COLUMNS}[self.column.value]
         chart = charts.attention_map(
-            self._mass, self.column.value, title=f"Share of the text's attention to {name}, {self._seen}"
+            self._mass, self.column.value, title=f"Share of the text's attention to {name}", of=self._seen
         )
         self.chart.value = charts.to_svg(chart)
 
