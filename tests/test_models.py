@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from memlab.models import PRESETS, FrozenLM, ModelError, PassageError, load
+from memlab.models import PRESETS, FrozenLM, ModelError, PassageError, frozen, load
 from memlab.models import sources as sources_module
 from memlab.models.passages import Cutter, sentence_starts
 from memlab.texts import Text, originals
@@ -382,3 +382,16 @@ def test_a_cache_that_cannot_be_made(monkeypatch, tmp_path):
     monkeypatch.setenv("MEMLAB_CACHE", str(tmp_path / "file" / "below"))
     with pytest.raises(ModelError, match="MEMLAB_CACHE"):
         load(str(tmp_path / "x.gguf"))
+
+
+def test_training_is_in_bfloat16_only_where_that_is_quicker(monkeypatch):
+    """Two processors with the same AVX-512 BF16: one needs half the time, the other twice."""
+    able = {"avx512_bf16": True}
+    for has, quicker, expected in (
+        (able, True, torch.bfloat16), (able, False, torch.float32), ({}, True, torch.float32),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
+        monkeypatch.setattr(frozen, "_quicker_in_bfloat16", lambda quicker=quicker: quicker)
+        assert frozen._best_dtype(torch.device("cpu")) == expected
+    monkeypatch.undo()
+    assert frozen._quicker_in_bfloat16() in (True, False)
