@@ -69,7 +69,8 @@ class Recipe:
     whiten: float = 0.0
     """``rotation``: power of the inverse second moment of the model's gradients in which steps are measured."""
     grow: int = 0
-    """Train a prefix of this many tokens first and let it grow by as many whenever it is all right; 0: all at once."""
+    """Train a prefix of this many tokens first and let it grow by as many whenever it is all right, with the margin
+    that an exact check would need; 0: all at once."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -43,7 +43,7 @@ class _Best:
     right: int = -1
     loss: float = np.inf
     done: int = 0
-    """Tokens of the text, or of the prefix of it then trained, if all of them were right."""
+    """Tokens of the text, or of the prefix of it then trained, if all of them were right, with the recipe's margin."""
 
 
 class Training:
@@ -121,7 +121,8 @@ class Training:
         if not np.isfinite(loss):
             self.ended = "diverged"
             return False
-        done = self.length if right == scored else 0
+        enough = self.recipe.stop != "exact" or margin >= self.recipe.margin
+        done = self.length if right == scored and enough else 0
         # Of a growing text, the longest prefix that was all right counts, not the most tokens of a longer one.
         if (done, right, -loss) > (self.best.done, self.best.right, -self.best.loss) and done >= self.best.done:
             # Patience counts from a better accuracy, not from a better loss; in a growing text, from its last growth.
@@ -131,7 +132,6 @@ class Training:
         if done and self.length < len(self.passage):
             self.length = min(len(self.passage), self.length + self.recipe.grow)
             return False
-        enough = self.recipe.stop != "exact" or margin >= self.recipe.margin
         return right == scored and enough and self.steps >= self._next_check
 
     def confirm(self, accuracy: float, margin: float) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memlab.cli.common import ModelOption, StoreOption, grid_of, recipe_of, told
+from memlab.cli.common import ModelOption, StoreOption, grid_of, read_table, recipe_of, told, write_table
 from memlab.store import Store, StoreError
 from memlab.texts import load_texts
 
@@ -67,7 +67,7 @@ def bench_step(
 
     lm = random_weights(like) if like else load(model)
     table = step_work(lm, wanted)
-    _write(table, out)
+    write_table(table, out)
     typer.echo(f"{lm!r}\n{table.round(3).to_string(index=False)}")
 
 
@@ -153,7 +153,7 @@ def bench_sink(
         lm = load(name)
         tables.append(sink(lm, sink_passages(lm, chosen, tokens), Store(store), progress=False))
         typer.echo(summary(tables[-1]).to_string(index=False))
-    _write(pd.concat(tables, ignore_index=True), out)
+    write_table(pd.concat(tables, ignore_index=True), out)
 
 
 @bench_app.command("horizon")
@@ -184,13 +184,13 @@ def bench_horizon(
     lm, kept = load(model), Store(store)
     chosen = [text for name in texts or ["originals"] for text in load_texts(name, count=count)]
     wanted = recipe_of(recipe, budget=budget)
-    known = pd.read_parquet(out) if out and out.exists() else None
+    known = read_table(out)
 
     def keep(rows: pd.DataFrame) -> None:
         new = rows.assign(way="ladder")
         # What is known and has not come up again yet stays in the file: a run that is stopped here loses nothing.
         rest = [] if known is None else [known[~known.key.isin(new.key) | (known.way != "ladder")]]
-        _write(pd.concat([new, *rest], ignore_index=True), out)
+        write_table(pd.concat([new, *rest], ignore_index=True), out)
 
     table = horizon(
         lm, chosen, kept, lengths=span, first=first, attempts=attempts,
@@ -206,7 +206,7 @@ def bench_horizon(
         passes = dict(zip(found.text_id, found.token_passes, strict=True))
         grown = growing(lm, chosen, kept, recipe_of(beside), passes, longest=span[-1], known=known, progress=False)
         tables[beside] = grown.assign(way=beside)
-    _write(pd.concat(tables.values(), ignore_index=True), out)
+    write_table(pd.concat(tables.values(), ignore_index=True), out)
     typer.echo(repr(lm))
     for way, rows in tables.items():
         if way in ("ladder", beside):
@@ -238,7 +238,7 @@ def bench_precision(
         raise StoreError(f"{kept.path} has no exact vectors of {lm.name}; make some with memlab cram")
     rounded, pruned = precision(lm, mems), pruning(lm, mems)
     table = pd.concat([rounded, pruned], ignore_index=True)
-    _write(table, out)
+    write_table(table, out)
     typer.echo(f"{lm!r}\n{len(mems)} exact vectors of {kept.path}")
     shares = table.groupby(["form", "bits_a_number"], sort=False).exact.agg(["sum", "size"]).reset_index()
     typer.echo(shares.rename(columns={"sum": "exact", "size": "of"}).to_string(index=False))
@@ -269,7 +269,7 @@ def bench_codecs(
     chosen = {name: load_texts(name, count=count) for name in texts or ["originals", "random"]}
     tables = [coding(lm, [lm.passage(t, tokens) for t in some]).assign(texts=name) for name, some in chosen.items()]
     table = pd.concat(tables, ignore_index=True)
-    _write(table, out)
+    write_table(table, out)
     plain = table[table.codec == "UTF-8"].set_index(["texts", "text_id"]).bits
     ratio = plain.reindex(pd.MultiIndex.from_frame(table[["texts", "text_id"]])).to_numpy() / table.bits
     table = table.assign(bits_a_token=table.bits / table.tokens, ratio=ratio)
@@ -332,7 +332,7 @@ def bench_geometry(
     for name in asked:
         began = time.perf_counter()
         table = TABLES[name](lm, mems) if name in TABLES else OF_SHELF[name](lm, kept, Store(), tokens=tokens)
-        _write(table, out / f"geometry-{name}.parquet")
+        write_table(table, out / f"geometry-{name}.parquet")
         typer.echo(f"{name}: {len(table)} rows, {time.perf_counter() - began:.0f} s")
 
 
@@ -381,12 +381,6 @@ def _toys() -> tuple[str, ...]:
     from memlab.models.sources import TOY_FAMILIES
 
     return TOY_FAMILIES
-
-
-def _write(table: Any, out: Path | None) -> None:
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(out, index=False)
 
 
 def _by_method(table: Any) -> Any:

@@ -16,8 +16,10 @@ from memlab.cli.common import (
     StoreOption,
     grid_of,
     numbers,
+    read_table,
     recipe_of,
     told,
+    write_table,
 )
 from memlab.store import Store
 from memlab.texts import load_texts
@@ -47,7 +49,10 @@ def capacity_command(
     revision: RevisionOption = None,
     allow_bin: BinOption = False,
     store: StoreOption = None,
-    out: Annotated[Path | None, typer.Option("--out", help="also write one row a run, as Parquet")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="one row a run, Parquet: written as they come, read on resuming; others' rows stay"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """How much text the vectors hold: exact horizons in tokens and bits; or, if asked, the published estimators."""
@@ -85,8 +90,21 @@ def capacity_command(
     def tell(line: str) -> None:
         typer.echo(line, err=True)
 
-    common: dict[str, Any] = dict(ks=ks, counts=counts, start=begin, progress=False, tell=tell)
-    tables = []
+    known = read_table(out)
+    tables: list[pd.DataFrame] = []
+
+    def keep(now: pd.DataFrame) -> None:
+        """What is in the file and has not come up, of other kinds and models too, stays there."""
+        if out is None:
+            return
+        rows = pd.concat([*tables, now], ignore_index=True)
+        if known is not None:
+            rows = pd.concat([rows, known]).drop_duplicates(["key", "protocol", "text_id", "length"], ignore_index=True)
+        write_table(rows, out)
+
+    common: dict[str, Any] = dict(
+        ks=ks, counts=counts, start=begin, known=known, progress=False, tell=tell, keep=keep
+    )  # fmt: skip
     if "exact" in chosen:
         made = protocols.exact(lm, by_kind, kept, lengths=span, first=first, attempts=attempts, recipe=wanted, **common)
         tables.append(made)
@@ -95,9 +113,7 @@ def capacity_command(
             at = numbers(lengths, "--lengths")
             tables.append(protocols.fixed_lengths(lm, by_kind, kept, recipe=way, protocol=name, lengths=at, **common))
     runs = pd.concat(tables, ignore_index=True)
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        runs.to_parquet(out, index=False)
+    keep(runs.iloc[:0])
     told = summaries(runs, lm.d, lm.vocabulary)
     if as_json:
         typer.echo(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in told.items()}))

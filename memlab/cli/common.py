@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from functools import wraps
@@ -77,6 +78,35 @@ def recipe_of(name: str, **changes: Any) -> Recipe:
     if name.lstrip().startswith("{"):
         return Recipe.from_json(name, Recipe.default()).replace(**given)
     return Recipe.named(name, **given)
+
+
+def read_table(file: Path | None) -> Any:
+    """The table that an earlier run wrote, to go on from; None where there is none."""
+    import pandas as pd
+
+    if file is None or not file.exists():
+        return None
+    try:
+        return pd.read_parquet(file)
+    except Exception as error:  # pyarrow's errors are many
+        raise typer.BadParameter(
+            f"{file} is there and no Parquet table ({error}): move it away, or name another", param_hint="--out"
+        ) from None
+
+
+def write_table(table: Any, file: Path | None) -> None:
+    """As Parquet, whole or not at all: the file may be what a later run goes on from."""
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        table.to_parquet(temporary, index=False)
+        os.replace(temporary, file)
+    except OSError as error:
+        raise fail(f"{file} could not be written: {error.strerror or error}", 1) from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def numbers(text: str, option: str) -> list[int]:

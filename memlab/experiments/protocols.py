@@ -7,14 +7,16 @@ recipe or another.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import pandas as pd
 
 from memlab.experiments.gains import gains
-from memlab.experiments.horizon import attempt_row, horizon
+from memlab.experiments.horizon import ATTEMPT, attempted, horizon
 from memlab.models import FrozenLM, PassageError
 from memlab.recipes import Recipe
-from memlab.runs import Plan, run
+from memlab.runs import Plan
 from memlab.store import Store
 from memlab.texts import Text
 
@@ -36,16 +38,19 @@ def exact(
     attempts: int = 2,
     recipe: Recipe | None = None,
     start: int | str = 0,
+    known: pd.DataFrame | None = None,
     progress: bool = True,
     tell: Callable[[str], None] = lambda line: None,
+    keep: Callable[[pd.DataFrame], None] = lambda runs: None,
 ) -> pd.DataFrame:
     """``horizon`` for each kind of text and each k, with ``gains``: one row an attempt.
 
     ``texts`` by kind. ``counts``: passages of each kind, one number for each k; the first that are long enough for the
-    first length tried.
+    first length tried. ``known``: rows of an earlier run, another machine's too, whose keys are not run again; ``keep``
+    is given the rows so far after each round.
     """
     recipe = recipe or Recipe.default()
-    tables = []
+    measures = _Measures(lm, store, "exact", known, keep)
     for k, count in zip(ks, counts or [0] * len(ks), strict=True):
         for kind, given in texts.items():
             long_enough = [text for text in given if _has(lm, text, k * first, start)]
@@ -57,10 +62,11 @@ def exact(
                 tell(f"{kind}, k = {k}: {len(chosen)} passages")
                 found = horizon(
                     lm, chosen, store, lengths=[k * n for n in lengths], first=k * first, attempts=attempts,
-                    recipe=recipe.replace(k=k), start=start, progress=progress, tell=tell,
+                    recipe=recipe.replace(k=k), start=start, known=known, progress=progress, tell=tell,
+                    keep=partial(measures.show, kind),
                 )  # fmt: skip
-                tables.append(found.assign(texts=kind))
-    return _measured(lm, store, tables, "exact")
+                measures.add(kind, found)
+    return measures.table()
 
 
 def fixed_lengths(
@@ -74,15 +80,18 @@ def fixed_lengths(
     counts: Sequence[int] | None = None,
     lengths: Sequence[int] = (16, 32),
     start: int | str = 0,
+    known: pd.DataFrame | None = None,
     progress: bool = True,
     tell: Callable[[str], None] = lambda line: None,
+    keep: Callable[[pd.DataFrame], None] = lambda runs: None,
 ) -> pd.DataFrame:
     """Every passage at every length, with ``gains``: one row a run, under the name ``protocol``.
 
     ``capacity.paper_estimates`` makes the published table of it. With ``Recipe.paper2025`` this is the published
-    mathematics in our batching: their code takes one passage a time, and loss and gradient are the same.
+    mathematics in our batching: their code takes one passage a time, and loss and gradient are the same. ``known`` and
+    ``keep`` as in ``exact``, after each kind of text and k.
     """
-    tables = []
+    measures = _Measures(lm, store, protocol, known, keep)
     for k, count in zip(ks, counts or [0] * len(ks), strict=True):
         for kind, given in texts.items():
             chosen = list(given)[: count or None]
@@ -95,26 +104,58 @@ def fixed_lengths(
             pairs = [(text, n, job) for text, n, plan in plans for job in plan]
             for what, why in (left for *_, plan in plans for left in plan.rejected):
                 tell(f"left out: {what}: {why}")
-            report = run(Plan(tuple({job.key: job for *_, job in pairs}.values())), store, progress=progress)
-            found = {mem.key: mem for mem in report.results}
-            for key, why in report.failed.items():
-                tell(f"failed: {key[:12]}: {why}")
-            rows = [attempt_row(text, n, job.recipe.seed, found[job.key]) for text, n, job in pairs if job.key in found]
-            tell(f"{kind}, k = {k}: {len(rows)} runs, {report.trained} of them now, {report.seconds:.0f} s")
-            tables.append(pd.DataFrame(rows).assign(texts=kind, k=k))
-    return _measured(lm, store, tables, protocol)
+            made = attempted(pairs, store, known=known, progress=progress, tell=tell)
+            rows = [row for row in made if row]
+            tell(f"{kind}, k = {k}: {len(rows)} of {len(made)} runs")
+            measures.add(kind, pd.DataFrame(rows).assign(k=k))
+            keep(measures.table())
+    return measures.table()
 
 
-def _measured(lm: FrozenLM, store: Store, tables: Sequence[pd.DataFrame], protocol: str) -> pd.DataFrame:
-    """The runs with what their tokens cost; accuracy is that of the tokens scored."""
-    tables = [table for table in tables if len(table)]
-    if not tables:
-        return pd.DataFrame({"protocol": []})
-    runs = pd.concat(tables, ignore_index=True)
-    # Two texts may begin alike, and then share a vector: whose run it is, the run says.
-    measured = gains(lm, [store.get(key) for key in runs.key]).drop(columns=["key", "text_id", "length"])
-    kept = runs[[name for name in runs if name not in measured]]
-    return pd.concat([kept, measured], axis=1).assign(protocol=protocol, model=lm.name)
+class _Measures:
+    """Runs, kind of text by kind, with what their tokens cost; what a known row says of its key is not measured again.
+
+    Accuracy is that of the tokens scored.
+    """
+
+    def __init__(
+        self, lm: FrozenLM, store: Store, protocol: str, known: pd.DataFrame | None,
+        keep: Callable[[pd.DataFrame], None],
+    ) -> None:  # fmt: skip
+        self._lm, self._store, self._protocol, self._keep = lm, store, protocol, keep
+        self._tables: list[pd.DataFrame] = []
+        self._of: dict[str, dict[str, Any]] = {}
+        if known is not None and "token_bits_with" in known:
+            columns = [name for name in known if name not in _OF_RUN]
+            self._of = dict(zip(known.key, known[columns].to_dict("records"), strict=True))
+
+    def add(self, kind: str, runs: pd.DataFrame) -> None:
+        """Runs that are over."""
+        if len(runs):
+            self._tables.append(self._measured(kind, runs))
+
+    def show(self, kind: str, runs: pd.DataFrame) -> None:
+        """Runs that go on, with all that are over, to be kept."""
+        self._keep(pd.concat([*self._tables, self._measured(kind, runs)], ignore_index=True))
+
+    def table(self) -> pd.DataFrame:
+        """All that are over."""
+        return pd.concat(self._tables, ignore_index=True) if self._tables else pd.DataFrame({"protocol": []})
+
+    def _measured(self, kind: str, runs: pd.DataFrame) -> pd.DataFrame:
+        # Two texts may begin alike, and then share a vector: whose run it is, the run says.
+        for key in runs.key:
+            if key not in self._of:
+                measured = gains(self._lm, [self._store.get(key)])
+                self._of[key] = measured[[name for name in measured if name not in _OF_RUN]].iloc[0].to_dict()
+        measured = pd.DataFrame([self._of[key] for key in runs.key])
+        kept = runs[[name for name in runs if name not in measured]].reset_index(drop=True)
+        told = {"texts": kind, "protocol": self._protocol, "model": self._lm.name}
+        return pd.concat([kept, measured], axis=1).assign(**told)
+
+
+_OF_RUN = {*ATTEMPT, "texts", "protocol", "model"} - {"accuracy"}
+"""What a row says of the run; the rest is of its vector."""
 
 
 def _has(lm: FrozenLM, text: Text, tokens: int, start: int | str) -> bool:
