@@ -161,32 +161,36 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
 
     The horizon (tokens) is the longest prefix that one of the stored vectors decodes to, freely: also that of a longer
     text that was not exact to its end. It is a certified lower end. ``failed_at`` is the shortest length (tokens) above
-    it that was tried and never exact (missing: there is none, the horizon is censored), no proof that no vector could.
+    it that was ``tried`` and never exact (missing: there is none, the horizon is censored), no proof that no vector
+    could: all of an attempt's tokens, or of a text that grew, the stage at which it gave up.
     ``bits_at_failure`` is what the best vector still cost there, bits a token.
 
     With the columns of ``experiments.gains`` also ``horizon_bits`` and ``failed_bits``, what those prefixes cost the
     model without the vector, and what the vector gains on the first: ``token_gain``, ``information_gain_bits``.
     """
     rows = []
+    if "tried" not in attempts:
+        attempts = attempts.assign(tried=attempts.tokens)
     names = [name for name in ("model", "texts", "k", "text_id", "source") if name in attempts]
     for labels, group in attempts.groupby(names, sort=False, observed=True):
         exact = group[group.exact]
         best = group.loc[group.exact_prefix.idxmax()]
-        failed = group[~group.exact & (group.tokens > best.exact_prefix)]
-        first = failed[failed.tokens == failed.tokens.min()]
+        failed = group[~group.exact & (group.tried > best.exact_prefix)]
+        first = failed[failed.tried == failed.tried.min()]
         reached = int(best.exact_prefix)
         row = dict(zip(names, labels, strict=True)) | {
             "horizon": reached,
             "longest_exact": int(exact.tokens.max()) if len(exact) else 0,
-            "failed_at": int(failed.tokens.min()) if len(failed) else None,
+            "failed_at": int(failed.tried.min()) if len(failed) else None,
             "attempts": len(group),
             "token_passes": int(group.token_passes.sum()),
-            "bits_at_failure": float(first.bits.min()) if len(first) else None,
+            "bits_at_failure": float(first.bits.min()) if len(first) and (first.tried == first.tokens).all() else None,
         }
         if "token_bits_without" in group:
             without = np.asarray(best.token_bits_without, float)[:reached]
             row["horizon_bits"] = float(np.nansum(without))
-            row["failed_bits"] = float(np.nansum(first.token_bits_without.iloc[0])) if len(first) else None
+            tried = int(first.tried.iloc[0]) if len(first) else 0
+            row["failed_bits"] = float(np.nansum(first.token_bits_without.iloc[0][:tried])) if tried else None
         if "token_right_without" in group:
             given = np.asarray(best.token_bits_with, float)[:reached]
             row["token_gain"] = token_gain(reached, int(np.sum(np.asarray(best.token_right_without)[:reached])))

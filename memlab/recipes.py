@@ -143,6 +143,16 @@ class Recipe:
         return cls(**(best | changes))  # type: ignore[arg-type]  # a dict of mixed types
 
     @classmethod
+    def growing(cls, **changes: Any) -> Self:
+        """The default for texts that may be too long: eight tokens at first, and eight more whenever all are right, as
+        Progressive Cramming has it (arXiv 2607.21231) with one. Where it ends is a horizon, found in one run.
+
+        It goes on until a stage takes longer than the patience, or for a ``token_budget``.
+        """
+        more = dict(grow=8, margin=0.3, budget=1_000_000, patience=150)
+        return cls.default(**(more | changes))
+
+    @classmethod
     def fullmatrix(cls, **changes: Any) -> Self:
         """The first default of this project: full-matrix preconditioning, a free norm, a cosine over the budget."""
         return cls(**changes)
@@ -251,7 +261,7 @@ class Recipe:
         return " ".join([best, *distance(Recipe.named(best))])
 
 
-NAMED = ("default", "fullmatrix", "paper2025", "progressive2026")
+NAMED = ("default", "growing", "fullmatrix", "paper2025", "progressive2026")
 
 
 def _number(value: Any) -> bool:

@@ -220,6 +220,7 @@ class Training:
             provenance={
                 "ended": self.ended,
                 "token_passes": self.passes,
+                **({"stage": self.length} if self.recipe.grow else {}),
                 **self.bench,
                 **self._metric(),
                 **_provenance(self.lm),

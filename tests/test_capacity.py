@@ -239,6 +239,23 @@ def test_horizons_fail_above_what_they_reach():
     assert (row["horizon"], row["longest_exact"], row["failed_at"], row["bits_at_failure"]) == (120, 96, 128, 0.2)
 
 
+def test_a_text_that_grew_failed_where_it_gave_up():
+    """Three of a text of 64: one gave up at 24, one ran out of passes, one came to the end."""
+    attempts = pd.DataFrame(
+        {
+            "text_id": ["a", "b", "c"], "length": 64, "tokens": 64, "tried": [24.0, np.nan, np.nan],
+            "exact": [False, False, True], "exact_prefix": [17, 40, 64], "token_passes": 1, "bits": [3.0, 2.0, 0.0],
+            "token_bits_without": [[1.0] * 64] * 3,
+        }
+    )  # fmt: skip
+    found = capacity.horizons(attempts.assign(source="here")).astype(object)
+    found = found.where(found.notna(), None)
+    assert list(found.horizon) == [17, 40, 64]
+    assert list(found.failed_at) == [24, None, None]
+    assert list(found.failed_bits) == [24, None, None]
+    assert list(found.bits_at_failure) == [None] * 3  # the loss is of all 64, most of which were never trained
+
+
 def test_a_length_that_was_exact_once_has_not_failed():
     """128 tokens were asked for, and the cut moved back to 126: one seed failed there, another did not."""
     attempts = pd.DataFrame(

@@ -99,7 +99,7 @@ def test_growing_spends_what_it_was_given_and_counts_what_it_decodes(toy, store)
     texts = random_words(2, seed=3)
     passes = {texts[0].id: 150, texts[1].id: 600}
     recipe = Recipe.progressive2026(k=4, lr=0.2)
-    table = growing(toy, texts, store, recipe, passes, longest=30, progress=False)
+    table = growing(toy, texts, store, recipe=recipe, token_passes=passes, longest=30, progress=False)
     for row, text in zip(table.itertuples(), texts, strict=True):
         assert passes[text.id] <= row.token_passes < passes[text.id] + 30
         mem = store.get(row.key)
@@ -107,6 +107,28 @@ def test_growing_spends_what_it_was_given_and_counts_what_it_decodes(toy, store)
         np.testing.assert_array_equal(decoded[: row.exact_prefix], mem.token_ids[: row.exact_prefix])
         assert row.exact_prefix == 30 or decoded[row.exact_prefix] != mem.token_ids[row.exact_prefix]
     assert table.exact_prefix.max() > 2
+
+
+def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store):
+    texts = random_words(3, seed=4)
+    recipe = Recipe.growing(k=2, grow=2, margin=0.5, patience=15)
+    table = growing(toy, texts, store, recipe=recipe, token_passes=0, longest=40, progress=False)
+    assert list(table.text_id) == [t.id for t in texts]
+    for row in table.itertuples():
+        mem = store.get(row.key)
+        assert row.ended == ("exact" if row.exact else "patience")
+        if not row.exact:
+            # Each stage but the last was right with the margin, so the prefix before it comes back, decoded freely.
+            assert row.exact_prefix >= row.tried - 2 > 0
+            ids = decode(toy, [mem], batch=1)[0]
+            np.testing.assert_array_equal(ids[: row.exact_prefix], mem.token_ids[: row.exact_prefix])
+    assert not table.exact.all()
+    reached = horizons(table)
+    assert (reached.failed_at.isna() == table.exact.to_numpy()).all()
+    assert (reached.horizon < reached.failed_at)[~table.exact].all()
+    # Out of passes, nothing is known of where it would have given up.
+    short = growing(toy, texts[:1], store, recipe=recipe, token_passes=30, longest=40, progress=False)
+    assert horizons(short).failed_at.isna().all()
 
 
 def test_the_published_loop_and_ours_take_the_same_steps(toy):

@@ -204,7 +204,10 @@ def bench_horizon(
         tables |= dict(list(further.groupby("way", sort=False))) if len(further) else {}
     if beside:
         passes = dict(zip(found.text_id, found.token_passes, strict=True))
-        grown = growing(lm, chosen, kept, recipe_of(beside), passes, longest=span[-1], known=known, progress=False)
+        grown = growing(
+            lm, chosen, kept, recipe=recipe_of(beside), token_passes=passes, longest=span[-1], known=known,
+            progress=False, tell=typer.echo,
+        )  # fmt: skip
         tables[beside] = grown.assign(way=beside)
     write_table(pd.concat(tables.values(), ignore_index=True), out)
     typer.echo(repr(lm))

@@ -45,6 +45,10 @@ def capacity_command(
     lengths: Annotated[str, typer.Option(help="paper2025, fixed: lengths, tokens")] = "16,32",
     recipe: Annotated[str, typer.Option(help="exact, fixed: a recipe by name or as JSON")] = "default",
     budget: Annotated[int | None, typer.Option(help="optimiser steps at most, each run")] = None,
+    passes: Annotated[
+        int | None,
+        typer.Option(help="exact: token passes at most, each vector of a run; of recipes that grow their text"),
+    ] = None,
     start: Annotated[str, typer.Option(help="character to begin at, or paper: the second half, by sentence")] = "0",
     revision: RevisionOption = None,
     allow_bin: BinOption = False,
@@ -68,7 +72,7 @@ def capacity_command(
     begin: int | str = int(start) if start.isdigit() else start
     if begin != "paper" and not isinstance(begin, int):
         raise typer.BadParameter(f"{start!r}; expected a character's number, or paper", param_hint="--start")
-    wanted = recipe_of(recipe, budget=budget)
+    wanted = recipe_of(recipe, budget=budget, token_budget=passes)
     # Of files all are read, since the first ones may be too short for many vectors; random words are made as needed.
     drawn = {"random", "pg19"}
     by_kind = {
@@ -152,12 +156,14 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
         rows = []
         for (kind, k), group in exact.groupby(["texts", "k"], sort=False):
             found_here = reached[(reached.texts == kind) & (reached.k == k)]
+            # What a text that grew costs beyond the prefix it came to was never trained, and says nothing about C.
+            whole = group[group.exact | (group.tried == group.tokens)]
             rows.append((
                 kind, k, *(
                     format(capacity.n50_of_search_interval(found_here, unit), ".0f")
                     for unit in ("horizon", "horizon_bits")
                 ),
-                format(capacity.saturation_interval(group), ".0f"),
+                format(capacity.saturation_interval(whole), ".0f") if len(whole) else "–",
             ))  # fmt: skip
         columns = ["texts", "k", "n50, tokens", "n50, bits", "C, bits"]
         made["half come back at (n50); k vectors take C bits off a text"] = pd.DataFrame(rows, columns=columns)

@@ -17,6 +17,9 @@ from memlab.store import Store
 from memlab.texts import Text, TextError
 from memlab.vectors import MemVector
 
+TOGETHER = 4
+"""Passages that grow side by side; the rows are kept as each lot is done."""
+
 
 @dataclass
 class Ladder:
@@ -157,27 +160,35 @@ def growing(
     lm: FrozenLM,
     texts: Sequence[Text],
     store: Store,
-    recipe: Recipe,
-    token_passes: Mapping[str, int],
     *,
+    recipe: Recipe,
+    token_passes: int | Mapping[str, int],
     longest: int,
     start: int | str = 0,
     known: pd.DataFrame | None = None,
     progress: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
+    keep: Callable[[pd.DataFrame], None] = lambda rows: None,
 ) -> pd.DataFrame:
-    """The same passages with a recipe that grows its text, each with the token passes that ``horizon`` spent on it.
+    """Horizons by a recipe that grows its text, with so many token passes each, or by the text's id as many as another
+    search has spent on it (0: no limit but the recipe's patience).
 
     One row a passage, of the same columns; what counts is how many tokens its vector decodes to. A text that is shorter
-    than ``longest`` is grown as far as it goes. That a growing text did not come to its end says nothing about that
-    length: ``capacity.horizons`` of these rows has no ``failed_at`` worth reading.
+    than ``longest`` is grown as far as it goes.
     """
     passages = [_longest(lm, text, longest, start) for text in texts]
+    given = {t.id: token_passes if isinstance(token_passes, int) else int(token_passes[t.id]) for t in texts}
     jobs = [
-        (text, len(p), Plan.of(lm, [p], recipe.replace(token_budget=int(token_passes[text.id]))).jobs[0])
+        (text, len(p), Plan.of(lm, [p], recipe.replace(token_budget=given[text.id])).jobs[0])
         for text, p in zip(texts, passages, strict=True)
     ]
-    made = attempted(jobs, store, known=known, progress=progress)
-    return pd.DataFrame([row for row in made if row])
+    rows: list[dict[str, Any]] = []
+    for begin in range(0, len(jobs), TOGETHER):
+        some = jobs[begin : begin + TOGETHER]
+        rows += [row for row in attempted(some, store, known=known, progress=progress, tell=tell) if row]
+        keep(pd.DataFrame(rows))
+        tell(f"{begin + len(some)} of {len(texts)} passages done")
+    return pd.DataFrame(rows)
 
 
 def _longest(lm: FrozenLM, text: Text, tokens: int, start: int | str) -> Passage:
@@ -239,10 +250,17 @@ def pressed(
 
 
 ATTEMPT = (
-    "text_id", "source", "length", "tokens", "seed", "exact", "exact_prefix", "steps", "token_passes", "accuracy",
-    "bits", "norm", "ended", "recipe", "key",
+    "text_id", "source", "length", "tokens", "tried", "seed", "exact", "exact_prefix", "steps", "token_passes",
+    "accuracy", "bits", "norm", "ended", "recipe", "key",
 )  # fmt: skip
-"""Columns of an attempt."""
+"""Columns of an attempt. ``tried``: the length (tokens) that it failed at, if it is not exact; of a text that grows,
+the prefix it did not come beyond in the recipe's patience, and missing if its token passes ended before that."""
+
+
+def _tried(mem: MemVector) -> float:
+    if not mem.recipe.grow:
+        return float(mem.n)
+    return float(mem.provenance.get("stage", mem.n)) if mem.provenance.get("ended") == "patience" else float("nan")
 
 
 def attempt_row(text: Text, tokens: int, seed: int, mem: MemVector) -> dict[str, Any]:
@@ -253,6 +271,7 @@ def attempt_row(text: Text, tokens: int, seed: int, mem: MemVector) -> dict[str,
         "source": text.source,
         "length": tokens,
         "tokens": mem.n,
+        "tried": _tried(mem),
         "seed": seed,
         "exact": mem.exact,
         "exact_prefix": mem.n if check.first_wrong is None else check.first_wrong,

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from memlab.experiments.gains import gains
-from memlab.experiments.horizon import ATTEMPT, attempted, horizon
+from memlab.experiments.horizon import ATTEMPT, attempted, growing, horizon
 from memlab.models import FrozenLM, PassageError
 from memlab.recipes import Recipe
 from memlab.runs import Plan
@@ -43,7 +43,8 @@ def exact(
     tell: Callable[[str], None] = lambda line: None,
     keep: Callable[[pd.DataFrame], None] = lambda runs: None,
 ) -> pd.DataFrame:
-    """``horizon`` for each kind of text and each k, with ``gains``: one row an attempt.
+    """``horizon`` for each kind of text and each k, with ``gains``: one row an attempt; or ``growing``, if the recipe
+    grows its text: one row a passage, up to the last of ``lengths``, with k times the recipe's token budget.
 
     ``texts`` by kind. ``counts``: passages of each kind, one number for each k; the first that are long enough for the
     first length tried. ``known``: rows of an earlier run, another machine's too, whose keys are not run again; ``keep``
@@ -60,12 +61,16 @@ def exact(
                 tell(f"{kind}, k = {k}: {len(chosen)} of {wanted} texts have the {k * first} tokens to begin with")
             if chosen:
                 tell(f"{kind}, k = {k}: {len(chosen)} passages")
-                found = horizon(
-                    lm, chosen, store, lengths=[k * n for n in lengths], first=k * first, attempts=attempts,
+                common: dict[str, Any] = dict(
                     recipe=recipe.replace(k=k), start=start, known=known, progress=progress, tell=tell,
                     keep=partial(measures.show, kind),
                 )  # fmt: skip
-                measures.add(kind, found)
+                if recipe.grow:
+                    common |= {"longest": k * max(lengths), "token_passes": k * recipe.token_budget}
+                    measures.add(kind, growing(lm, chosen, store, **common))
+                else:
+                    common |= {"lengths": [k * n for n in lengths], "first": k * first, "attempts": attempts}
+                    measures.add(kind, horizon(lm, chosen, store, **common))
     return measures.table()
 
 
