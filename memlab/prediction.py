@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from memlab.capacity import vectors_slope
+from memlab.capacity import horizons, vectors_slope
 from memlab.statistics import Estimate
 
 CONSTANTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0)
@@ -108,6 +108,27 @@ def fit(
                 errors.setdefault(int(owner[i]), []).append(float(np.log(tokens[i] / predicted)))
     constant, budget, slope = _fitted(costs, tokens, vectors, owner)
     return Predictor(budget, constant, slope, tuple(sorted(float(np.mean(each)) for each in errors.values())))
+
+
+def measured(runs: pd.DataFrame) -> pd.DataFrame:
+    """What ``fit`` and ``held_out`` take, of a table of ``memlab capacity``: ``text_id texts k horizon token_bits``.
+
+    Passages whose horizon is only known to be at least what it is are left out.
+    """
+    exact = runs[runs.protocol == "exact"]
+    found = horizons(exact)
+    if not len(found):
+        return pd.DataFrame(columns=["text_id", "texts", "k", "horizon", "token_bits"])
+    found = found[found.failed_at.notna() & (found.horizon > 0)]
+    longest = exact.sort_values("tokens").groupby(["texts", "text_id"]).token_bits_without.last()
+    bits = [np.asarray(longest[where], float) for where in zip(found.texts, found.text_id, strict=True)]
+    return found[["text_id", "texts", "k", "horizon"]].assign(token_bits=bits).reset_index(drop=True)
+
+
+def of_runs(runs: pd.DataFrame) -> Predictor:
+    """``fit`` of a table of ``memlab capacity``. Raises ``ValueError`` where it has fewer than three horizons."""
+    table = measured(runs)
+    return fit(table.token_bits.tolist(), table.horizon.tolist(), table.k.tolist(), passages=table.text_id.tolist())
 
 
 def held_out(table: pd.DataFrame, *, by: str = "text_id", level: float = 0.9) -> pd.DataFrame:

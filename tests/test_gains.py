@@ -129,10 +129,10 @@ def test_the_margin_is_held_against_what_rounding_bears():
     ]  # fmt: skip
     table = pd.DataFrame(rows)
     assert fewest_bits(table).bits_a_number.tolist() == [4, 5, 6, 8]
-    assert precision.predicted_by_margin(table) == pytest.approx(-1)
+    assert precision.predicted_by_margin(table).value == pytest.approx(-1)
     # Ranks 4 3 2 1 against 1 2 4 3: rho = 1 - 6 * (9 + 1 + 4 + 4) / 60 = -0.8
     table.loc[table.key == "v2", "margin_float32"] = 0.05
-    assert precision.predicted_by_margin(table) == pytest.approx(-0.8)
+    assert precision.predicted_by_margin(table).value == pytest.approx(-0.8)
 
 
 def test_exact_vectors_of_a_store(toy, crammed, store):
@@ -202,6 +202,40 @@ def test_the_table_holds_every_codec_and_counts_only_what_came_back():
     arithmetic = table[table.codec == "arithmetic, toy:llama"]
     assert arithmetic.round_trip.all()
     np.testing.assert_allclose(arithmetic.bits, arithmetic.cross_entropy, rtol=0.01, atol=2)
+    assert not table.codec.str.startswith("mem vector").any()
     utf8 = table[table.codec == "UTF-8"].set_index("text_id").bits
     for passage in passages:
         assert utf8[passage.span.id] == 8 * len(passage.string.encode())
+
+
+def test_vectors_stand_beside_the_codecs_in_the_fewest_bits_that_decode(toy, crammed):
+    passages = list({mem.token_ids.tobytes(): toy.passage_of_ids(mem.token_ids) for mem in crammed}.values())
+    other = random_passages(toy, 1, 5)[0]
+    table = coding.coding(toy, [*passages, other], crammed)
+    vectors = table[table.codec == "mem vector, fewest bits"]
+    assert len(vectors) == len(passages)
+    assert (table[table.codec == "mem vector, float32"].bits == 32 * 2 * toy.d).all()
+    by_text = {toy.decode_ids(mem.token_ids): mem for mem in crammed}
+    forms = {form.name: form for form in precision.FORMS}
+    for row, passage in zip(vectors.itertuples(), passages, strict=True):
+        form, mem = forms[row.form], by_text[passage.string]
+        assert row.bits == 2 * (toy.d * form.bits + form.overhead) < 32 * 2 * toy.d
+        assert check(toy, form.make(mem)).passed
+
+
+def test_what_arithmetic_coding_cannot_read_back_is_said(toy, monkeypatch):
+    def broken(*_):
+        raise CodecError("damaged")
+
+    monkeypatch.setattr(coding, "decode", broken)
+    table = coding.coding(toy, random_passages(toy, 1, 5))
+    assert table.round_trip.tolist()[-1] is False
+
+
+def test_gain_per_stored_bit(toy, crammed):
+    table = precision.gain_per_bit(toy, crammed, precision.precision(toy, crammed))
+    gained = gains(toy, crammed).set_index("key")
+    for row in table.itertuples():
+        without, given = gained.bits_without[row.key], gained.bits_with[row.key]
+        assert row.gain_per_stored_bit == pytest.approx((without - given) / row.stored_bits)
+    assert (table.gain_per_stored_bit > 0).all()

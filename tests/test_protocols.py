@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from memlab import Recipe, Store, capacity, decode, load
+from memlab import Recipe, Store, capacity, decode, load, prediction
 from memlab.cli import app
 from memlab.experiments import protocols
 from memlab.texts import Text, originals, random_words
@@ -100,6 +100,65 @@ def test_a_text_that_is_too_short_is_said_and_the_grid_ends_with_the_text(lm, tm
     assert set(runs.text_id) == {"middle", "long"}
     assert runs[runs.text_id == "middle"].length.max() == 4
     assert runs[runs.text_id == "long"].length.max() == 16
+
+
+def test_equal_information_is_equal_in_bits_and_not_in_tokens(lm, tmp_path):
+    texts = {"originals": originals()[:2], "random": random_words(2, seed=1), "short": [Text("short", "ab")]}
+    told = []
+    runs = protocols.equal_information(
+        lm, texts, Store(tmp_path), bits=[30, 60], recipe=Recipe.default(budget=3), progress=False, tell=told.append
+    )
+    assert runs.groupby(["texts", "bits_asked"]).size().to_dict() == {
+        (kind, bits): 2 for kind in ("originals", "random") for bits in (30, 60)
+    }
+    for row in runs.itertuples():
+        text = next(t for t in texts[row.texts] if t.id == row.text_id)
+        costs = np.nan_to_num(lm.token_bits(lm.passage(text, 30).ids))
+        whole, before = costs[: row.length].sum(), costs[: row.length - 1].sum()
+        assert before < row.bits_asked
+        assert abs(whole - row.bits_asked) <= costs[: row.length + 1].max()
+    assert "short has" in "".join(told)
+
+
+def test_a_table_is_gone_on_from(lm, tmp_path, monkeypatch):
+    texts = {"originals": originals()[:2]}
+    asked = dict(lengths=(3, 5), recipe=Recipe.default(budget=3), protocol="fixed", progress=False)
+    kept = []
+    whole = protocols.fixed_lengths(lm, texts, Store(tmp_path / "one"), **asked, keep=kept.append)
+    pd.testing.assert_frame_equal(kept[-1], whole)
+    elsewhere = Store(tmp_path / "other")
+    again = protocols.fixed_lengths(lm, texts, elsewhere, **asked, known=whole)
+    assert list(elsewhere.keys()) == []
+    assert list(again.key) == list(whole.key)
+    pd.testing.assert_frame_equal(again[whole.columns], whole, check_like=True)
+
+
+def test_growing_and_predicting_from_the_command_line(cli, tmp_path, lm):
+    out = tmp_path / "runs.parquet"
+    asked = [
+        "--texts", "originals", "--count", "4", "--recipe", '{"grow": 1, "margin": 0.1, "patience": 8, "budget": 500}',
+        "--grid", "2:10:2", "--first", "2", "--out", out,
+    ]  # fmt: skip
+    result = cli(*asked)
+    assert result.exit_code == 0, result.output
+    assert "exact horizon" in result.stdout
+    runs = pd.read_parquet(out)
+    assert len(runs) == 4
+    assert set(runs.ended) <= {"patience", "exact"}
+    (tmp_path / "store").rename(tmp_path / "gone")  # the table alone is enough to go on from
+    assert cli(*asked).stdout == result.stdout
+    told = CliRunner().invoke(app, ["predict", "--model", "toy:gemma3", "--text", "It was late.", "--runs", str(out)])
+    measured = prediction.measured(runs)
+    if len(measured) < 3:
+        assert told.exit_code == 2
+        assert "3 at least" in told.output
+    else:
+        assert told.exit_code == 0, told.output
+        assert f"learnt from {len(measured)} measured horizons" in told.stdout
+    out.write_bytes(b"no table")
+    broken = cli(*asked)
+    assert broken.exit_code == 2
+    assert "no Parquet table" in " ".join(re.sub("[│╭╮╰╯─]", " ", broken.output).split())
 
 
 def test_fixed_lengths_count_as_the_paper_counts(lm, tmp_path):

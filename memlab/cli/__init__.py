@@ -16,7 +16,7 @@ import typer
 from memlab import __version__
 from memlab.checks import portability
 from memlab.cli.bench import bench_app
-from memlab.cli.capacity import capacity_command
+from memlab.cli.capacity import capacity_command, predict_command
 from memlab.cli.common import (
     NOT_EXACT,
     BinOption,
@@ -45,6 +45,7 @@ store_app = typer.Typer(help="Look into a store of trained vectors.", no_args_is
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
 app.command("capacity")(capacity_command)
+app.command("predict")(predict_command)
 app.command("run")(run_command)
 
 

@@ -232,7 +232,7 @@ def bench_precision(
     """The coarsest form of stored vectors that still decodes exactly: float16, bfloat16, integers, fewer numbers."""
     import pandas as pd
 
-    from memlab.experiments.precision import exact_vectors, fewest_bits, precision, predicted_by_margin, pruning
+    from memlab.experiments.precision import exact_vectors, gain_per_bit, precision, predicted_by_margin, pruning
     from memlab.models import load
 
     lm, kept = load(model), Store(store)
@@ -245,10 +245,14 @@ def bench_precision(
     typer.echo(f"{lm!r}\n{len(mems)} exact vectors of {kept.path}")
     shares = table.groupby(["form", "bits_a_number"], sort=False).exact.agg(["sum", "size"]).reset_index()
     typer.echo(shares.rename(columns={"sum": "exact", "size": "of"}).to_string(index=False))
-    best = fewest_bits(rounded)
+    best = gain_per_bit(lm, mems, rounded)
     typer.echo(
         f"fewest bits a number: median {best.bits_a_number.median():g}, from {best.bits_a_number.min():g} to "
         f"{best.bits_a_number.max():g}; stored bits a token: median {best.bits_a_token.median():.0f}"
+    )
+    typer.echo(
+        f"bits gained a stored bit: median {best.gain_per_stored_bit.median():.3f}, "
+        f"most {best.gain_per_stored_bit.max():.3f}"
     )
     typer.echo(f"against the float32 margin: rank correlation {predicted_by_margin(rounded):.2f}")
 
@@ -258,26 +262,40 @@ def bench_precision(
 def bench_codecs(
     texts: Annotated[list[str] | None, typer.Option(help="several times [default: originals, random]")] = None,
     count: Annotated[int, typer.Option(help="passages of each")] = 12,
-    tokens: Annotated[int, typer.Option("--tokens", "-n")] = 128,
+    tokens: Annotated[int, typer.Option("--tokens", "-n")] = 64,
     model: ModelOption = "smollm2-135m",
+    store: Annotated[
+        Path | None,
+        typer.Option(help="where their vectors are, if they have any [default: those that come with memlab]"),
+    ] = None,
     out: OutOption = None,
 ) -> None:
-    """The same passages through zlib, bz2, lzma, zstd, and arithmetic coding with the frozen model, decoded again."""
+    """The same passages through zlib, bz2, lzma, zstd, arithmetic coding with the frozen model, decoded again, and as
+    vectors in the fewest bits that still decode.
+    """
     import pandas as pd
 
     from memlab.experiments.coding import coding
+    from memlab.experiments.precision import exact_vectors
     from memlab.models import load
 
     lm = load(model)
     chosen = {name: load_texts(name, count=count) for name in texts or ["originals", "random"]}
-    tables = [coding(lm, [lm.passage(t, tokens) for t in some]).assign(texts=name) for name, some in chosen.items()]
+    kept = Store(store) if store else Store.bundled()
+    mems = exact_vectors(kept, lm, len(kept.table()), tokens=tokens)
+    tables = [
+        coding(lm, [lm.passage(t, tokens) for t in some], mems).assign(texts=name) for name, some in chosen.items()
+    ]
     table = pd.concat(tables, ignore_index=True)
     write_table(table, out)
     plain = table[table.codec == "UTF-8"].set_index(["texts", "text_id"]).bits
     ratio = plain.reindex(pd.MultiIndex.from_frame(table[["texts", "text_id"]])).to_numpy() / table.bits
     table = table.assign(bits_a_token=table.bits / table.tokens, ratio=ratio)
-    shown = table.groupby(["texts", "codec"], sort=False)[["bits", "bits_a_token", "ratio"]].mean().round(2)
-    coded = table[table.round_trip.notna()]
+    # What did not come back was not stored.
+    came = table[table.round_trip.isna() | (table.round_trip == True)]  # noqa: E712  # True, False or missing
+    means = {"passages": ("bits", "size"), **{name: (name, "mean") for name in ("bits", "bits_a_token", "ratio")}}
+    shown = came.groupby(["texts", "codec"], sort=False).agg(**means).round(2)
+    coded = table[table.cross_entropy.notna()]
     typer.echo(f"{lm!r}\n{count} passages each, first {tokens} tokens; ratio: size of the UTF-8 over it, means")
     typer.echo(shown.reset_index().to_string(index=False))
     typer.echo(

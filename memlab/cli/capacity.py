@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from memlab.cli.common import (
@@ -14,6 +15,7 @@ from memlab.cli.common import (
     ModelOption,
     RevisionOption,
     StoreOption,
+    fail,
     grid_of,
     numbers,
     read_table,
@@ -22,9 +24,9 @@ from memlab.cli.common import (
     write_table,
 )
 from memlab.store import Store
-from memlab.texts import load_texts
+from memlab.texts import Text, from_path, load_texts
 
-PROTOCOLS = ("exact", "paper2025", "fixed")
+PROTOCOLS = ("exact", "paper2025", "fixed", "equal")
 
 
 @told
@@ -37,13 +39,17 @@ def capacity_command(
     count: Annotated[str, typer.Option(help="passages of each kind; one number, or one for each k: 12,4,2")] = "12",
     k: Annotated[str, typer.Option("-k", "--k", help="vectors before the text: 1,2,4")] = "1",
     protocol: Annotated[
-        str, typer.Option(help="exact; paper2025; fixed (the same lengths, trained by --recipe); or several: a,b")
+        str,
+        typer.Option(
+            help="exact; paper2025; fixed (the same lengths, trained by --recipe); equal (as many --bits); or several"
+        ),
     ] = "exact",
     grid: Annotated[str, typer.Option(help="exact: lengths for one vector, first:last:stride, tokens")] = "32:256:16",
     first: Annotated[int, typer.Option(help="exact: length tried first with one vector")] = 128,
     attempts: Annotated[int, typer.Option(help="exact: seeds a length gets before it counts as failed")] = 2,
     lengths: Annotated[str, typer.Option(help="paper2025, fixed: lengths, tokens")] = "16,32",
-    recipe: Annotated[str, typer.Option(help="exact, fixed: a recipe by name or as JSON")] = "default",
+    bits: Annotated[str, typer.Option(help="equal: what the passages cost the model, bits")] = "400,600",
+    recipe: Annotated[str, typer.Option(help="exact, fixed, equal: a recipe by name or as JSON")] = "default",
     budget: Annotated[int | None, typer.Option(help="optimiser steps at most, each run")] = None,
     passes: Annotated[
         int | None,
@@ -116,6 +122,13 @@ def capacity_command(
         if name in chosen:
             at = numbers(lengths, "--lengths")
             tables.append(protocols.fixed_lengths(lm, by_kind, kept, recipe=way, protocol=name, lengths=at, **common))
+    if "equal" in chosen:
+        del common["ks"]
+        tables.append(
+            protocols.equal_information(
+                lm, by_kind, kept, bits=numbers(bits, "--bits"), recipe=wanted.replace(k=ks[0]), **common
+            )
+        )
     runs = pd.concat(tables, ignore_index=True)
     keep(runs.iloc[:0])
     told = summaries(runs, lm.d, lm.vocabulary)
@@ -132,6 +145,7 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
     import pandas as pd
 
     from memlab import capacity
+    from memlab.statistics import bootstrap, share_interval
 
     made: dict[str, Any] = {}
     if not len(runs):
@@ -173,12 +187,24 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
                 capacity.information_not_length(one).round(3)
             )
         if reached.k.nunique() > 1:
-            slopes = [
-                (kind, capacity.vectors_slope(g), capacity.vectors_slope(g, "horizon_bits"))
-                for kind, g in reached.groupby("texts", sort=False)
-            ]
-            made["horizon = c·k^a"] = pd.DataFrame(slopes, columns=["texts", "a, tokens", "a, bits"]).round(3)
-    for name in PROTOCOLS[1:]:
+            slopes = []
+            for kind, group in reached.groupby("texts", sort=False):
+                each = [
+                    bootstrap(lambda t, c=column: capacity.vectors_slope(t, c), group)  # type: ignore[misc]
+                    for column in ("horizon", "horizon_bits")
+                ]
+                slopes.append((kind, *(format(found, ".2f") for found in each)))
+            made["horizon = c·k^a"] = pd.DataFrame(slopes, columns=["texts", "a, tokens", "a, bits"])
+    equal = runs[runs.protocol == "equal"]
+    if len(equal):
+        shares = []
+        for (asked, kind), group in equal.groupby(["bits_asked", "texts"], sort=False):
+            low, high = share_interval(group.exact.sum(), len(group))
+            exact_share = f"{group.exact.sum()}/{len(group)} [{low:.2f}, {high:.2f}]"
+            shares.append((asked, kind, f"{group.length.median():.0f}", exact_share))
+        columns = ["bits", "texts", "tokens, median", "exact"]
+        made["passages of as many bits: how many come back"] = pd.DataFrame(shares, columns=columns)
+    for name in ("paper2025", "fixed"):
         paper = runs[runs.protocol == name]
         if not len(paper):
             continue
@@ -189,3 +215,57 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
         ]
         made[f"{name}: largest length with mean accuracy >= 0.99; gains pooled over failing runs"] = found.round(3)
     return made
+
+
+@told
+def predict_command(
+    files: Annotated[list[str] | None, typer.Argument(help="text files or folders")] = None,
+    text: Annotated[str | None, typer.Option("--text", "-t", help="a text on the command line")] = None,
+    k: Annotated[str, typer.Option("-k", "--k", help="vectors: 1,2,4")] = "1,2,4,8",
+    runs: Annotated[
+        Path | None, typer.Option(help="table of memlab capacity to learn from [default: the one that comes with it]")
+    ] = None,
+    model: ModelOption = "smollm2-135m",
+    as_json: JsonOption = False,
+) -> None:
+    """How much of a text will fit, said before any training: from one forward pass, and horizons measured before."""
+    ks = numbers(k, "--k")
+    texts = [Text("text", text, "command line")] if text is not None else []
+    for name in files or []:
+        texts += from_path(name)
+    if not texts:
+        raise fail("nothing to predict: give a file, or --text 'some text'", 2)
+
+    import pandas as pd
+
+    from memlab import prediction
+    from memlab.experiments import stored
+    from memlab.models import load
+
+    table: pd.DataFrame = stored("capacity") if runs is None else read_table(runs)
+    if table is None:
+        raise fail(f"{runs} is not there: make it with memlab capacity --out {runs}", 2)
+    table = table[table.model == model]
+    measured = prediction.measured(table) if len(table) else table
+    if len(measured) < 3:
+        raise fail(f"{len(measured)} horizons of {model} were measured; expected 3 at least: memlab capacity", 2)
+    predictor, told = prediction.of_runs(table), prediction.report(prediction.held_out(measured))
+    lm, rows = load(model), []
+    for one in texts:
+        bits = lm.token_bits(lm.passage(one, None).ids)
+        for vectors in ks:
+            found = predictor.horizon(bits, vectors)
+            rows.append({
+                "text": one.id, "tokens": len(bits), "bits": round(float(np.nansum(bits))), "k": vectors,
+                "will_hold": round(found.value), "low": round(found.low), "high": round(found.high),
+                "k_needed": predictor.vectors_needed(bits),
+            })  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps({"held_out": told, "predictions": rows}))
+        return
+    typer.echo(pd.DataFrame(rows).to_string(index=False))
+    typer.echo(
+        f"learnt from {told['passages']} measured horizons; each left out in turn: off by {told['median_error']:.0f} "
+        f"tokens (median), the mean of the others by {told['baseline_median_error']:.0f}; {told['inside']:.0%} inside "
+        f"the 90 % interval"
+    )

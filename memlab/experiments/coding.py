@@ -9,7 +9,9 @@ import pandas as pd
 import torch
 
 from memlab import codecs
+from memlab.experiments.precision import fewest_bits, precision
 from memlab.models import FrozenLM, Passage
+from memlab.vectors import MemVector
 
 
 class _Reader:
@@ -52,16 +54,24 @@ def decode(lm: FrozenLM, coded: codecs.Coded, tokens: int) -> np.ndarray:
     return np.array(codecs.decode(coded, tokens, _Reader(lm)), np.int64)
 
 
-def coding(lm: FrozenLM, passages: Sequence[Passage]) -> pd.DataFrame:
-    """One row a passage and codec: stored bits. Arithmetic coding is decoded again, and counts only if it came back.
+def coding(lm: FrozenLM, passages: Sequence[Passage], mems: Sequence[MemVector] = ()) -> pd.DataFrame:
+    """One row a passage and codec: stored bits, and does it come back (``round_trip``), where decoding takes a model.
 
-    ``cross_entropy`` (bits, float32, one pass over the text) is what arithmetic coding is held against.
+    ``cross_entropy`` (bits, float32, one pass over the text) is what arithmetic coding is held against. ``mems``: exact
+    vectors, some of them of these passages: as they are, and in the coarsest form that still decodes
+    (``precision.fewest_bits``). No size counts what a decoder must be told besides: how many tokens there are.
     """
     rows = []
+    wanted = {passage.ids.tobytes() for passage in passages}
+    held = {mem.token_ids.tobytes(): mem for mem in mems if mem.exact and mem.token_ids.tobytes() in wanted}
+    coarsest = fewest_bits(precision(lm, list(held.values()))).set_index("key") if held else pd.DataFrame()
     for passage in passages:
         told = {"text_id": passage.span.id, "start": passage.span.start, "tokens": len(passage)}
         coded = encode(lm, passage.ids)
-        back = bool(np.array_equal(decode(lm, coded, len(passage)), passage.ids))
+        try:
+            back = bool(np.array_equal(decode(lm, coded, len(passage)), passage.ids))
+        except codecs.CodecError:
+            back = False
         bits = lm.token_bits(passage.ids)
         # A first token with nothing before it was coded as one of the whole vocabulary.
         ideal = float(np.where(np.isnan(bits), np.log2(lm.vocabulary), bits).sum())
@@ -69,4 +79,16 @@ def coding(lm: FrozenLM, passages: Sequence[Passage]) -> pd.DataFrame:
         rows.append(
             told | {"codec": f"arithmetic, {lm.name}", "bits": coded.bits, "round_trip": back, "cross_entropy": ideal}
         )
+        if mem := held.get(passage.ids.tobytes()):
+            least = coarsest.loc[mem.key]
+            rows += [
+                told | {"codec": "mem vector, float32", "bits": 32 * mem.k * mem.d, "round_trip": True},
+                told
+                | {
+                    "codec": "mem vector, fewest bits",
+                    "bits": least.stored_bits,
+                    "round_trip": True,
+                    "form": least.form,
+                },
+            ]
     return pd.DataFrame(rows)

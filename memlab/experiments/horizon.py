@@ -176,7 +176,7 @@ def growing(
     One row a passage, of the same columns; what counts is how many tokens its vector decodes to. A text that is shorter
     than ``longest`` is grown as far as it goes.
     """
-    passages = [_longest(lm, text, longest, start) for text in texts]
+    passages = [longest_of(lm, text, longest, start) for text in texts]
     given = {t.id: token_passes if isinstance(token_passes, int) else int(token_passes[t.id]) for t in texts}
     jobs = [
         (text, len(p), Plan.of(lm, [p], recipe.replace(token_budget=given[text.id])).jobs[0])
@@ -191,7 +191,7 @@ def growing(
     return pd.DataFrame(rows)
 
 
-def _longest(lm: FrozenLM, text: Text, tokens: int, start: int | str) -> Passage:
+def longest_of(lm: FrozenLM, text: Text, tokens: int, start: int | str) -> Passage:
     """So many tokens of a text, or all of it."""
     try:
         return lm.passage(text, tokens, start=start)

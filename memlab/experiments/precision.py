@@ -15,8 +15,10 @@ import torch
 from scipy.stats import spearmanr
 
 from memlab import decoding
+from memlab.experiments.gains import gains
 from memlab.models import FrozenLM
 from memlab.objective import Batch, Row
+from memlab.statistics import Estimate, bootstrap
 from memlab.store import Store
 from memlab.vectors import MemVector, VectorError
 
@@ -50,11 +52,18 @@ KEPT = (0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Shares of a vector's numbers kept, the largest, in ``pruning``."""
 
 
-def exact_vectors(store: Store, lm: FrozenLM, count: int) -> list[MemVector]:
-    """Up to ``count`` exact vectors of this model, by key: a choice that looks at nothing else, the same each time."""
+def exact_vectors(store: Store, lm: FrozenLM, count: int, *, tokens: int | None = None) -> list[MemVector]:
+    """Up to ``count`` exact vectors of this model, by key: a choice that looks at nothing else, the same each time; or
+    only those of so many ``tokens``.
+    """
     table = store.table()
     found: list[MemVector] = []
-    for key in sorted(table.key[table.exact & (table.model == lm.name)]):
+    if not len(table):
+        return found
+    of_it = table.exact.astype(bool) & (table.model == lm.name)
+    if tokens is not None:
+        of_it &= table.tokens == tokens
+    for key in sorted(table.key[of_it]):
         if len(found) == count:
             break
         mem = store.get(key)
@@ -125,13 +134,26 @@ def fewest_bits(table: pd.DataFrame) -> pd.DataFrame:
     return exact[columns].assign(bits_a_token=exact.stored_bits / exact.tokens).reset_index(drop=True)
 
 
-def predicted_by_margin(table: pd.DataFrame) -> float:
+def predicted_by_margin(table: pd.DataFrame) -> Estimate:
     """Spearman rank correlation, over vectors, of the float32 margin with the fewest stored bits a number.
 
-    A wide margin should bear coarse rounding: -1 would be a perfect prediction, 0 none.
+    A wide margin should bear coarse rounding: -1 would be a perfect prediction, 0 none. The interval draws texts, all
+    their vectors together.
     """
+    return bootstrap(
+        lambda t: float(spearmanr(t.margin_float32, t.bits_a_number).statistic), fewest_bits(table), draws=1000
+    )
+
+
+def gain_per_bit(lm: FrozenLM, mems: Sequence[MemVector], table: pd.DataFrame) -> pd.DataFrame:
+    """``fewest_bits`` with what each vector takes off its text (``information_gain_bits``) and that per stored bit.
+
+    The gain is the stored vector's; in its coarsest exact form every token is argmax still.
+    """
+    gained = {row.key: row.bits_without - row.bits_with for row in gains(lm, mems).itertuples()}
     best = fewest_bits(table)
-    return float(spearmanr(best.margin_float32, best.bits_a_number).statistic)
+    best["information_gain_bits"] = best.key.map(gained)
+    return best.assign(gain_per_stored_bit=best.information_gain_bits / best.stored_bits)
 
 
 def _pruned(mem: MemVector, kept: float) -> MemVector:

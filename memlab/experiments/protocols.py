@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from memlab import capacity
 from memlab.experiments.gains import gains
-from memlab.experiments.horizon import ATTEMPT, attempted, growing, horizon
+from memlab.experiments.horizon import ATTEMPT, attempted, growing, horizon, longest_of
 from memlab.models import FrozenLM, PassageError
 from memlab.recipes import Recipe
 from memlab.runs import Plan
@@ -24,6 +26,8 @@ GRID = range(32, 257, 16)
 """Lengths the exact protocol tries with one vector, tokens; k vectors try k times these."""
 FIRST = 128
 """The one it begins with."""
+LONGEST = 1024
+"""Tokens of a text that are read to find its windows."""
 
 
 def exact(
@@ -115,6 +119,48 @@ def fixed_lengths(
             measures.add(kind, pd.DataFrame(rows).assign(k=k))
             keep(measures.table())
     return measures.table()
+
+
+def equal_information(
+    lm: FrozenLM,
+    texts: Mapping[str, Sequence[Text]],
+    store: Store,
+    *,
+    bits: Sequence[int],
+    counts: Sequence[int] | None = None,
+    recipe: Recipe | None = None,
+    start: int | str = 0,
+    known: pd.DataFrame | None = None,
+    progress: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
+    keep: Callable[[pd.DataFrame], None] = lambda runs: None,
+) -> pd.DataFrame:
+    """Passages that cost the model so many ``bits`` each, however many tokens that takes: one row a run.
+
+    The test that a horizon is no length: of texts cut so, kinds should come back alike often, and of texts cut at one
+    length not. ``bits_asked`` says which cut a row is of. ``counts``: passages of each kind (one number).
+    """
+    recipe = recipe or Recipe.default()
+    measures = _Measures(lm, store, "equal", known, keep)
+    tables = []
+    for kind, given in texts.items():
+        for asked in bits:
+            jobs = []
+            for text in list(given)[: (counts or [0])[0] or None]:
+                whole = longest_of(lm, text, min(LONGEST, (lm.context or LONGEST) // 2), start)
+                costs = lm.token_bits(whole.ids)
+                if not (windows := capacity.equal_information(costs, asked)):
+                    tell(f"left out: {text.id} has {np.nansum(costs):.0f} bits, {asked} were asked for")
+                    continue
+                tokens = windows[0][1]
+                jobs.append((text, tokens, Plan.of(lm, [lm.passage(text, tokens, start=start)], recipe).jobs[0]))
+            rows = [row for row in attempted(jobs, store, known=known, progress=progress, tell=tell) if row]
+            tell(f"{kind}, {asked} bits: {sum(row['exact'] for row in rows)} of {len(rows)} exact")
+            measures.add(kind, pd.DataFrame(rows).assign(k=recipe.k))
+            tables.append(len(rows) * [asked])
+            keep(measures.table())
+    found = measures.table()
+    return found.assign(bits_asked=[asked for part in tables for asked in part]) if len(found) else found
 
 
 class _Measures:

@@ -36,19 +36,22 @@ class CapacityPanel(LivePanel):
     def __init__(self, lm: FrozenLM, runs: pd.DataFrame, store: Store | None = None) -> None:
         super().__init__("Decode it now", icon="play", tooltip="Read the stored vector and decode it, freely")
         self.lm, self.runs, self.store = lm, runs, store or Store.bundled()
+        protocols = list(dict.fromkeys(runs.protocol))
+        self.protocol = w.Dropdown(options=protocols, description="Protocol", style=_WIDE, layout=_LAYOUT)
         kinds = list(dict.fromkeys(runs.texts))
         self.kind = w.Dropdown(options=kinds, description="Texts", style=_WIDE, layout=_LAYOUT)
         self.text = w.Dropdown(description="Passage", style=_WIDE, layout=_LAYOUT)
         self.run = w.Dropdown(description="Run", style=_WIDE, layout=_LAYOUT)
         self.chart, self.decoded, self.told = w.HTML(), w.HTML(), w.HTML()
+        self.protocol.observe(self._protocol, "value")
         self.kind.observe(self._kind, "value")
         self.text.observe(self._text, "value")
         self.run.observe(self._run, "value")
         self.children = [
-            self.kind, self.text, self.chart, self.run, self.buttons(), self.decoded, self.told,
+            self.protocol, self.kind, self.text, self.chart, self.run, self.buttons(), self.decoded, self.told,
         ]  # fmt: skip
         self.add_class("memlab-capacity-panel")
-        self._kind()
+        self._protocol()
 
     def clear(self) -> None:
         super().clear()
@@ -73,10 +76,19 @@ class CapacityPanel(LivePanel):
         self.status.value = say(f"Done: decoded from the stored bytes, {was}.", wrong=again.passed != mem.exact)
 
     def _mine(self) -> pd.DataFrame:
-        return self.runs[(self.runs.texts == self.kind.value) & (self.runs.text_id == self.text.value)]
+        runs = self.runs[self.runs.protocol == self.protocol.value]
+        return runs[(runs.texts == self.kind.value) & (runs.text_id == self.text.value)]
+
+    def _protocol(self, _: Any = None) -> None:
+        self.kind.options = list(dict.fromkeys(self.runs.texts[self.runs.protocol == self.protocol.value]))
+        self.kind.index = 0
+        self._kind()
 
     def _kind(self, _: Any = None) -> None:
-        self.text.options = list(dict.fromkeys(self.runs.text_id[self.runs.texts == self.kind.value]))
+        chosen = (self.runs.protocol == self.protocol.value) & (self.runs.texts == self.kind.value)
+        self.text.options = list(dict.fromkeys(self.runs.text_id[chosen]))
+        if not self.text.options:  # while the options are being exchanged
+            return
         self.text.index = 0
         self._text()
 
@@ -87,7 +99,7 @@ class CapacityPanel(LivePanel):
         chart = charts.ladder(mine).properties(title=f"Bits that {self.text.value} still costs with its vector")
         self.chart.value = charts.to_svg(chart)
         runs = [
-            (f"{r.length} tokens, k = {r.k}, seed {r.seed}, {r.protocol}: {'exact' if r.exact else 'not exact'}", r.key)
+            (f"{r.length} tokens, k = {r.k}, seed {r.seed}: {_outcome(r)}", r.key)
             for r in mine.sort_values(["k", "length"]).itertuples()
         ]
         self.run.options, self.run.index = runs, 0
@@ -173,6 +185,12 @@ def _costs(lm: FrozenLM, ids: np.ndarray, bits: np.ndarray, windows: list[tuple[
     return (
         f'<div style="{TEXT};opacity:.75">{key}</div><div class="memlab-costs" style="{style}">{"".join(shown)}</div>'
     )
+
+
+def _outcome(run: Any) -> str:
+    if run.exact:
+        return "exact"
+    return f"the first {run.exact_prefix} exact" if run.exact_prefix else "not exact"
 
 
 def _shown(value: Any) -> str:
