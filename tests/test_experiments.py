@@ -10,7 +10,7 @@ import torch
 from memlab import ModelError, Recipe, Store, cram, decode
 from memlab.capacity import horizons
 from memlab.experiments import sink, speed, stored, study, work
-from memlab.experiments.horizon import ATTEMPT, Ladder, growing, horizon, pressed
+from memlab.experiments.horizon import ATTEMPT, Ladder, growing, grown_further, horizon, pressed
 from memlab.experiments.speed import published, ratios
 from memlab.texts import random_words
 from tests.conftest import random_passages
@@ -126,6 +126,16 @@ def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store):
     reached = horizons(table)
     assert (reached.failed_at.isna() == table.exact.to_numpy()).all()
     assert (reached.horizon < reached.failed_at)[~table.exact].all()
+    # Pressed further: from where it stood, from another seed, with a free norm.
+    aim = int(table.exact_prefix.max()) + 1
+    rows = grown_further(toy, texts, store, table, aim=aim, recipe=recipe, longest=40, progress=False)
+    counts = rows.way.value_counts().to_dict()
+    ended = int((~table.exact).sum())
+    assert counts == dict.fromkeys(["as it ended", "four times the patience", "another seed", "free norm"], ended)
+    warm = rows[rows.way == "four times the patience"].set_index("text_id")
+    for row in rows[rows.way == "as it ended"].itertuples():
+        assert store.get(warm.key[row.text_id]).parent == store.get(row.key).identity
+    assert not grown_further(toy, texts, store, table, aim=1, recipe=recipe, longest=40, progress=False).size
     # Out of passes, nothing is known of where it would have given up.
     short = growing(toy, texts[:1], store, recipe=recipe, token_passes=30, longest=40, progress=False)
     assert horizons(short).failed_at.isna().all()

@@ -167,7 +167,7 @@ def bench_horizon(
     recipe: Annotated[str, typer.Option(help="a recipe by name or as JSON")] = "default",
     budget: Annotated[int | None, typer.Option(help="optimiser steps at most, each attempt")] = None,
     beside: Annotated[str | None, typer.Option(help="a growing recipe, at equal token passes")] = None,
-    aim: Annotated[int, typer.Option(help="passages that fail below it are pressed further; 0: none")] = 0,
+    aim: Annotated[int, typer.Option(help="passages that end below it are pressed further; 0: none")] = 0,
     model: ModelOption = "smollm2-135m",
     store: StoreOption = None,
     out: Annotated[Path | None, typer.Option(help="table, Parquet: written after each round, read on resuming")] = None,
@@ -176,7 +176,7 @@ def bench_horizon(
     import pandas as pd
 
     from memlab.capacity import horizons
-    from memlab.experiments.horizon import growing, horizon, pressed
+    from memlab.experiments.horizon import growing, grown_further, horizon, pressed
     from memlab.models import load
     from memlab.statistics import median_interval
 
@@ -186,21 +186,30 @@ def bench_horizon(
     wanted = recipe_of(recipe, budget=budget)
     known = read_table(out)
 
+    name = "growing" if wanted.grow else "ladder"
+
     def keep(rows: pd.DataFrame) -> None:
-        new = rows.assign(way="ladder")
+        new = rows.assign(way=name)
         # What is known and has not come up again yet stays in the file: a run that is stopped here loses nothing.
-        rest = [] if known is None else [known[~known.key.isin(new.key) | (known.way != "ladder")]]
+        rest = [] if known is None else [known[~known.key.isin(new.key) | (known.way != name)]]
         write_table(pd.concat([new, *rest], ignore_index=True), out)
 
-    table = horizon(
-        lm, chosen, kept, lengths=span, first=first, attempts=attempts,
-        recipe=wanted, known=known, progress=False, tell=typer.echo, keep=keep,
-    )  # fmt: skip
+    common: dict[str, Any] = dict(recipe=wanted, known=known, progress=False)
+    if wanted.grow:
+        common |= {"longest": span[-1]}
+        table = growing(
+            lm, chosen, kept, token_passes=wanted.token_budget, tell=typer.echo, keep=keep, **common
+        )  # fmt: skip
+    else:
+        table = horizon(
+            lm, chosen, kept, lengths=span, first=first, attempts=attempts, tell=typer.echo, keep=keep, **common
+        )
     found = horizons(table)
-    tables = {"ladder": table.assign(way="ladder")}
+    tables = {name: table.assign(way=name)}
     if aim:
-        typer.echo(f"pressing the passages that fail below {aim} tokens")
-        further = pressed(lm, chosen, kept, table, aim=aim, recipe=wanted, known=known, progress=False)
+        typer.echo(f"pressing the passages that end below {aim} tokens")
+        press = grown_further if wanted.grow else pressed
+        further = press(lm, chosen, kept, table, aim=aim, **common)
         tables |= dict(list(further.groupby("way", sort=False))) if len(further) else {}
     if beside:
         passes = dict(zip(found.text_id, found.token_passes, strict=True))
@@ -212,11 +221,13 @@ def bench_horizon(
     write_table(pd.concat(tables.values(), ignore_index=True), out)
     typer.echo(repr(lm))
     for way, rows in tables.items():
-        if way in ("ladder", beside):
+        if way in (name, beside):
             reached = horizons(rows)
             middle, below, above = median_interval(reached.horizon)
             typer.echo(f"{way}\n{reached.to_string(index=False)}")
             typer.echo(f"median horizon {middle:g} tokens, 95 % [{below:g}, {above:g}], {len(reached)} passages")
+        elif wanted.grow:
+            typer.echo(f"{way}: {len(rows)} passages, exact prefix: median {rows.exact_prefix.median():g} tokens")
         else:
             typer.echo(f"{way}: {rows.exact.sum()} of {len(rows)} exact, {rows.bits.median():.4f} bits a token left")
 

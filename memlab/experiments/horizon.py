@@ -249,6 +249,53 @@ def pressed(
     return pd.DataFrame(rows)
 
 
+def grown_further(
+    lm: FrozenLM,
+    texts: Sequence[Text],
+    store: Store,
+    attempts: pd.DataFrame,
+    *,
+    aim: int,
+    recipe: Recipe,
+    longest: int,
+    start: int | str = 0,
+    known: pd.DataFrame | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The same of ``growing``: of those that ended below ``aim`` tokens, one more from where it stood with four times
+    the patience, one from another seed, and one with ``Recipe.fullmatrix``'s rule (the same curvature, a free norm).
+
+    If some of them come further (``exact_prefix``), what ended was the search.
+    """
+    further: list[tuple[Text, int, Job]] = []
+    rows: list[dict[str, Any]] = []
+    ways: list[str] = []
+    for text in texts:
+        (ended,) = attempts[attempts.text_id == text.id].to_dict("records")
+        if ended["exact_prefix"] >= aim or ended["exact"]:
+            continue
+        rows.append(ended | {"way": "as it ended"})
+        passage = longest_of(lm, text, longest, start)
+        first = Plan.of(lm, [passage], recipe).jobs[0]
+        # A table knows its key, a store that is not this one has its vector: it is trained again if need be.
+        (stood,) = run(Plan((first,)), store, progress=progress).results
+        free = Recipe.fullmatrix(
+            k=recipe.k, grow=recipe.grow, margin=recipe.margin, patience=recipe.patience, budget=recipe.budget,
+            schedule="inverse", token_budget=recipe.token_budget,
+        )  # fmt: skip
+        for way, changed, parent in (
+            ("four times the patience", recipe.replace(patience=4 * recipe.patience), stood),
+            ("another seed", recipe.replace(seed=recipe.seed + 1), None),
+            ("free norm", free, None),
+        ):
+            job = Plan.of(lm, [passage], changed, start=[parent] if parent else None).jobs[0]
+            further.append((text, len(passage), job))
+            ways.append(way)
+    made = attempted(further, store, known=known, progress=progress)
+    rows += [row | {"way": way} for way, row in zip(ways, made, strict=True) if row]
+    return pd.DataFrame(rows)
+
+
 ATTEMPT = (
     "text_id", "source", "length", "tokens", "tried", "seed", "exact", "exact_prefix", "steps", "token_passes",
     "accuracy", "bits", "norm", "ended", "recipe", "key",
