@@ -139,6 +139,17 @@ def test_before_and_after_draws_the_runs_and_the_line():
     assert corner[0] == pytest.approx(points[1][0], abs=0.6)  # the line leaves the ground at 500 bits, where b stands
 
 
+def test_bits_along_a_text_says_where_it_goes_wrong():
+    chart = charts.bits_along([np.nan, 2.0, 4.0, 1.0], [0.5, 0.0, 0.5, 3.0], 3)
+    svg = charts.to_svg(chart)
+    assert "The first 3 of 4 tokens come back" in svg
+    drawn = chart.to_dict()
+    (table,) = (rows for rows in drawn["datasets"].values() if len(rows) == 8)
+    last = {row["way"]: row["bits"] for row in table if row["token"] == 4}
+    assert last == {"without the vector": 7.0, "with it": 4.0}
+    assert "All 2 tokens come back" in charts.to_svg(charts.bits_along([1.0, 2.0], [0.0, 0.0], 2))
+
+
 def test_a_ladder_shows_every_attempt():
     marks = spoken(charts.ladder(runs()))
     assert sum(m.startswith("tokens: ") for m in marks) == 3

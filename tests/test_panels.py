@@ -213,6 +213,9 @@ def test_capacity_panel_decodes_and_explains_what_is_stored(capacity_runs, store
     assert panel.chart.value != before
     for label, key in panel.run.options:
         panel.run.value = key
+        row = runs[runs.key == key].iloc[0]
+        told = f"The first {row.exact_prefix} of {row.tokens} tokens" if not row.exact else f"All {row.tokens} tokens"
+        assert told in panel.along.value
         panel.start.click()
         mem = panel.wait(60)
         assert mem.key == key

@@ -2,6 +2,7 @@
 
 from memlab.charts.capacity import (
     before_and_after,
+    bits_along,
     capacity_by_model,
     codec_bars,
     horizons_in_both,
@@ -32,6 +33,7 @@ __all__ = [
     "along_a_path",
     "attention_map",
     "before_and_after",
+    "bits_along",
     "capacity_by_model",
     "codec_bars",
     "densities",

@@ -95,6 +95,31 @@ def ladder(attempts: pd.DataFrame) -> Any:
     )  # fmt: skip
 
 
+def bits_along(without: Any, given: Any, exact_prefix: int) -> Any:
+    """Bits of one text (n,) token by token, summed up from its beginning: without its vector and with it.
+
+    The rule stands where the free decode goes wrong, if it does.
+    """
+    n = len(without)
+    table = pd.DataFrame(
+        {"token": range(1, n + 1), "without the vector": np.nancumsum(without), "with it": np.nancumsum(given)}
+    ).melt("token", var_name="way", value_name="bits")
+    base = alt.Chart(table).encode(
+        alt.X("token:Q", title="token of the text", scale=alt.Scale(domain=[0, n], nice=False)),
+        alt.Color(
+            "way:N", title=None, sort=None, scale=alt.Scale(range=[GREY, BLUE]), legend=alt.Legend(orient="right")
+        ),
+        tooltip=["token", "way", alt.Tooltip("bits:Q", format=".1f")],
+    )
+    lines = base.mark_line(strokeWidth=2.5).encode(alt.Y("bits:Q", title="bits, summed up"))
+    whole = exact_prefix >= n
+    title = f"All {n} tokens come back" if whole else f"The first {exact_prefix} of {n} tokens come back"
+    if whole:
+        return lines.properties(width=520, height=200, title=title)
+    rule = alt.Chart(pd.DataFrame({"token": [exact_prefix]})).mark_rule(color=ORANGE, strokeWidth=2, strokeDash=[5, 3])
+    return alt.layer(lines, rule.encode(alt.X("token:Q"))).properties(width=520, height=200, title=title)
+
+
 def horizons_in_both(table: pd.DataFrame) -> Any:
     """Exact horizons by kind of text, side by side in tokens and in bits, medians thick.
 

@@ -42,13 +42,14 @@ class CapacityPanel(LivePanel):
         self.kind = w.Dropdown(options=kinds, description="Texts", style=_WIDE, layout=_LAYOUT)
         self.text = w.Dropdown(description="Passage", style=_WIDE, layout=_LAYOUT)
         self.run = w.Dropdown(description="Run", style=_WIDE, layout=_LAYOUT)
-        self.chart, self.decoded, self.told = w.HTML(), w.HTML(), w.HTML()
+        self.chart, self.along, self.decoded, self.told = w.HTML(), w.HTML(), w.HTML(), w.HTML()
         self.protocol.observe(self._protocol, "value")
         self.kind.observe(self._kind, "value")
         self.text.observe(self._text, "value")
         self.run.observe(self._run, "value")
         self.children = [
-            self.protocol, self.kind, self.text, self.chart, self.run, self.buttons(), self.decoded, self.told,
+            self.protocol, self.kind, self.text, self.chart, self.run, self.along, self.buttons(), self.decoded,
+            self.told,
         ]  # fmt: skip
         self.add_class("memlab-capacity-panel")
         self._protocol()
@@ -97,7 +98,7 @@ class CapacityPanel(LivePanel):
         if not len(mine):  # while the options are being exchanged
             return
         chart = charts.ladder(mine).properties(title=f"Bits that {self.text.value} still costs with its vector")
-        self.chart.value = charts.to_svg(chart)
+        self.chart.value = charts.to_svg(chart) if len(mine) > 1 else ""
         runs = [
             (f"{r.length} tokens, k = {r.k}, seed {r.seed}: {_outcome(r)}", r.key)
             for r in mine.sort_values(["k", "length"]).itertuples()
@@ -107,6 +108,12 @@ class CapacityPanel(LivePanel):
 
     def _run(self, _: Any = None) -> None:
         self.clear()
+        rows = self._mine()
+        rows = rows[rows.key == self.run.value]
+        if len(rows):
+            row = rows.iloc[0]
+            chart = charts.bits_along(row.token_bits_without, row.token_bits_with, int(row.exact_prefix))
+            self.along.value = charts.to_svg(chart)
         here = self.run.value is not None and self.run.value in self.store
         self.start.disabled = not here
         self.status.value = say("Ready." if here else f"This vector is not in {self.store.path.name}: see the README.")
@@ -190,7 +197,7 @@ def _costs(lm: FrozenLM, ids: np.ndarray, bits: np.ndarray, windows: list[tuple[
 def _outcome(run: Any) -> str:
     if run.exact:
         return "exact"
-    return f"the first {run.exact_prefix} exact" if run.exact_prefix else "not exact"
+    return f"not exact, the first {run.exact_prefix} tokens are" if run.exact_prefix else "not exact"
 
 
 def _shown(value: Any) -> str:
