@@ -95,12 +95,18 @@ def vector_map(table: pd.DataFrame, *, brush: alt.Parameter | None = None, title
     return chart.add_params(brush) if brush else chart
 
 
+_WAYS = {"line": ORANGE, "curve": BLUE, "nowhere": GREY}
+
+
 def along_a_path(table: pd.DataFrame) -> Any:
     """Loss and decoded tokens from one solution to another. Columns ``t bits right tokens exact way``."""
-    ways = table.way.unique().tolist()
+    # A way has one colour in every picture, whichever stand beside it.
+    there = table.way.unique().tolist()
+    ways = [way for way in _WAYS if way in there] + [way for way in there if way not in _WAYS]
+    colours = [_WAYS.get(way, PURPLE) for way in ways]
     base = alt.Chart(table.assign(share=table.right / table.tokens)).encode(
         alt.X("t:Q", title="from one solution (0) to the other (1)"),
-        alt.Color("way:N", title=None, sort=ways, scale=alt.Scale(domain=ways, range=[ORANGE, BLUE, GREY, PURPLE])),
+        alt.Color("way:N", title=None, sort=ways, scale=alt.Scale(domain=ways, range=colours)),
         tooltip=["way", "t", alt.Tooltip("bits:Q", format=".2f"), "right", "exact"],
     )
     loss = base.mark_line(strokeWidth=2).encode(alt.Y("bits:Q", title="bits a token"))
