@@ -204,13 +204,15 @@ def capacity_runs(store):
     return lm, runs
 
 
-def test_capacity_panel_decodes_and_explains_what_is_stored(capacity_runs, store):
+def test_capacity_panel_decodes_and_explains_what_is_stored(capacity_runs, store, monkeypatch):
     lm, runs = capacity_runs
     panel = capacity_panel(lm, runs, store)
     assert panel.kind.options == ("originals", "random")
-    before = panel.chart.value
+    before, drawn, draw = panel.chart.value, [], charts.to_svg
+    monkeypatch.setattr(charts, "to_svg", lambda chart: drawn.append(chart) or draw(chart))
     panel.text.value = panel.text.options[1]
     assert panel.chart.value != before
+    assert len(drawn) == 2  # the attempts, and the run chosen: each once
     for label, key in panel.run.options:
         panel.run.value = key
         row = runs[runs.key == key].iloc[0]

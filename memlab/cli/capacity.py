@@ -109,7 +109,9 @@ def capacity_command(
             return
         rows = pd.concat([*tables, now], ignore_index=True)
         if known is not None:
-            rows = pd.concat([rows, known]).drop_duplicates(["key", "protocol", "text_id", "length"], ignore_index=True)
+            rows = pd.concat([rows, known])
+            run = [name for name in ("key", "protocol", "text_id", "length", "bits_asked") if name in rows]
+            rows = rows.drop_duplicates(run, ignore_index=True)
         write_table(rows, out)
 
     common: dict[str, Any] = dict(
@@ -123,12 +125,8 @@ def capacity_command(
             at = numbers(lengths, "--lengths")
             tables.append(protocols.fixed_lengths(lm, by_kind, kept, recipe=way, protocol=name, lengths=at, **common))
     if "equal" in chosen:
-        del common["ks"]
-        tables.append(
-            protocols.equal_information(
-                lm, by_kind, kept, bits=numbers(bits, "--bits"), recipe=wanted.replace(k=ks[0]), **common
-            )
-        )
+        asked = numbers(bits, "--bits")
+        tables.append(protocols.equal_information(lm, by_kind, kept, bits=asked, recipe=wanted, **common))
     runs = pd.concat(tables, ignore_index=True)
     keep(runs.iloc[:0])
     told = summaries(runs, lm.d, lm.vocabulary)
@@ -198,11 +196,11 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
     equal = runs[runs.protocol == "equal"]
     if len(equal):
         shares = []
-        for (asked, kind), group in equal.groupby(["bits_asked", "texts"], sort=False):
+        for (cut, kind, vectors), group in equal.groupby(["bits_asked", "texts", "k"], sort=False):
             low, high = share_interval(group.exact.sum(), len(group))
             exact_share = f"{group.exact.sum()}/{len(group)} [{low:.2f}, {high:.2f}]"
-            shares.append((asked, kind, f"{group.length.median():.0f}", exact_share))
-        columns = ["bits", "texts", "tokens, median", "exact"]
+            shares.append((cut, kind, vectors, f"{group.length.median():.0f}", exact_share))
+        columns = ["bits", "texts", "k", "tokens, median", "exact"]
         made["passages of as many bits: how many come back"] = pd.DataFrame(shares, columns=columns)
     for name in ("paper2025", "fixed"):
         paper = runs[runs.protocol == name]

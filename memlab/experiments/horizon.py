@@ -262,35 +262,35 @@ def grown_further(
     known: pd.DataFrame | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """The same of ``growing``: of those that ended below ``aim`` tokens, one more from where it stood with four times
-    the patience, one from another seed, and one with ``Recipe.fullmatrix``'s rule (the same curvature, a free norm).
+    """What ``pressed`` asks, of rows of ``growing``: texts that ended below ``aim`` tokens are grown on from where they
+    stood with four times the patience, anew from another seed, and anew by ``Recipe.fullmatrix``'s rule (free norm).
 
     If some of them come further (``exact_prefix``), what ended was the search.
     """
+    short = attempts[~attempts.exact & (attempts.exact_prefix < aim)]
+    rows = [row | {"way": "as it ended"} for row in short.to_dict("records")]
+    chosen = [text for text in texts if text.id in set(short.text_id)]
+    jobs = [Plan.of(lm, [longest_of(lm, text, longest, start)], recipe).jobs[0] for text in chosen]
+    # A table knows their keys, a store that is not this one has their vectors: they are trained again if need be.
+    parents = run(Plan(tuple({job.key: job for job in jobs}.values())), store, progress=progress).results
+    stood = {mem.key: mem for mem in parents}
+    free = Recipe.fullmatrix(
+        k=recipe.k, grow=recipe.grow, margin=recipe.margin, patience=recipe.patience, budget=recipe.budget,
+        schedule="inverse", token_budget=recipe.token_budget,
+    )  # fmt: skip
     further: list[tuple[Text, int, Job]] = []
-    rows: list[dict[str, Any]] = []
     ways: list[str] = []
-    for text in texts:
-        (ended,) = attempts[attempts.text_id == text.id].to_dict("records")
-        if ended["exact_prefix"] >= aim or ended["exact"]:
-            continue
-        rows.append(ended | {"way": "as it ended"})
-        passage = longest_of(lm, text, longest, start)
-        first = Plan.of(lm, [passage], recipe).jobs[0]
-        # A table knows its key, a store that is not this one has its vector: it is trained again if need be.
-        (stood,) = run(Plan((first,)), store, progress=progress).results
-        free = Recipe.fullmatrix(
-            k=recipe.k, grow=recipe.grow, margin=recipe.margin, patience=recipe.patience, budget=recipe.budget,
-            schedule="inverse", token_budget=recipe.token_budget,
-        )  # fmt: skip
-        for way, changed, parent in (
-            ("four times the patience", recipe.replace(patience=4 * recipe.patience), stood),
-            ("another seed", recipe.replace(seed=recipe.seed + 1), None),
-            ("free norm", free, None),
-        ):
-            job = Plan.of(lm, [passage], changed, start=[parent] if parent else None).jobs[0]
-            further.append((text, len(passage), job))
-            ways.append(way)
+    for text, first in zip(chosen, jobs, strict=True):
+        passage, parent = first.passage, stood.get(first.key)
+        plans = {
+            "another seed": Plan.of(lm, [passage], recipe.replace(seed=recipe.seed + 1)),
+            "free norm": Plan.of(lm, [passage], free),
+        }
+        if parent:  # else it failed when it was trained again
+            patient = recipe.replace(patience=4 * recipe.patience)
+            plans["four times the patience"] = Plan.of(lm, [passage], patient, start=[parent])
+        further += [(text, len(passage), plan.jobs[0]) for plan in plans.values()]
+        ways += plans
     made = attempted(further, store, known=known, progress=progress)
     rows += [row | {"way": way} for way, row in zip(ways, made, strict=True) if row]
     return pd.DataFrame(rows)

@@ -116,7 +116,7 @@ def fixed_lengths(
             made = attempted(pairs, store, known=known, progress=progress, tell=tell)
             rows = [row for row in made if row]
             tell(f"{kind}, k = {k}: {len(rows)} of {len(made)} runs")
-            measures.add(kind, pd.DataFrame(rows).assign(k=k))
+            measures.add(kind, pd.DataFrame(rows))
             keep(measures.table())
     return measures.table()
 
@@ -127,6 +127,7 @@ def equal_information(
     store: Store,
     *,
     bits: Sequence[int],
+    ks: Sequence[int] = (1,),
     counts: Sequence[int] | None = None,
     recipe: Recipe | None = None,
     start: int | str = 0,
@@ -138,29 +139,27 @@ def equal_information(
     """Passages that cost the model so many ``bits`` each, however many tokens that takes: one row a run.
 
     The test that a horizon is no length: of texts cut so, kinds should come back alike often, and of texts cut at one
-    length not. ``bits_asked`` says which cut a row is of. ``counts``: passages of each kind (one number).
+    length not. ``bits_asked`` says which cut a row is of; ``known`` and ``keep`` as in ``exact``, after each of them.
     """
     recipe = recipe or Recipe.default()
     measures = _Measures(lm, store, "equal", known, keep)
-    tables = []
-    for kind, given in texts.items():
-        for asked in bits:
+    for k, count in zip(ks, counts or [0] * len(ks), strict=True):
+        for kind, asked in ((kind, asked) for kind in texts for asked in bits):
             jobs = []
-            for text in list(given)[: (counts or [0])[0] or None]:
+            for text in list(texts[kind])[: count or None]:
                 whole = longest_of(lm, text, min(LONGEST, (lm.context or LONGEST) // 2), start)
                 costs = lm.token_bits(whole.ids)
                 if not (windows := capacity.equal_information(costs, asked)):
                     tell(f"left out: {text.id} has {np.nansum(costs):.0f} bits, {asked} were asked for")
                     continue
                 tokens = windows[0][1]
-                jobs.append((text, tokens, Plan.of(lm, [lm.passage(text, tokens, start=start)], recipe).jobs[0]))
+                passage = lm.passage(text, tokens, start=start)
+                jobs.append((text, tokens, Plan.of(lm, [passage], recipe.replace(k=k)).jobs[0]))
             rows = [row for row in attempted(jobs, store, known=known, progress=progress, tell=tell) if row]
-            tell(f"{kind}, {asked} bits: {sum(row['exact'] for row in rows)} of {len(rows)} exact")
-            measures.add(kind, pd.DataFrame(rows).assign(k=recipe.k))
-            tables.append(len(rows) * [asked])
+            tell(f"{kind}, k = {k}, {asked} bits: {sum(row['exact'] for row in rows)} of {len(rows)} exact")
+            measures.add(kind, pd.DataFrame(rows).assign(bits_asked=asked))
             keep(measures.table())
-    found = measures.table()
-    return found.assign(bits_asked=[asked for part in tables for asked in part]) if len(found) else found
+    return measures.table()
 
 
 class _Measures:
@@ -205,7 +204,7 @@ class _Measures:
         return pd.concat([kept, measured], axis=1).assign(**told)
 
 
-_OF_RUN = {*ATTEMPT, "texts", "protocol", "model"} - {"accuracy"}
+_OF_RUN = {*ATTEMPT, "texts", "protocol", "model", "bits_asked"} - {"accuracy"}
 """What a row says of the run; the rest is of its vector."""
 
 

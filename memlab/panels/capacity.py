@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as w
@@ -38,8 +39,7 @@ class CapacityPanel(LivePanel):
         self.lm, self.runs, self.store = lm, runs, store or Store.bundled()
         protocols = list(dict.fromkeys(runs.protocol))
         self.protocol = w.Dropdown(options=protocols, description="Protocol", style=_WIDE, layout=_LAYOUT)
-        kinds = list(dict.fromkeys(runs.texts))
-        self.kind = w.Dropdown(options=kinds, description="Texts", style=_WIDE, layout=_LAYOUT)
+        self.kind = w.Dropdown(description="Texts", style=_WIDE, layout=_LAYOUT)
         self.text = w.Dropdown(description="Passage", style=_WIDE, layout=_LAYOUT)
         self.run = w.Dropdown(description="Run", style=_WIDE, layout=_LAYOUT)
         self.chart, self.along, self.decoded, self.told = w.HTML(), w.HTML(), w.HTML(), w.HTML()
@@ -80,41 +80,38 @@ class CapacityPanel(LivePanel):
         runs = self.runs[self.runs.protocol == self.protocol.value]
         return runs[(runs.texts == self.kind.value) & (runs.text_id == self.text.value)]
 
+    def _fill(self, control: w.Dropdown, options: list[Any], changed: Callable[..., None]) -> None:
+        """Other options, the first one chosen; told once, when all of it is done, since each telling draws."""
+        control.unobserve(changed, "value")
+        control.options = options
+        control.index = 0
+        control.observe(changed, "value")
+        changed()
+
     def _protocol(self, _: Any = None) -> None:
-        self.kind.options = list(dict.fromkeys(self.runs.texts[self.runs.protocol == self.protocol.value]))
-        self.kind.index = 0
-        self._kind()
+        kinds = self.runs.texts[self.runs.protocol == self.protocol.value]
+        self._fill(self.kind, list(dict.fromkeys(kinds)), self._kind)
 
     def _kind(self, _: Any = None) -> None:
         chosen = (self.runs.protocol == self.protocol.value) & (self.runs.texts == self.kind.value)
-        self.text.options = list(dict.fromkeys(self.runs.text_id[chosen]))
-        if not self.text.options:  # while the options are being exchanged
-            return
-        self.text.index = 0
-        self._text()
+        self._fill(self.text, list(dict.fromkeys(self.runs.text_id[chosen])), self._text)
 
     def _text(self, _: Any = None) -> None:
         mine = self._mine()
-        if not len(mine):  # while the options are being exchanged
-            return
         chart = charts.ladder(mine).properties(title=f"Bits that {self.text.value} still costs with its vector")
         self.chart.value = charts.to_svg(chart) if len(mine) > 1 else ""
         runs = [
             (f"{r.length} tokens, k = {r.k}, seed {r.seed}: {_outcome(r)}", r.key)
             for r in mine.sort_values(["k", "length"]).itertuples()
         ]
-        self.run.options, self.run.index = runs, 0
-        self._run()
+        self._fill(self.run, runs, self._run)
 
     def _run(self, _: Any = None) -> None:
         self.clear()
-        rows = self._mine()
-        rows = rows[rows.key == self.run.value]
-        if len(rows):
-            row = rows.iloc[0]
-            chart = charts.bits_along(row.token_bits_without, row.token_bits_with, int(row.exact_prefix))
-            self.along.value = charts.to_svg(chart)
-        here = self.run.value is not None and self.run.value in self.store
+        row = self.runs[self.runs.key == self.run.value].iloc[0]
+        chart = charts.bits_along(row.token_bits_without, row.token_bits_with, int(row.exact_prefix))
+        self.along.value = charts.to_svg(chart)
+        here = self.run.value in self.store
         self.start.disabled = not here
         self.status.value = say("Ready." if here else f"This vector is not in {self.store.path.name}: see the README.")
 
