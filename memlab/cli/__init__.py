@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,14 +23,13 @@ from memlab.cli.common import (
     ModelOption,
     RevisionOption,
     StoreOption,
-    fail,
     recipe_of,
+    texts_of,
     told,
 )
 from memlab.cli.run import run_command
 from memlab.recipes import NAMED
 from memlab.store import Store, StoreError
-from memlab.texts import Text, from_bytes, from_path
 from memlab.vectors import DamagedError, MemVector, VectorError
 
 app = typer.Typer(
@@ -80,14 +78,7 @@ def cram_command(
 ) -> None:
     """Train a vector for each text, prove that it decodes, and keep it."""
     chosen = recipe_of(recipe, k=k, seed=seed, budget=budget)
-    texts = [Text("text", text, "command line")] if text is not None else []
-    for name in files or []:
-        if name == "-":
-            texts.append(Text("stdin", from_bytes(sys.stdin.buffer.read(), "standard input"), "standard input"))
-        else:
-            texts += from_path(name)
-    if not texts:
-        raise fail("nothing to cram: give a file, or --text 'some text'", 2)
+    texts = texts_of(files, text, "cram")
 
     from memlab.cramming import cram
     from memlab.models import load

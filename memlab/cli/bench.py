@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from memlab.cli.common import ModelOption, StoreOption, grid_of, read_table, recipe_of, told, write_table
+from memlab.cli.common import ModelOption, StoreOption, grid_of, recipe_of, told
+from memlab.experiments import read_table, write_table
 from memlab.store import Store, StoreError
 from memlab.texts import load_texts
 

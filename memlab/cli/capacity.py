@@ -18,13 +18,13 @@ from memlab.cli.common import (
     fail,
     grid_of,
     numbers,
-    read_table,
     recipe_of,
+    texts_of,
     told,
-    write_table,
 )
+from memlab.experiments import read_table, stored, write_table
 from memlab.store import Store
-from memlab.texts import Text, from_path, load_texts
+from memlab.texts import load_texts
 
 PROTOCOLS = ("exact", "paper2025", "fixed", "equal")
 
@@ -217,7 +217,7 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
 
 @told
 def predict_command(
-    files: Annotated[list[str] | None, typer.Argument(help="text files or folders")] = None,
+    files: Annotated[list[str] | None, typer.Argument(help="text files or folders; - reads standard input")] = None,
     text: Annotated[str | None, typer.Option("--text", "-t", help="a text on the command line")] = None,
     k: Annotated[str, typer.Option("-k", "--k", help="vectors: 1,2,4")] = "1,2,4,8",
     runs: Annotated[
@@ -228,16 +228,11 @@ def predict_command(
 ) -> None:
     """How much of a text will fit, said before any training: from one forward pass, and horizons measured before."""
     ks = numbers(k, "--k")
-    texts = [Text("text", text, "command line")] if text is not None else []
-    for name in files or []:
-        texts += from_path(name)
-    if not texts:
-        raise fail("nothing to predict: give a file, or --text 'some text'", 2)
+    texts = texts_of(files, text, "predict")
 
     import pandas as pd
 
     from memlab import prediction
-    from memlab.experiments import stored
     from memlab.models import load
 
     table: pd.DataFrame = stored("capacity") if runs is None else read_table(runs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import wraps
@@ -14,7 +14,7 @@ import typer
 from memlab.plans import PlanError
 from memlab.recipes import Recipe, RecipeError
 from memlab.store import StoreError
-from memlab.texts import TextError
+from memlab.texts import Text, TextError, from_bytes, from_path
 from memlab.vectors import VectorError
 
 NOT_EXACT = 3
@@ -59,10 +59,11 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
         except (Exception, KeyboardInterrupt) as error:
             # Imported here only: listing a store should not wait for torch.
             from memlab.cramming import CramInterrupted
+            from memlab.experiments import TableError
             from memlab.models import ModelError, PassageError
             from memlab.workers import WorkerError
 
-            if isinstance(error, (ModelError, PassageError, WorkerError)):
+            if isinstance(error, (ModelError, PassageError, TableError, WorkerError)):
                 raise fail(error, 2) from None
             if isinstance(error, CramInterrupted):
                 typer.echo(f"memlab: {error}; what is finished is in the store", err=True)
@@ -80,33 +81,17 @@ def recipe_of(name: str, **changes: Any) -> Recipe:
     return Recipe.named(name, **given)
 
 
-def read_table(file: Path | None) -> Any:
-    """The table that an earlier run wrote, to go on from; None where there is none."""
-    import pandas as pd
-
-    if file is None or not file.exists():
-        return None
-    try:
-        return pd.read_parquet(file)
-    except Exception as error:  # pyarrow's errors are many
-        raise typer.BadParameter(
-            f"{file} is there and no Parquet table ({error}): move it away, or name another", param_hint="--out"
-        ) from None
-
-
-def write_table(table: Any, file: Path | None) -> None:
-    """As Parquet, whole or not at all: the file may be what a later run goes on from."""
-    if file is None:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        table.to_parquet(temporary, index=False)
-        os.replace(temporary, file)
-    except OSError as error:
-        raise fail(f"{file} could not be written: {error.strerror or error}", 1) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+def texts_of(files: list[str] | None, text: str | None, what: str) -> list[Text]:
+    """The texts a command is to ``what``: one given outright, files and folders, and - for standard input."""
+    texts = [Text("text", text, "command line")] if text is not None else []
+    for name in files or []:
+        if name == "-":
+            texts.append(Text("stdin", from_bytes(sys.stdin.buffer.read(), "standard input"), "standard input"))
+        else:
+            texts += from_path(name)
+    if not texts:
+        raise fail(f"nothing to {what}: give a file, or --text 'some text'", 2)
+    return texts
 
 
 def numbers(text: str, option: str) -> list[int]:

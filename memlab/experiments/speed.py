@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from memlab import decoding
 from memlab.cramming import cram
+from memlab.experiments import read_table, write_table
 from memlab.experiments.work import device_name, machine_rate, peak_memory, step_flops, training_step
 from memlab.metric import measure
 from memlab.models import FrozenLM, Passage
@@ -100,9 +101,7 @@ def speed(
     def keep(rows: list[dict[str, Any]]) -> None:
         nonlocal table
         table = pd.concat([table, pd.DataFrame([row | machine for row in rows])], ignore_index=True)
-        if out:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            table.to_parquet(out, index=False)
+        write_table(table, out)
 
     ours = recipe or Recipe.default()
     mine = table[(table.method == "memlab") & (table.recipe == ours.canonical())]
@@ -123,9 +122,9 @@ def speed(
 
 def _resumed(out: Path | None, machine: dict[str, Any], tell: Callable[[str], None]) -> pd.DataFrame:
     """The rows of ``out`` that this machine made with these weights: times of others are not to be set beside ours."""
-    if not (out and out.exists()):
+    table = read_table(out)
+    if table is None:
         return pd.DataFrame({"method": [], "passage": [], "recipe": []})
-    table = pd.read_parquet(out)
     fits = np.all([table[name] == value if name in table else False for name, value in machine.items()], axis=0)
     if not fits.all():
         tell(f"{(~fits).sum()} rows of {out} are of another machine or other weights, and are measured again")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from memlab.experiments import read_table, write_table
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.runs import Plan, Report, run
@@ -176,7 +177,8 @@ def study(
     ``seconds`` is the contender's wall time over all its passages, the same in each of its rows; missing where some of
     them came from the store.
     """
-    table = pd.read_parquet(out) if out and out.exists() else pd.DataFrame()
+    known = read_table(out)
+    table = pd.DataFrame() if known is None else known
     flat = [(question, name, changes) for question, group in contenders.items() for name, changes in group.items()]
     for question, name, changes in flat:
         if len(table) and name in set(table.contender):
@@ -187,9 +189,7 @@ def study(
         seconds = time.perf_counter() - began if whole else float("nan")
         rows = pd.DataFrame([_row(question, name, mem, seconds) for mem in report.results])
         table = pd.concat([table, rows], ignore_index=True)
-        if out:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            table.to_parquet(out, index=False)
+        write_table(table, out)
         tell(
             f"{name}: {rows.exact.sum()}/{len(rows)} exact, token passes {rows.token_passes.sum()}, "
             f"bits left {rows.bits.mean():.3f}, {seconds:.0f} s"
