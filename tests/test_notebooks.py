@@ -8,6 +8,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.browser_lab import ROOT
+from tests.browser_setup import find_browser
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 names = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -31,10 +32,19 @@ def test_committed_without_outputs_and_short(path):
                 assert not isinstance(node, ast.FunctionDef) or node.end_lineno - node.lineno < 5
 
 
+@names
+def test_driven_in_the_browser(path):
+    """So that it is enough to run it there."""
+    assert f'opened(lab, "{path.name}")' in (ROOT / "tests" / "test_browser.py").read_text()
+
+
 @pytest.mark.notebook
 @pytest.mark.real
 @names
-def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch, request):
+    driven = any(item.get_closest_marker("browser") for item in request.session.items)
+    if driven and find_browser():
+        pytest.skip("test_browser.py runs it in the browser")
     monkeypatch.setenv("MEMLAB_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     notebook = nbformat.read(path, as_version=4)

@@ -161,6 +161,15 @@ def test_growing_and_predicting_from_the_command_line(cli, tmp_path, lm):
     assert "no Parquet table" in " ".join(re.sub("[│╭╮╰╯─]", " ", broken.output).split())
 
 
+def test_k_vectors_grow_by_k_times_as_much(lm, store):
+    recipe = Recipe.growing(grow=2, margin=0.1, patience=5, budget=40)
+    texts = {"originals": originals()[:1]}
+    runs = protocols.exact(
+        lm, texts, store, ks=(1, 4), lengths=range(2, 11, 2), first=2, recipe=recipe, progress=False
+    )  # fmt: skip
+    assert {row.k: store.get(row.key).recipe.grow for row in runs.itertuples()} == {1: 2, 4: 8}
+
+
 def test_fixed_lengths_count_as_the_paper_counts(lm, tmp_path):
     texts = {"originals": originals()[:2]}
     recipe = Recipe.paper2025(budget=2)

@@ -48,7 +48,8 @@ def exact(
     keep: Callable[[pd.DataFrame], None] = lambda runs: None,
 ) -> pd.DataFrame:
     """``horizon`` for each kind of text and each k, with ``gains``: one row an attempt; or ``growing``, if the recipe
-    grows its text: one row a passage, up to the last of ``lengths``, with k times the recipe's token budget.
+    grows its text: one row a passage, up to the last of ``lengths``, by k times as many tokens at once and with k times
+    the token budget as the recipe says for one vector.
 
     ``texts`` by kind. ``counts``: passages of each kind, one number for each k; the first that are long enough for the
     first length tried. ``known``: rows of an earlier run, another machine's too, whose keys are not run again; ``keep``
@@ -66,8 +67,8 @@ def exact(
             if chosen:
                 tell(f"{kind}, k = {k}: {len(chosen)} passages")
                 common: dict[str, Any] = dict(
-                    recipe=recipe.replace(k=k), start=start, known=known, progress=progress, tell=tell,
-                    keep=partial(measures.show, kind),
+                    recipe=recipe.replace(k=k, grow=k * recipe.grow), start=start, known=known, progress=progress,
+                    tell=tell, keep=partial(measures.show, kind),
                 )  # fmt: skip
                 if recipe.grow:
                     common |= {"longest": k * max(lengths), "token_passes": k * recipe.token_budget}
