@@ -199,6 +199,8 @@ def test_the_papers_fourteen_models_are_presets():
     hub = [p for p in PRESETS.values() if p.repo]
     assert len(hub) == 14
     assert all(p.repo.count("/") == 1 for p in hub)
+    assert {p.name for p in hub if not p.dtype} == {p.name for p in hub if "mamba" in p.name}
+    assert {p.dtype for p in hub if p.dtype} == {"float32", "bfloat16"}
 
 
 # Passages

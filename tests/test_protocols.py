@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from memlab import Recipe, Store, capacity, decode, load, prediction
 from memlab.cli import app
-from memlab.experiments import protocols
+from memlab.experiments import protocols, published, reference
+from memlab.models import PRESETS
 from memlab.texts import Text, originals, random_words
+from tests.browser_lab import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -192,3 +194,56 @@ def test_nothing_long_enough_gives_an_empty_table(lm, tmp_path):
 
 def test_more_random_words_leave_the_first_ones():
     assert random_words(2, words=800)[1].string.startswith(random_words(2, words=400)[1].string)
+
+
+def test_each_row_of_the_published_table_is_a_command_up_to_the_download(monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def refuse(repo, **_):
+        asked.append(repo)
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    monkeypatch.setattr("memlab.cli.capacity.load_texts", lambda *_, **__: originals()[:2])
+    readme = (ROOT / "README.md").read_text()
+    commands = [line.split()[1:] for line in readme.splitlines() if line.startswith("memlab capacity --model ")]
+    for command in commands:
+        said = CliRunner().invoke(app, command)
+        assert said.exit_code == 2
+        assert "no network" in said.output
+        dtype = command[command.index("--dtype") + 1] if "--dtype" in command else ""
+        assert PRESETS[command[2]].dtype == dtype
+        printed = reference("paper2025-capacity").query("model == @command[2] and texts == 'pg19' and k == 1")
+        (held,) = printed.max_tokens
+        lengths = [int(n) for n in command[command.index("--lengths") + 1].split(",")]
+        assert held in lengths
+        assert max(lengths) > held
+    assert asked == [p.repo for p in PRESETS.values() if p.repo]
+
+
+def test_a_strange_dtype_is_refused(cli):
+    said = cli("--dtype", "float8")
+    assert said.exit_code == 2
+    assert "expected float32 or bfloat16" in " ".join(re.sub("[│╭╮╰╯─]", " ", said.output).split())
+
+
+def test_published_figures_and_ours_in_one_table():
+    horizons = pd.DataFrame({
+        "model": "toy", "texts": "originals", "k": [1] * 9 + [2] * 9, "text_id": [*"abcdefghi"] * 2,
+        "horizon": [*range(10, 19), *range(20, 38, 2)], "horizon_bits": 1.0, "failed_at": 40,
+    })  # fmt: skip
+    table = published.capacity_by_model(horizons, {"toy": (16, 256)})
+    (ours,) = table[table.way == published.OURS].to_dict("records")
+    assert (ours["tokens"], ours["theoretical"]) == (14, 16 * 16 / 8)
+    assert 10 <= ours["low"] < 14 < ours["high"] <= 18
+    llama = table[table.model == "llama-3.1-8b"].set_index("way").tokens
+    assert llama[published.PAPER] == 1568
+    assert llama[published.PROGRESSIVE] == pytest.approx(1437.6)
+    assert not table[table.way == published.PROGRESSIVE].model.duplicated().any()
+    more = published.more_vectors(horizons).set_index(["way", "k"]).tokens
+    assert more["toy, originals", 2] == 28
+    assert more["llama-3.2-1b, published", 16] == 7168
+    few = published.capacity_by_model(horizons[horizons.text_id < "d"], {"toy": (16, 256)})
+    assert few[few.way == published.OURS].low.isna().all()  # three passages bound nothing

@@ -27,7 +27,7 @@ def capacity_by_model(table: pd.DataFrame) -> Any:
     y = alt.Scale(type="log", domain=[8, 5000], nice=False)
     guides = (
         alt.Chart(lines)
-        .mark_line(color=GREY, strokeDash=[3, 4], opacity=0.6)
+        .mark_line(color=GREY, strokeDash=[3, 4], opacity=0.6, clip=True)
         .encode(alt.X("x:Q", scale=x), alt.Y("y:Q", scale=y), alt.Detail("share:N"))
     )
     names = (
@@ -43,7 +43,7 @@ def capacity_by_model(table: pd.DataFrame) -> Any:
         ),
         alt.Color(
             "way:N", title=None, sort=ways, scale=alt.Scale(domain=ways, range=[ORANGE, BLUE, GREEN, PURPLE]),
-            legend=alt.Legend(orient="top", columns=2, labelLimit=420),
+            legend=alt.Legend(orient="top", columns=1, labelLimit=520, symbolOpacity=1, symbolStrokeWidth=0),
         ),
         tooltip=["model", "way", alt.Tooltip("tokens:Q", format=".0f"), alt.Tooltip("theoretical:Q", format=".0f")],
     )  # fmt: skip

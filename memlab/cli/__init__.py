@@ -279,11 +279,12 @@ def models_command(
     from memlab.models.sources import TOY_FAMILIES
 
     if as_json:
-        rows = [{"name": p.name, "source": p.source, "note": p.note} for p in PRESETS.values()]
+        rows = [{"name": p.name, "source": p.source, "dtype": p.dtype, "note": p.note} for p in PRESETS.values()]
         typer.echo(json.dumps(rows, indent=1))
         return
     for preset in PRESETS.values():
-        typer.echo(f"{preset.name:20}{preset.source:40}{preset.note}{' (default)' if preset.name == DEFAULT else ''}")
+        note = f"{preset.note}, {preset.dtype}" if preset.dtype else preset.note
+        typer.echo(f"{preset.name:20}{preset.source:40}{note}{' (default)' if preset.name == DEFAULT else ''}")
     for family in TOY_FAMILIES:
         typer.echo(f"{'toy:' + family:20}{'made here':40}small random weights that can be crammed, for tests")
     typer.echo("Also: a Hugging Face id, a folder of safetensors, a .gguf file.")

@@ -15,6 +15,7 @@ from memlab.cli.common import (
     ModelOption,
     RevisionOption,
     StoreOption,
+    dtype_of,
     fail,
     grid_of,
     numbers,
@@ -56,6 +57,9 @@ def capacity_command(
         typer.Option(help="exact: token passes at most, each vector of a run; of recipes that grow their text"),
     ] = None,
     start: Annotated[str, typer.Option(help="character to begin at, or paper: the second half, by sentence")] = "0",
+    dtype: Annotated[
+        str | None, typer.Option(help="train in float32 or bfloat16 [default: the faster one; checks are in float32]")
+    ] = None,
     revision: RevisionOption = None,
     allow_bin: BinOption = False,
     store: StoreOption = None,
@@ -70,12 +74,10 @@ def capacity_command(
     if strange := [name for name in chosen if name not in PROTOCOLS]:
         raise typer.BadParameter(f"{', '.join(strange)}; expected {' or '.join(PROTOCOLS)}", param_hint="--protocol")
     ks = numbers(k, "--k")
-    counts = numbers(count, "--count")
-    counts = counts * len(ks) if len(counts) == 1 else counts
-    if len(counts) != len(ks):
-        raise typer.BadParameter(f"{count!r} for k = {k}; expected one number, or one for each k", param_hint="--count")
+    counts = _counts(count, ks)
     span = grid_of(grid, first)
     begin: int | str = int(start) if start.isdigit() else start
+    trained_in = dtype_of(dtype)
     if begin != "paper" and not isinstance(begin, int):
         raise typer.BadParameter(f"{start!r}; expected a character's number, or paper", param_hint="--start")
     wanted = recipe_of(recipe, budget=budget, token_budget=passes)
@@ -95,7 +97,7 @@ def capacity_command(
     from memlab.experiments import protocols
     from memlab.models import load
 
-    lm, kept = load(model, revision=revision, allow_bin=allow_bin), Store(store)
+    lm, kept = load(model, revision=revision, dtype=trained_in, allow_bin=allow_bin), Store(store)
 
     def tell(line: str) -> None:
         typer.echo(line, err=True)
@@ -136,6 +138,16 @@ def capacity_command(
     typer.echo(repr(lm))
     for name, table in told.items():
         typer.echo(f"\n{name}\n{table.to_string(index=False)}")
+
+
+def _counts(count: str, ks: list[int]) -> list[int]:
+    counts = numbers(count, "--count")
+    if len(counts) not in (1, len(ks)):
+        many = ",".join(map(str, ks))
+        raise typer.BadParameter(
+            f"{count!r} for k = {many}; expected one number, or one for each k", param_hint="--count"
+        )
+    return counts * len(ks) if len(counts) == 1 else counts
 
 
 def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:

@@ -94,6 +94,17 @@ def texts_of(files: list[str] | None, text: str | None, what: str) -> list[Text]
     return texts
 
 
+def dtype_of(name: str | None) -> Any:
+    """The torch dtype to train in; None for whichever is the faster one."""
+    if name is None:
+        return None
+    if name not in ("float32", "bfloat16"):
+        raise typer.BadParameter(f"{name!r}; expected float32 or bfloat16", param_hint="--dtype")
+    import torch
+
+    return getattr(torch, name)
+
+
 def numbers(text: str, option: str) -> list[int]:
     """Comma-separated whole numbers above 0."""
     parts = text.split(",")

@@ -27,6 +27,17 @@ def stored(name: str) -> pd.DataFrame:
     return pd.read_parquet(file)
 
 
+def reference(name: str) -> pd.DataFrame:
+    """Published figures that come with memlab under that name, each with its source: ``data/reference``."""
+    import pandas as pd
+
+    file = data_folder() / "reference" / f"{name}.csv"
+    if not file.exists():
+        known = ", ".join(sorted(f.stem for f in file.parent.glob("*.csv")))
+        raise FileNotFoundError(f"no published figures {name!r}; there are: {known}")
+    return pd.read_csv(file)
+
+
 def read_table(file: Path | None) -> pd.DataFrame | None:
     """The table that an earlier run wrote, to go on from; None where there is none. Raises ``TableError``."""
     import pandas as pd

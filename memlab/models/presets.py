@@ -27,6 +27,9 @@ class Preset:
     """PyPI packages whose files, one after the other, make a GGUF file."""
     gguf_sha256: str = ""
     """Hash of that GGUF file."""
+    dtype: str = ""
+    """Of the passes behind the figures that arXiv 2502.13063 prints, as its run scripts set it; they have none for
+    Mamba. A default for nothing: ``load(dtype=...)`` and ``memlab capacity --dtype`` say what to train in."""
 
     @property
     def source(self) -> str:
@@ -71,16 +74,16 @@ PRESETS: dict[str, Preset] = {
             ),
             gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         ),
-        Preset("pythia-160m", _PAPER, "EleutherAI/pythia-160m"),
-        Preset("pythia-410m", _PAPER, "EleutherAI/pythia-410m"),
-        Preset("pythia-1.4b", _PAPER, "EleutherAI/pythia-1.4b"),
-        Preset("pythia-2.8b", _PAPER, "EleutherAI/pythia-2.8b"),
-        Preset("opt-1.3b", _PAPER, "facebook/opt-1.3b"),
-        Preset("olmo-1b", _PAPER, "allenai/OLMo-1B-0724-hf"),
-        Preset("sheared-llama-1.3b", _PAPER, "princeton-nlp/Sheared-LLaMA-1.3B"),
-        Preset("llama-3.2-1b", f"{_PAPER}; gated", "meta-llama/Llama-3.2-1B"),
-        Preset("llama-3.2-3b", f"{_PAPER}; gated", "meta-llama/Llama-3.2-3B"),
-        Preset("llama-3.1-8b", f"{_PAPER}; gated", "meta-llama/Llama-3.1-8B"),
+        Preset("pythia-160m", _PAPER, "EleutherAI/pythia-160m", dtype="float32"),
+        Preset("pythia-410m", _PAPER, "EleutherAI/pythia-410m", dtype="float32"),
+        Preset("pythia-1.4b", _PAPER, "EleutherAI/pythia-1.4b", dtype="float32"),
+        Preset("pythia-2.8b", _PAPER, "EleutherAI/pythia-2.8b", dtype="float32"),
+        Preset("opt-1.3b", _PAPER, "facebook/opt-1.3b", dtype="float32"),
+        Preset("olmo-1b", _PAPER, "allenai/OLMo-1B-0724-hf", dtype="bfloat16"),
+        Preset("sheared-llama-1.3b", _PAPER, "princeton-nlp/Sheared-LLaMA-1.3B", dtype="bfloat16"),
+        Preset("llama-3.2-1b", f"{_PAPER}; gated", "meta-llama/Llama-3.2-1B", dtype="bfloat16"),
+        Preset("llama-3.2-3b", f"{_PAPER}; gated", "meta-llama/Llama-3.2-3B", dtype="bfloat16"),
+        Preset("llama-3.1-8b", f"{_PAPER}; gated", "meta-llama/Llama-3.1-8B", dtype="bfloat16"),
         Preset("mamba-130m", _PAPER, "state-spaces/mamba-130m-hf"),
         Preset("mamba-370m", _PAPER, "state-spaces/mamba-370m-hf"),
         Preset("mamba-790m", _PAPER, "state-spaces/mamba-790m-hf"),

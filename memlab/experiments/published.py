@@ -1,0 +1,57 @@
+"""Our horizons beside published figures, in one table a chart can take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from memlab.capacity import exact_estimates, theoretical_tokens
+from memlab.experiments import reference
+
+PAPER = "99 % right while the true text is fed (arXiv 2502.13063)"
+PROGRESSIVE = "all right, grown token by token; mean, SD (arXiv 2607.21231)"
+OURS = "decoded freely, every token; median, 95 % (memlab)"
+
+
+def capacity_by_model(horizons: pd.DataFrame, sizes: Mapping[str, tuple[int, int]]) -> pd.DataFrame:
+    """Tokens one vector holds, published and measured: ``model texts theoretical tokens low high way``.
+
+    ``horizons``: ``capacity.horizons`` with k = 1 among them; ``sizes``: (d, vocabulary) of their models. Published
+    natural text is PG-19. ``low`` and ``high`` are the 95 % interval of our median, and a standard deviation to either
+    side of the published means; the papers' largest lengths have neither.
+    """
+    paper = reference("paper2025-capacity").query("k == 1 and texts == 'pg19'").assign(way=PAPER)
+    paper = paper.rename(columns={"max_tokens": "tokens"})
+    grown = reference("progressive2026-horizon").query("setting != 'inside a learned rank-256 subspace'")
+    # Two learning rates of one model: what it holds is at least the better one.
+    grown = grown.sort_values("horizon_tokens").groupby("model", sort=False).tail(1).assign(way=PROGRESSIVE)
+    grown = grown.rename(columns={"horizon_tokens": "tokens"})
+    grown = grown.assign(
+        low=grown.tokens - grown.horizon_tokens_sd, high=grown.tokens + grown.horizon_tokens_sd
+    )  # fmt: skip
+    mine = exact_estimates(horizons[horizons.k == 1]).assign(way=OURS)
+    mine["d"] = [sizes[name][0] for name in mine.model]
+    mine["vocabulary"] = [sizes[name][1] for name in mine.model]
+    table = pd.concat([paper, grown, _drawn(mine)], ignore_index=True)
+    table["theoretical"] = [theoretical_tokens(d, v) for d, v in zip(table.d, table.vocabulary, strict=True)]
+    return table[["model", "texts", "theoretical", "tokens", "low", "high", "way"]]
+
+
+def more_vectors(horizons: pd.DataFrame) -> pd.DataFrame:
+    """Tokens that k vectors hold, published and measured: ``model k tokens low high way``."""
+    paper = reference("paper2025-capacity").query("texts == 'pg19'").rename(columns={"max_tokens": "tokens"})
+    paper = paper[paper.groupby("model").k.transform("nunique") > 1]
+    paper = paper.assign(way=paper.model + ", published")
+    mine = exact_estimates(horizons)
+    mine = mine.assign(way=mine.model + ", " + mine.texts)
+    table = pd.concat([paper, _drawn(mine)], ignore_index=True)
+    return table[["model", "k", "tokens", "low", "high", "way"]]
+
+
+def _drawn(found: pd.DataFrame) -> pd.DataFrame:
+    """Estimates as columns; the interval of a handful of passages is open, and no line."""
+    ends = {end: [getattr(estimate, end) for estimate in found.tokens] for end in ("low", "high")}
+    values = [estimate.value for estimate in found.tokens]
+    return found.assign(**ends, tokens=values).replace([np.inf, -np.inf], np.nan)
