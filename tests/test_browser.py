@@ -141,7 +141,9 @@ def wander(lab, name, panel, moves=40):
     stop = panel.locator("button:has-text('Stop')")
 
     def settle():
-        if panel.locator("button").count():  # the first one starts work, and waits while it goes on
+        if stop.count():  # to be pressed while work goes on, and only then
+            expect(stop.first).to_be_disabled(timeout=180_000)
+        elif panel.locator("button").count():  # the first one starts work, and waits while it goes on
             expect(panel.locator("button").first).to_be_enabled(timeout=180_000)
         expect(panel).not_to_contain_text("Laying out", timeout=180_000)
         page.wait_for_timeout(1000)
@@ -261,6 +263,67 @@ def test_second_notebook(lab):
 
     wander(lab, "02_what_limits_a_vector.ipynb", STUDY)
     read_through(page, "02")
+
+
+CAPACITY = ".memlab-capacity-panel"
+
+
+def test_capacity(lab):
+    page, _ = opened(lab, "03_capacity.ipynb")
+    panel = page.locator(CAPACITY).first
+    kind, passage = panel.locator("select").nth(1), panel.locator("select").nth(2)
+    kind.select_option("originals")
+    before = panel.locator("svg").first.inner_html()
+    passage.select_option(index=1)
+    page.wait_for_function(f"document.querySelector('{CAPACITY} svg').innerHTML !== {before!r}")
+    panel.locator("button:has-text('Decode it now')").click()
+    finished(page, "as stored", CAPACITY)
+    assert "NOT" not in panel.locator(".memlab-status").inner_text()
+    assert len(panel.locator(".memlab-decoded").inner_text()) > 200
+    assert "tokens scored" in panel.locator("table").inner_text()
+    picture(page, "03-panel-light", CAPACITY)
+    set_theme(page, "JupyterLab Dark")
+    picture(page, "03-panel-dark", CAPACITY)
+    kind.select_option("classics")  # whose vectors hold book text and are not shipped
+    page.wait_for_selector(f"{CAPACITY} .memlab-status:has-text('not in the store')")
+    expect(panel.locator("button:has-text('Decode it now')")).to_be_disabled()
+    picture(page, "03-absent-dark", CAPACITY)
+    kind.select_option("originals")
+    wander(lab, "03_capacity.ipynb", CAPACITY)
+    read_through(page, "03")
+
+
+INFORMATION = ".memlab-information-panel"
+
+
+def test_information_not_length(lab):
+    page, _ = opened(lab, "04_information_not_length.ipynb")
+    panel = page.locator(INFORMATION).first
+    read = panel.locator("button:has-text('Read it')")
+    read.click()
+    finished(page, "bits", INFORMATION)
+    bars = panel.locator(".memlab-window")
+    wide = bars.count()
+    assert wide > 0
+    assert "Predicted, before any training" in panel.inner_text()
+    picture(page, "04-panel-light", INFORMATION)
+    box = panel.locator("input[type=number]").first
+    box.fill("50")
+    box.press("Enter")
+    page.wait_for_function(f"document.querySelectorAll('{INFORMATION} .memlab-window').length > {1.5 * wide}")
+    set_theme(page, "JupyterLab Dark")
+    picture(page, "04-panel-dark", INFORMATION)
+    panel.locator("select").first.select_option("(my own words)")
+    read.click()
+    finished(page, "is empty", INFORMATION)
+    panel.locator("textarea").fill(
+        "Seven green kettles argued about the weather until the postman sat down among them."
+    )
+    read.click()
+    finished(page, "Done", INFORMATION)
+    assert "Seven green" in panel.locator(".memlab-costs").inner_text()
+    wander(lab, "04_information_not_length.ipynb", INFORMATION)
+    read_through(page, "04")
 
 
 def test_norms_and_neighbours(lab):

@@ -208,6 +208,16 @@ def test_the_table_holds_every_codec_and_counts_only_what_came_back():
         assert utf8[passage.span.id] == 8 * len(passage.string.encode())
 
 
+def test_survived_counts_vectors_of_each_form():
+    table = pd.DataFrame({
+        "form": ["int8"] * 10 + ["int4"] * 10, "bits_a_number": [8] * 10 + [4] * 10, "exact": [True] * 10 + [False] * 10
+    })  # fmt: skip
+    told = precision.survived(table).set_index("form")
+    assert told.share.to_dict() == {"int8": 1, "int4": 0}
+    assert told.low["int8"] == pytest.approx(0.722, abs=0.001)  # Wilson, 10 of 10: n / (n + 1.96^2)
+    assert told.high["int4"] == pytest.approx(0.278, abs=0.001)
+
+
 def test_vectors_stand_beside_the_codecs_in_the_fewest_bits_that_decode(toy, crammed):
     passages = list({mem.token_ids.tobytes(): toy.passage_of_ids(mem.token_ids) for mem in crammed}.values())
     other = random_passages(toy, 1, 5)[0]

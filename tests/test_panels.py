@@ -221,7 +221,7 @@ def test_capacity_panel_decodes_and_explains_what_is_stored(capacity_runs, store
         panel.start.click()
         mem = panel.wait(60)
         assert mem.key == key
-        assert ("not exact" not in label) == mem.exact
+        assert ("all of" in label) == mem.exact
         assert "as stored" in panel.status.value
         assert "NOT" not in panel.status.value
         assert "tokens scored" in panel.told.value
@@ -235,7 +235,7 @@ def test_capacity_panel_says_what_it_has_no_vector_of(capacity_runs, tmp_path):
     lm, runs = capacity_runs
     panel = capacity_panel(lm, runs, Store(tmp_path / "empty"))
     assert panel.start.disabled
-    assert "not in empty" in panel.status.value
+    assert "not in the store" in panel.status.value
 
 
 def test_information_panel_reads_a_text_and_predicts():

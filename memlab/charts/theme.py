@@ -25,9 +25,11 @@ def theme() -> Any:
     return {
         "config": {
             "background": "transparent",
-            "font": "system-ui, sans-serif",
+            "font": "Arial, Helvetica, sans-serif",  # what to_svg measures text in, and most machines have
             "view": {"stroke": None},
-            "axis": axis | {"gridColor": GREY, "gridOpacity": 0.2, "titleFontSize": 12, "titleFontWeight": "normal"},
+            "axis": axis
+            | {"gridColor": GREY, "gridOpacity": 0.2, "titleFontSize": 12, "titleFontWeight": "normal"}
+            | {"titlePadding": 8},
             "legend": {"labelColor": GREY, "titleColor": GREY, "labelFontSize": 12},
             "title": title,
             "range": {"category": [BLUE, ORANGE, GREEN, PURPLE]},
@@ -58,7 +60,8 @@ def to_svg(chart: alt.TopLevelMixin) -> str:
 
     with alt.theme.enable("memlab"):
         svg: str = vl_convert.vegalite_to_svg(json.dumps(chart.to_dict(validate=False)))
-    return svg
+    # Where the reader's letters are wider than those measured here, they are to run over the edge, not be cut off.
+    return svg.replace("<svg ", '<svg style="overflow:visible" ', 1)
 
 
 def save(chart: alt.TopLevelMixin, path: str | Path) -> None:

@@ -244,7 +244,14 @@ def bench_precision(
     """The coarsest form of stored vectors that still decodes exactly: float16, bfloat16, integers, fewer numbers."""
     import pandas as pd
 
-    from memlab.experiments.precision import exact_vectors, gain_per_bit, precision, predicted_by_margin, pruning
+    from memlab.experiments.precision import (
+        exact_vectors,
+        gain_per_bit,
+        precision,
+        predicted_by_margin,
+        pruning,
+        survived,
+    )
     from memlab.models import load
 
     lm, kept = load(model), Store(store)
@@ -255,8 +262,7 @@ def bench_precision(
     table = pd.concat([rounded, pruned], ignore_index=True)
     write_table(table, out)
     typer.echo(f"{lm!r}\n{len(mems)} exact vectors of {kept.path}")
-    shares = table.groupby(["form", "bits_a_number"], sort=False).exact.agg(["sum", "size"]).reset_index()
-    typer.echo(shares.rename(columns={"sum": "exact", "size": "of"}).to_string(index=False))
+    typer.echo(survived(table).round(2).to_string(index=False))
     best = gain_per_bit(lm, mems, rounded)
     typer.echo(
         f"fewest bits a number: median {best.bits_a_number.median():g}, from {best.bits_a_number.min():g} to "

@@ -18,7 +18,7 @@ from memlab import decoding
 from memlab.experiments.gains import gains
 from memlab.models import FrozenLM
 from memlab.objective import Batch, Row
-from memlab.statistics import Estimate, bootstrap
+from memlab.statistics import Estimate, bootstrap, share_interval
 from memlab.store import Store
 from memlab.vectors import MemVector, VectorError
 
@@ -132,6 +132,16 @@ def fewest_bits(table: pd.DataFrame) -> pd.DataFrame:
     exact = table[table.exact].sort_values("stored_bits", kind="stable").groupby("key", sort=False).head(1)
     columns = ["key", "text_id", "tokens", "k", "form", "bits_a_number", "stored_bits", "margin_float32"]
     return exact[columns].assign(bits_a_token=exact.stored_bits / exact.tokens).reset_index(drop=True)
+
+
+def survived(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each form the share of vectors that it keeps exact, with its Wilson interval: ``form bits_a_number share low
+    high``.
+    """
+    rows = []
+    for (form, bits), group in table.groupby(["form", "bits_a_number"], sort=False):
+        rows.append((form, bits, group.exact.mean(), *share_interval(group.exact.sum(), len(group))))
+    return pd.DataFrame(rows, columns=["form", "bits_a_number", "share", "low", "high"])
 
 
 def predicted_by_margin(table: pd.DataFrame) -> Estimate:

@@ -69,7 +69,7 @@ class CapacityPanel(LivePanel):
             row["token_right_with"],
             ids == mem.token_ids,
         )
-        self.decoded.value = readout_html(self.lm, mem, ids)
+        self.decoded.value = f'<div style="max-height:340px;overflow:auto">{readout_html(self.lm, mem, ids)}</div>'
         self.told.value = plain_table(table.map(_shown))
         self.result = mem
         again = check(self.lm, mem)
@@ -101,8 +101,7 @@ class CapacityPanel(LivePanel):
         chart = charts.ladder(mine).properties(title=f"Bits that {self.text.value} still costs with its vector")
         self.chart.value = charts.to_svg(chart) if len(mine) > 1 else ""
         runs = [
-            (f"{r.length} tokens, k = {r.k}, seed {r.seed}: {_outcome(r)}", r.key)
-            for r in mine.sort_values(["k", "length"]).itertuples()
+            (f"{_outcome(r)}, k = {r.k}, seed {r.seed}", r.key) for r in mine.sort_values(["k", "length"]).itertuples()
         ]
         self._fill(self.run, runs, self._run)
 
@@ -113,7 +112,8 @@ class CapacityPanel(LivePanel):
         self.along.value = charts.to_svg(chart)
         here = self.run.value in self.store
         self.start.disabled = not here
-        self.status.value = say("Ready." if here else f"This vector is not in {self.store.path.name}: see the README.")
+        why = "This vector is not in the store; memlab capacity makes it again."
+        self.status.value = say("Ready." if here else why)
 
 
 def information_panel(lm: FrozenLM, predictor: Predictor) -> InformationPanel:
@@ -132,7 +132,7 @@ class InformationPanel(LivePanel):
         names = [OWN, *(t.id for t in originals())]
         self.source = w.Dropdown(options=names, value="fiction-salt-ferry", description="Text", style=_WIDE)
         self.words = w.Textarea(description="Words", rows=5, style=_WIDE, layout=w.Layout(width="auto"))
-        self.window, windows = number("Bits a window", 100, 20, 1000)
+        self.window, windows = number("Window, bits", 100, 20, 1000)
         self.shown, self.told = w.HTML(), w.HTML()
         self.source.observe(self._fill, "value")
         self.window.observe(self._draw, "value")
@@ -192,9 +192,7 @@ def _costs(lm: FrozenLM, ids: np.ndarray, bits: np.ndarray, windows: list[tuple[
 
 
 def _outcome(run: Any) -> str:
-    if run.exact:
-        return "exact"
-    return f"not exact, the first {run.exact_prefix} tokens are" if run.exact_prefix else "not exact"
+    return f"all of {run.tokens} tokens" if run.exact else f"the first {run.exact_prefix} of {run.tokens} tokens"
 
 
 def _shown(value: Any) -> str:
