@@ -251,7 +251,8 @@ def saturation_interval(runs: pd.DataFrame, *, draws: int = 2000, seed: int = 0)
     Where a text that costs at least C is left with next to nothing, C is at least that: the upper end is infinite if no
     text of the table has more bits than its vector takes off (a bit a hundred, for those that are left over anyway).
     """
-    found = bootstrap(lambda t: saturation(t.bits_without, t.bits_with), runs, draws=draws, seed=seed)
+    slim = runs[["text_id", "bits_without", "bits_with"]]
+    found = bootstrap(lambda t: saturation(t.bits_without, t.bits_with), slim, draws=draws, seed=seed)
     above = runs.bits_with > 0.01 * runs.bits_without
     return found if above.any() else found._replace(high=float("inf"))
 
@@ -318,7 +319,8 @@ def n50_of_search_interval(
 ) -> Estimate:
     """``n50_of_search`` of a table of ``horizons``, in tokens or (``horizon_bits``) bits, drawn over passages."""
     failed = {"horizon": "failed_at", "horizon_bits": "failed_bits"}[column]
-    return bootstrap(lambda t: n50_of_search(t[column], t[failed]), horizons, draws=draws, seed=seed)
+    slim = horizons[["text_id", column, failed]]
+    return bootstrap(lambda t: n50_of_search(t[column], t[failed]), slim, draws=draws, seed=seed)
 
 
 def vectors_slope(horizons: pd.DataFrame, column: str = "horizon") -> float:
@@ -327,14 +329,19 @@ def vectors_slope(horizons: pd.DataFrame, column: str = "horizon") -> float:
     ``horizons``: ``text_id k`` and ``column``; least squares on logarithms, a level for each passage. Left out is what
     is 0, and where there is a column ``failed_at``, what ended only because the search did: a ceiling has no slope.
     """
-    kept = horizons[column] > 0
+    # A bootstrap asks this thousands of times: arrays, since pandas would take milliseconds each time.
+    held = horizons[column].to_numpy(float)
+    kept = held > 0
     if "failed_at" in horizons:
-        kept &= horizons.failed_at.notna()
-    horizons = horizons[kept]
-    y, x = np.log(horizons[column].astype(float)), np.log(horizons.k.astype(float))
-    each = horizons.text_id
-    x, y = x - x.groupby(each).transform("mean"), y - y.groupby(each).transform("mean")
+        kept &= horizons.failed_at.notna().to_numpy()
+    each = pd.factorize(horizons.text_id.to_numpy()[kept])[0]
+    x, y = (_less_means(np.log(v[kept]), each) for v in (horizons.k.to_numpy(float), held))
     return float((x * y).sum() / (x**2).sum()) if (x**2).sum() else float("nan")
+
+
+def _less_means(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Each less the mean of its group."""
+    return np.asarray(values - (np.bincount(of, values) / np.bincount(of))[of]) if len(values) else values
 
 
 # Information, not length -----------------------------------------------------------------------------------------
@@ -365,8 +372,9 @@ def equal_information(token_bits: Sequence[float] | Any, bits: float) -> list[tu
 
 def spread(horizons: pd.DataFrame, column: str) -> float:
     """How far kinds of text lie apart: standard deviation over ``texts`` of the mean log2 of ``column``, octaves."""
-    means = np.log2(horizons[column].astype(float)).groupby(horizons.texts).mean()
-    return float(means.std(ddof=1))
+    kinds = pd.factorize(horizons.texts.to_numpy())[0]
+    means = np.bincount(kinds, np.log2(horizons[column].to_numpy(float))) / np.bincount(kinds)
+    return float(means.std(ddof=1)) if len(means) > 1 else float("nan")
 
 
 def information_not_length(horizons: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -392,6 +400,7 @@ def information_not_length(horizons: pd.DataFrame, *, draws: int = 2000, seed: i
         unit: partial(spread, column=column) for unit, column in columns.items()
     }
     measures["tokens less bits"] = lambda t: spread(t, "horizon") - spread(t, "horizon_bits")
+    table = table[["text_id", "texts", *columns.values()]]  # what is drawn thousands of times should be slim
     whole = table.texts.nunique() == horizons.texts.nunique() and table.texts.nunique() > 1
     nothing = Estimate(float("nan"), float("nan"), float("nan"))
     rng = np.random.default_rng(seed)

@@ -199,8 +199,9 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
         if reached.k.nunique() > 1:
             slopes = []
             for kind, group in reached.groupby("texts", sort=False):
+                slim = group[["text_id", "k", "horizon", "horizon_bits", "failed_at"]]
                 each = [
-                    bootstrap(lambda t, c=column: capacity.vectors_slope(t, c), group)  # type: ignore[misc]
+                    bootstrap(lambda t, c=column: capacity.vectors_slope(t, c), slim)  # type: ignore[misc]
                     for column in ("horizon", "horizon_bits")
                 ]
                 slopes.append((kind, *(format(found, ".2f") for found in each)))
