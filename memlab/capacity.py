@@ -257,6 +257,25 @@ def saturation_interval(runs: pd.DataFrame, *, draws: int = 2000, seed: int = 0)
     return found if above.any() else found._replace(high=float("inf"))
 
 
+def saturations(runs: pd.DataFrame) -> pd.DataFrame:
+    """``saturation_interval`` by protocol, k and kind of text, and of all kinds together, with the fit's error.
+
+    Runs (``protocol k texts text_id exact tried tokens bits_without bits_with``) that were trained on all their text:
+    what one that grew costs beyond the prefix it came to was never asked of its vector. ``C``, bits; ``off``: root mean
+    square of what the fit misses, bits. Kinds share one C where that of all fits each of them about as well.
+    """
+    whole = runs[runs.exact | (runs.tried == runs.tokens)] if "tried" in runs else runs
+    rows = []
+    for (protocol, k), group in whole.groupby(["protocol", "k"], sort=False):
+        kinds = dict(tuple(group.groupby("texts", sort=False)))
+        for kind, some in {**kinds, **({"all": group} if len(kinds) > 1 else {})}.items():
+            found = saturation_interval(some)
+            missed = some.bits_with - np.maximum(0, some.bits_without - found.value)
+            failed = int((~some.exact).sum())
+            rows.append((protocol, k, kind, len(some), failed, found, float(np.sqrt(np.mean(missed**2)))))
+    return pd.DataFrame(rows, columns=["protocol", "k", "texts", "runs", "not exact", "C", "off"])
+
+
 def n50(size: Sequence[float] | Any, exact: Sequence[bool] | Any) -> float:
     """The size at which half the passages come back: where a logistic fit of ``exact`` on log size crosses 1/2.
 

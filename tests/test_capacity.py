@@ -181,6 +181,26 @@ def test_saturation_recovers_what_the_data_were_made_with():
     assert 85 <= hits <= 99  # nominal 95; a percentile interval of 24 passages falls a little short
 
 
+def test_one_c_for_all_kinds_or_one_for_each():
+    rng = np.random.default_rng(1)
+    tables = []
+    for kind, c in (("prose", 450), ("lists", 450), ("noise", 300)):
+        runs = simulated(rng).assign(texts=kind, protocol="fixed", k=1)
+        runs["text_id"] = kind + runs.text_id.astype(str)
+        runs["bits_with"] = np.maximum(0, runs.bits_without - c)
+        tables.append(runs.assign(exact=runs.bits_with == 0, tried=40.0, tokens=40))
+    alike, apart = pd.concat(tables[:2]), pd.concat(tables)
+    told = capacity.saturations(alike).set_index("texts")
+    assert [round(told.C[kind].value) for kind in ("prose", "lists", "all")] == [450, 450, 450]
+    assert told.off.max() < 1e-6
+    told = capacity.saturations(apart).set_index("texts")
+    assert told.off["all"] > 30 > told.off["noise"]
+    # What grew and was not trained to its end says nothing; nor does a single kind of all.
+    grown = alike[alike.texts == "prose"].assign(exact=False, tried=20.0)
+    assert not len(capacity.saturations(grown))
+    assert capacity.saturations(alike[alike.texts == "prose"]).texts.tolist() == ["prose"]
+
+
 def attempts(rng, half=140.0, slope=8.0, passages=24):
     """Every passage at every length, exact with odds that fall as length to the power -slope."""
     lengths = np.arange(64, 257, 16)

@@ -178,19 +178,14 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
             found[column] = [format(e, ".0f") for e in found[column]]
         made["exact horizon: median, 95 % interval over passages; gains on it, medians"] = found.round(3)
         rows = []
-        for (kind, k), group in exact.groupby(["texts", "k"], sort=False):
+        for kind, k in exact[["texts", "k"]].drop_duplicates().itertuples(index=False):
             found_here = reached[(reached.texts == kind) & (reached.k == k)]
-            # What a text that grew costs beyond the prefix it came to was never trained, and says nothing about C.
-            whole = group[group.exact | (group.tried == group.tokens)]
-            rows.append((
-                kind, k, *(
-                    format(capacity.n50_of_search_interval(found_here, unit), ".0f")
-                    for unit in ("horizon", "horizon_bits")
-                ),
-                format(capacity.saturation_interval(whole), ".0f") if len(whole) else "–",
-            ))  # fmt: skip
-        columns = ["texts", "k", "n50, tokens", "n50, bits", "C, bits"]
-        made["half come back at (n50); k vectors take C bits off a text"] = pd.DataFrame(rows, columns=columns)
+            both = (
+                format(capacity.n50_of_search_interval(found_here, unit), ".0f") for unit in ("horizon", "horizon_bits")
+            )
+            rows.append((kind, k, *both))
+        columns = ["texts", "k", "n50, tokens", "n50, bits"]
+        made["half come back at (n50)"] = pd.DataFrame(rows, columns=columns)
         one = reached[reached.k == reached.k.min()]
         if one.texts.nunique() > 1:
             made["do kinds of text agree in bits where in tokens they do not? (spread in octaves)"] = (
@@ -206,6 +201,9 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
                 ]
                 slopes.append((kind, *(format(found, ".2f") for found in each)))
             made["horizon = c·k^a"] = pd.DataFrame(slopes, columns=["texts", "a, tokens", "a, bits"])
+    if len(fits := capacity.saturations(runs)):
+        fits["C"] = [format(found, ".0f") for found in fits.C]
+        made["a vector takes C bits off a text: with = max(0, without - C)"] = fits.round(3)
     equal = runs[runs.protocol == "equal"]
     if len(equal):
         shares = []
