@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +112,13 @@ def groups(lengths: Sequence[int]) -> list[list[int]]:
         parts.append(order[cut[end] : end])
         end = cut[end]
     return parts[::-1]
+
+
+def give_back() -> None:
+    """Hand memory that work has freed back to the system: glibc keeps it, torn into pieces, and a kernel lives long."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library, which has its own ways
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 _FULL = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 import threading
 import time
@@ -19,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from memlab.models import FrozenLM, ModelError
 from memlab.objective import Batch, Row
+from memlab.slots import give_back
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3.1-8b": dict(
@@ -145,7 +145,8 @@ def peak_memory(work: Callable[[], Any], device: torch.device) -> int:
         work()
         return int(torch.cuda.max_memory_allocated(device) - before)
     # A model that only a cycle still holds would be freed while the work runs, and hide as much of it.
-    gc.collect()
+    # And what earlier work has freed and the C library keeps would not be counted.
+    give_back()
     process = psutil.Process()
     before = most = process.memory_info().rss
     over = threading.Event()

@@ -6,9 +6,6 @@ The page never freezes, and *Stop* is heard where there is one; the model's lock
 from __future__ import annotations
 
 import base64
-import contextlib
-import ctypes
-import gc
 import html
 import threading
 import time
@@ -22,6 +19,7 @@ from memlab.cramming import CramInterrupted, Progress, cram
 from memlab.decoding import check
 from memlab.models import FrozenLM, ModelError, Passage, PassageError
 from memlab.recipes import Recipe, RecipeError
+from memlab.slots import give_back
 from memlab.store import Store, StoreError
 from memlab.texts import TextError
 from memlab.vectors import MemVector, VectorError
@@ -144,13 +142,6 @@ class LivePanel(w.VBox):
 
 def _frame(points: list[tuple[int, float, float]]) -> pd.DataFrame:
     return pd.DataFrame(points, columns=["step", "loss", "accuracy"])
-
-
-def give_back() -> None:
-    """Hand memory that work has freed back to the system: glibc keeps it, torn into pieces, and a kernel lives long."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library, which has its own ways
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def number(name: str, value: int, low: int, high: int) -> tuple[w.BoundedIntText, w.HBox]:

@@ -16,8 +16,9 @@ from memlab.decoding import check, decode
 from memlab.experiments import attention, paths
 from memlab.experiments.grids import Stopped
 from memlab.models import FrozenLM
-from memlab.panels.base import TEXT, LivePanel, give_back, links, number, plain_table, say
+from memlab.panels.base import TEXT, LivePanel, links, number, plain_table, say
 from memlab.panels.cramming import readout_html
+from memlab.slots import give_back
 from memlab.store import Store
 from memlab.vectors import MemVector
 
