@@ -51,6 +51,8 @@ SCREEN: dict[str, dict[str, Changes]] = {
         **{f"AdamW lr {lr:g}": ADAMW | dict(lr=lr) for lr in (0.003, 0.01, 0.1, 0.3, 1.0, 3.0)},
         "AdamW lr 1, weight decay 0.01": ADAMW | dict(lr=1.0, weight_decay=0.01),
         "AdamW lr 1, no token before": ADAMW | dict(lr=1.0, prefix="none"),
+        "as published, arXiv 2502.13063": dict(base="paper2025"),
+        "as published, arXiv 2607.21231": dict(base="progressive2026"),
     },
 }
 """Question -> name -> what differs from the incumbent, or from the recipe that ``base`` names. ``start="other"``: from
