@@ -259,6 +259,8 @@ def test_information_panel_reads_a_text_and_predicts():
         assert windows == pytest.approx(total / width, abs=1.5)
     assert f"<b>{predictor.vectors_needed(panel.bits)}</b> vector" in panel.told.value
     panel.words.value = "x" * 5000
+    assert panel.shown.value == panel.told.value == ""  # what was said of another text is gone
+    assert "Ready" in panel.status.value
     panel.start.click()
     panel.wait(60)
     assert "longer than toy:gemma3" in panel.status.value

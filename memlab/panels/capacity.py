@@ -132,20 +132,21 @@ class InformationPanel(LivePanel):
         names = [OWN, *(t.id for t in originals())]
         self.source = w.Dropdown(options=names, value="fiction-salt-ferry", description="Text", style=_WIDE)
         self.words = w.Textarea(description="Words", rows=5, style=_WIDE, layout=w.Layout(width="auto"))
-        self.window, windows = number("Window, bits", 100, 20, 1000)
+        self.window, windows = number("Window", 100, 20, 1000)
         self.shown, self.told = w.HTML(), w.HTML()
         self.source.observe(self._fill, "value")
+        self.words.observe(self._changed, "value")
         self.window.observe(self._draw, "value")
         self._fill()
+        self.while_busy = [self.source, self.words]
         self.children = [self.source, self.words, windows, self.buttons(), self.shown, self.told]
         self.add_class("memlab-information-panel")
 
     def clear(self) -> None:
         super().clear()
-        self.shown.value = self.told.value = ""
+        self.bits, self.shown.value, self.told.value = None, "", ""
 
     def work(self) -> None:
-        self.bits = None
         passage = self.lm.passage(Text("typed", self.words.value, "typed"), None)
         self._ids, self.bits = passage.ids, self.lm.token_bits(passage.ids)
         self._draw()
@@ -157,11 +158,16 @@ class InformationPanel(LivePanel):
         self.words.value = picked.string[:SHOWN] if picked else ""
         self.words.placeholder = "Type or paste some text"
 
+    def _changed(self, _: Any = None) -> None:
+        """What was said of another text is gone."""
+        self.clear()
+        self.status.value = say("Ready.")
+
     def _draw(self, _: Any = None) -> None:
         if self.bits is None:
             return
         windows = capacity.equal_information(self.bits, self.window.value)
-        self.shown.value = _costs(self.lm, self._ids, self.bits, windows)
+        self.shown.value = _costs(self.lm, self._ids, self.bits, windows, self.window.value)
         rows = []
         for k in _KS:
             found = self.predictor.horizon(self.bits, k)
@@ -173,7 +179,7 @@ class InformationPanel(LivePanel):
         self.told.value = f'<div style="{TEXT}">{told}</div>{plain_table(table)}'
 
 
-def _costs(lm: FrozenLM, ids: np.ndarray, bits: np.ndarray, windows: list[tuple[int, int]]) -> str:
+def _costs(lm: FrozenLM, ids: np.ndarray, bits: np.ndarray, windows: list[tuple[int, int]], each: int) -> str:
     """The text, the dearer a token the stronger its ground; windows of equal information end with a bar."""
     ends = {end for _, end in windows}
     shown = []
@@ -184,7 +190,7 @@ def _costs(lm: FrozenLM, ids: np.ndarray, bits: np.ndarray, windows: list[tuple[
         shown.append(f'<span title="{tip}" style="background:rgba(213,94,0,{0.75 * strength:.2f})">{text}</span>')
         if i + 1 in ends:
             shown.append('<span class="memlab-window" style="color:#2A8CCB;font-weight:700"> &#9474; </span>')
-    key = "Darker ground: more bits. Blue bars: windows of equal information."
+    key = f"Darker ground: more bits. Blue bars: windows of {each} bits each."
     style = f"{_BOX}{TEXT};white-space:pre-wrap;overflow-wrap:anywhere"
     return (
         f'<div style="{TEXT};opacity:.75">{key}</div><div class="memlab-costs" style="{style}">{"".join(shown)}</div>'
