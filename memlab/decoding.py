@@ -6,7 +6,7 @@ Nothing here trains, and nothing is fed but ``prefix, mem, suffix`` and the mode
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,19 @@ def require_weights(lm: FrozenLM, mem: MemVector) -> None:
 
 
 def decode(
-    lm: FrozenLM, mems: Sequence[MemVector], tokens: int | None = None, *, dtype: str = "float32", batch: int = 16
+    lm: FrozenLM,
+    mems: Sequence[MemVector],
+    tokens: int | None = None,
+    *,
+    dtype: str = "float32",
+    batch: int = 16,
+    watch: Callable[[int], bool] | None = None,
 ) -> list[np.ndarray]:
     """Greedy ids (n,) from each vector alone, ``tokens`` of them (default: as many as its passage has).
 
     Vectors of equal context length go through the model together, ``batch`` at a time, without padding. Rounding, and
-    so the odd token, may depend on the batch: what is called exact is a check at batch 1.
+    so the odd token, may depend on the batch: what is called exact is a check at batch 1. ``watch`` is told of each
+    token how many its batch has by now; True ends that batch, with fewer ids.
     """
     for mem in mems:
         require_weights(lm, mem)
@@ -53,8 +60,12 @@ def decode(
     for _, same in itertools.groupby(order, key=lambda i: _context(mems[i])):
         for chunk in _chunks(same, batch):
             lengths = [tokens or mems[i].n for i in chunk]
-            steps = itertools.islice(_stream(lm, [mems[i] for i in chunk], dtype), max(lengths))
-            ids = np.stack([logits.argmax(-1).cpu().numpy() for logits in steps], axis=1)
+            made: list[np.ndarray] = []
+            for logits in itertools.islice(_stream(lm, [mems[i] for i in chunk], dtype), max(lengths)):
+                made.append(logits.argmax(-1).cpu().numpy())
+                if watch and watch(len(made)):
+                    break
+            ids = np.stack(made, axis=1)
             done |= {i: row[:n] for i, row, n in zip(chunk, ids, lengths, strict=True)}
     return [done[i] for i in range(len(mems))]
 

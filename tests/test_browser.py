@@ -149,9 +149,6 @@ def wander(lab, name, panel, moves=40):
         page.wait_for_timeout(1000)
 
     def move(control):
-        if not (control.is_visible() and control.is_enabled()):  # while work goes on, say
-            page.wait_for_timeout(50)
-            return 0
         try:
             kind = control.evaluate("e => e.tagName + ' ' + (e.type || '')", timeout=2000)
             if kind.startswith("SELECT"):
@@ -164,7 +161,7 @@ def wander(lab, name, panel, moves=40):
                 control.press(rng.choice(["ArrowLeft", "ArrowRight", "PageUp", "PageDown"]), timeout=2000)
             else:
                 control.click(timeout=2000)
-        except PlaywrightTimeout:  # disabled just now
+        except PlaywrightTimeout:  # not to be seen, or disabled while work goes on
             return 0
         page.wait_for_timeout(rng.choice([20, 100, 400]))
         return 1
@@ -178,7 +175,7 @@ def wander(lab, name, panel, moves=40):
         button.click()
         settle()
     held = []
-    for _ in range(moves // 10):
+    for _ in range(1 + moves // 10):
         made = 0
         while made < 10:
             made += move(controls.nth(rng.randrange(controls.count())))

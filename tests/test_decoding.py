@@ -40,6 +40,14 @@ def test_decode_is_what_generate_writes(any_toy):
         np.testing.assert_array_equal(ids, generated(any_toy, mem, 12))
 
 
+def test_decoding_can_be_watched_and_ended(toy):
+    mem, seen = vector(toy, n=9), []
+    whole = decode(toy, [mem])[0]
+    (some,) = decode(toy, [mem], watch=lambda tokens: seen.append(tokens) or tokens == 4)
+    assert seen == [1, 2, 3, 4]
+    np.testing.assert_array_equal(some, whole[:4])
+
+
 def test_lengths_default_to_the_passage(toy):
     assert [len(ids) for ids in decode(toy, [vector(toy, n=3), vector(toy, 1, n=7)])] == [3, 7]
 

@@ -231,6 +231,23 @@ def test_capacity_panel_decodes_and_explains_what_is_stored(capacity_runs, store
     assert panel.told.value == ""  # what was told of another run is gone
 
 
+def test_decoding_in_the_capacity_panel_can_be_stopped(capacity_runs, store):
+    lm, runs = capacity_runs
+    panel = capacity_panel(lm, runs, store)
+    panel.halt.click()  # before it starts, which forgets it
+    panel.start.click()
+    panel.wait(60)
+    assert "as stored" in panel.status.value
+    told = panel.told.value
+    begin = panel.clear
+    panel.clear = lambda: (begin(), panel.halt.click())  # pressed as soon as it begins
+    panel.start.click()
+    panel.wait(60)
+    assert "Stopped after 1 of" in panel.status.value
+    assert told
+    assert panel.told.value == panel.decoded.value == ""
+
+
 def test_capacity_panel_says_what_it_has_no_vector_of(capacity_runs, tmp_path):
     lm, runs = capacity_runs
     panel = capacity_panel(lm, runs, Store(tmp_path / "empty"))
