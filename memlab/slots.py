@@ -68,21 +68,22 @@ def slots(lm: FrozenLM) -> Slots:
 
 def _held(lm: FrozenLM, length: int) -> int:
     """Bytes that the backward pass of one row of ``length`` positions keeps, weights not counted."""
-    held: dict[int, int] = {}
+    held: dict[int, torch.UntypedStorage] = {}
     weights = {p.untyped_storage().data_ptr() for p in lm.weights(lm.dtype).parameters()}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor: torch.Tensor) -> None:
+        # The storage alone, and until all are counted: a node that held its own output, as a softmax does, would never
+        # be freed, and storages freed at once would share an address.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            held[storage.data_ptr()] = storage.nbytes()
-        return tensor
+            held[storage.data_ptr()] = storage
 
     with lm.lock, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         row = lm.embed([0] * length)[None].requires_grad_()
         lm.losses(
             row, torch.arange(length, device=lm.device), torch.zeros_like(row[0, :, 0], dtype=torch.long), lm.dtype
         )
-    return sum(held.values())
+    return sum(storage.nbytes() for storage in held.values())
 
 
 def _free(device: torch.device) -> int:

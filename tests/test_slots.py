@@ -1,3 +1,4 @@
+import gc
 import itertools
 
 import numpy as np
@@ -69,3 +70,14 @@ def test_running_out_of_memory_is_told_from_other_errors():
     assert out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
     assert out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
     assert not out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_measuring_what_a_row_holds_leaves_nothing_behind(any_toy):
+    def tensors():
+        gc.collect()
+        return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+
+    _held(any_toy, 16)
+    before = tensors()
+    assert _held(any_toy, 16) == _held(any_toy, 16) > 0
+    assert tensors() == before
