@@ -3,6 +3,7 @@
 import json
 import random
 import urllib.request
+from contextlib import suppress
 
 import nbformat
 import psutil
@@ -140,13 +141,17 @@ def wander(lab, name, panel, moves=40):
     controls = panel.locator("select, input[type=number], input[type=checkbox], button, .noUi-handle")
     stop = panel.locator("button:has-text('Stop')")
 
+    def end():
+        if stop.count() and stop.first.is_enabled():  # to be pressed while work goes on, and only then
+            with suppress(PlaywrightTimeout):  # it may end just now
+                stop.first.click(timeout=2000)
+
     def settle():
-        if stop.count():  # to be pressed while work goes on, and only then
-            try:
+        if stop.count():
+            with suppress(AssertionError):  # a curve is trained for minutes
                 expect(stop.first).to_be_disabled(timeout=20_000)
-            except AssertionError:  # a curve is trained for minutes
-                stop.first.click()
-                expect(stop.first).to_be_disabled(timeout=180_000)
+            end()
+            expect(stop.first).to_be_disabled(timeout=180_000)
         elif panel.locator("button").count():  # the first one starts work, and waits while it goes on
             expect(panel.locator("button").first).to_be_enabled(timeout=180_000)
         expect(panel).not_to_contain_text("Laying out", timeout=180_000)
@@ -179,12 +184,11 @@ def wander(lab, name, panel, moves=40):
         button.click()
         settle()
     held = []
-    for _ in range(1 + moves // 10):
+    for _ in range(2 + moves // 10):
         made = 0
         while made < 10:
             made += move(controls.nth(rng.randrange(controls.count())))
-        if stop.count() and stop.first.is_enabled():
-            stop.first.click()
+        end()
         settle()
         held.append(kernel_memory(address, name) / 2**20)
     # The first still load what is loaded once: a tenth passage's shapes, the heap of what draws pictures.

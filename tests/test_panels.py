@@ -22,6 +22,7 @@ from memlab.panels import (
     setup,
     study_panel,
 )
+from memlab.panels.base import Worker
 from memlab.texts import originals, random_words
 from memlab.workers import WorkerError, Workers
 
@@ -78,6 +79,36 @@ def test_stop_shows_what_there_is(panel, store):
     assert "memlab-wrong" in panel.decoded.value
     assert "Stopped at step" in panel.status.value
     assert list(store.keys()) == []
+
+
+def test_every_press_is_served_by_one_thread_which_ends_with_its_panel(panel, monkeypatch, capsys):
+    served, work = [], panel.work
+
+    def watched():
+        served.append(threading.current_thread())
+        work()
+        raise RuntimeError("seen, and the next press is served all the same")
+
+    monkeypatch.setattr(panel, "work", watched)
+    for _ in range(2):
+        panel.start.click()
+        panel.wait(60)
+    assert len(served) == 2
+    assert len(set(served)) == 1
+    assert "the next press" in panel.status.value
+    assert capsys.readouterr().err.count("RuntimeError: seen") == 2
+
+    worker, done = Worker(), []
+    for i in range(3):
+        worker.ask(lambda i=i: done.append((i, threading.current_thread())))
+    worker.wait(60)
+    assert [i for i, _ in done] == [0, 1, 2]
+    assert not worker.busy
+    thread = done[0][1]
+    assert thread.is_alive()
+    del worker
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_two_panels_at_once(store):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-import threading
+from functools import partial
 from typing import Any
 
 import altair as alt
@@ -16,7 +16,7 @@ from memlab.decoding import check, decode
 from memlab.experiments import attention, paths
 from memlab.experiments.grids import Stopped
 from memlab.models import FrozenLM
-from memlab.panels.base import TEXT, LivePanel, links, number, plain_table, say
+from memlab.panels.base import TEXT, LivePanel, Worker, links, number, plain_table, say
 from memlab.panels.cramming import readout_html
 from memlab.slots import give_back
 from memlab.store import Store
@@ -50,8 +50,7 @@ class MapPanel(w.VBox):
         self._share: dict[str, float] = {}
         self._drawn = "pca"
         """The map that is to be seen, while another may be laid out."""
-        self._thread: threading.Thread | None = None
-        self._one_at_a_time = threading.Lock()
+        self._worker = Worker()
         alt.JupyterChart.enable_offline()
         ways = [("PCA", "pca"), ("UMAP (about 20 s, the first time)", "umap"), ("t-SNE", "tsne")]
         self.how = w.Dropdown(options=ways, description="Map", style=_WIDE, layout=_LAYOUT)
@@ -93,28 +92,25 @@ class MapPanel(w.VBox):
 
     def wait(self, timeout: float | None = None) -> None:
         """Until the map that is being laid out is drawn."""
-        if self._thread:
-            self._thread.join(timeout)
+        self._worker.wait(timeout)
 
     def _draw(self, _: Any = None) -> None:
         """UMAP may take twenty seconds: in a thread, so that the page goes on."""
-        self._thread = threading.Thread(target=self._lay_out, args=(self.how.value,), daemon=True)
-        self._thread.start()
+        self._worker.ask(partial(self._lay_out, self.how.value))
 
     def _lay_out(self, how: geometry.Map) -> None:
-        with self._one_at_a_time:
-            try:
-                if how not in self._flat:
-                    self.kept.value = say("Laying out ...")
-                    flat = geometry.flat_map(self._x, how)
-                    self._share[how] = geometry.neighbours_kept(self._x, flat)
-                    self._flat[how] = flat
-                    give_back()  # of a layout's work; a drawing's is small, and looking for it takes longer
-                if how == self.how.value:
-                    self._drawn = how
-                    self._show(how)
-            except Exception as error:  # too few vectors, or umap-learn is not there: said where the reader looks
-                self.kept.value = say(f"{type(error).__name__}: {error}", wrong=True)
+        try:
+            if how not in self._flat:
+                self.kept.value = say("Laying out ...")
+                flat = geometry.flat_map(self._x, how)
+                self._share[how] = geometry.neighbours_kept(self._x, flat)
+                self._flat[how] = flat
+                give_back()  # of a layout's work; a drawing's is small, and looking for it takes longer
+            if how == self.how.value:
+                self._drawn = how
+                self._show(how)
+        except Exception as error:  # too few vectors, or umap-learn is not there: said where the reader looks
+            self.kept.value = say(f"{type(error).__name__}: {error}", wrong=True)
 
     def _show(self, how: str) -> None:
         share = self._share[how]
