@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from memlab.capacity import horizons, vectors_slope
+from memlab.capacity import horizons
+from memlab.limits import vectors_slope
 from memlab.statistics import Estimate
 
 CONSTANTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0)

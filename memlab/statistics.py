@@ -39,6 +39,13 @@ def median_interval(values: Sequence[float] | Any, *, open_above: Sequence[bool]
     return Estimate(float(np.median(array)), float(low), float(high))
 
 
+def of_draws(values: Sequence[float] | Any) -> Estimate:
+    """The first of ``values`` with the middle 95 % of the others, which are draws of it; a draw that is NaN is none."""
+    array = np.asarray(values, float)
+    low, high = np.nanquantile(array[1:], [0.025, 0.975])
+    return Estimate(float(array[0]), float(low), float(high))
+
+
 def share_interval(hits: float, of: int) -> tuple[float, float]:
     """(low, high): Wilson interval of the share ``hits / of``.
 

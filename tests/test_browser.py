@@ -158,6 +158,8 @@ def wander(lab, name, panel, moves=40):
         page.wait_for_timeout(1000)
 
     def move(control):
+        if not (control.is_visible() and control.is_enabled()):
+            return 0
         try:
             kind = control.evaluate("e => e.tagName + ' ' + (e.type || '')", timeout=2000)
             if kind.startswith("SELECT"):
@@ -170,7 +172,7 @@ def wander(lab, name, panel, moves=40):
                 control.press(rng.choice(["ArrowLeft", "ArrowRight", "PageUp", "PageDown"]), timeout=2000)
             else:
                 control.click(timeout=2000)
-        except PlaywrightTimeout:  # not to be seen, or disabled while work goes on
+        except PlaywrightTimeout:  # work began just now, or what was there is drawn anew
             return 0
         page.wait_for_timeout(rng.choice([20, 100, 400]))
         return 1

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memlab import Plan, Recipe, Store, StoreError, Text, capacity, charts, cramming, load, prediction
+from memlab import Plan, Recipe, Store, StoreError, Text, charts, cramming, limits, load, prediction
 from memlab.experiments import protocols, study
 from memlab.panels import (
     OWN,
@@ -303,7 +303,7 @@ def test_information_panel_reads_a_text_and_predicts():
     for width in (50, 20):
         panel.window.value = width
         windows = panel.shown.value.count("memlab-window")
-        assert windows == len(capacity.equal_information(panel.bits, width)) > 0
+        assert windows == len(limits.equal_information(panel.bits, width)) > 0
         assert windows == pytest.approx(total / width, abs=1.5)
     assert f"<b>{predictor.vectors_needed(panel.bits)}</b> vector" in panel.told.value
     panel.words.value = "x" * 5000

@@ -157,6 +157,9 @@ def test_growing_and_predicting_from_the_command_line(cli, tmp_path, lm):
     else:
         assert told.exit_code == 0, told.output
         assert f"learnt from {len(measured)} measured horizons" in told.stdout
+    nowhere = cli(*asked[:-1], out / "in-a-file.parquet")
+    assert nowhere.exit_code == 1
+    assert "could not be written" in nowhere.output
     out.write_bytes(b"no table")
     broken = cli(*asked)
     assert broken.exit_code == 2

@@ -20,16 +20,17 @@ _LITE5 = "application/vnd.vegalite.v5+json"
 @alt.theme.register("memlab", enable=False)
 def theme() -> Any:
     """The look of every memlab chart, in Lab's light and dark theme alike."""
-    axis = {"labelColor": GREY, "titleColor": GREY, "domainColor": GREY, "tickColor": GREY, "labelFontSize": 12}
+    axis = {
+        "labelColor": GREY, "titleColor": GREY, "domainColor": GREY, "tickColor": GREY, "gridColor": GREY,
+        "gridOpacity": 0.2, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "titlePadding": 8,
+    }  # fmt: skip
     title = {"color": GREY, "subtitleColor": GREY, "anchor": "start", "fontSize": 14, "fontWeight": 600}
     return {
         "config": {
             "background": "transparent",
             "font": "Arial, Helvetica, sans-serif",  # what to_svg measures text in, and most machines have
             "view": {"stroke": None},
-            "axis": axis
-            | {"gridColor": GREY, "gridOpacity": 0.2, "titleFontSize": 12, "titleFontWeight": "normal"}
-            | {"titlePadding": 8},
+            "axis": axis,
             "legend": {"labelColor": GREY, "titleColor": GREY, "labelFontSize": 12},
             "title": title,
             "range": {"category": [BLUE, ORANGE, GREEN, PURPLE]},

@@ -15,6 +15,7 @@ import typer
 from memlab import __version__
 from memlab.checks import portability
 from memlab.cli.bench import bench_app
+from memlab.cli.bench_vectors import bench_codecs, bench_geometry, bench_precision, bench_shelf
 from memlab.cli.capacity import capacity_command, predict_command
 from memlab.cli.common import (
     NOT_EXACT,
@@ -42,6 +43,10 @@ app = typer.Typer(
 store_app = typer.Typer(help="Look into a store of trained vectors.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 app.add_typer(bench_app, name="bench")
+bench_app.command("precision")(bench_precision)
+bench_app.command("codecs")(bench_codecs)
+bench_app.command("shelf")(bench_shelf)
+bench_app.command("geometry")(bench_geometry)
 app.command("capacity")(capacity_command)
 app.command("predict")(predict_command)
 app.command("run")(run_command)

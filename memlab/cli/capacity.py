@@ -154,7 +154,7 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
     """The tables that the terminal shows of a table of runs, by title."""
     import pandas as pd
 
-    from memlab import capacity
+    from memlab import capacity, limits
     from memlab.statistics import bootstrap, share_interval
 
     made: dict[str, Any] = {}
@@ -181,7 +181,7 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
         for kind, k in exact[["texts", "k"]].drop_duplicates().itertuples(index=False):
             found_here = reached[(reached.texts == kind) & (reached.k == k)]
             both = (
-                format(capacity.n50_of_search_interval(found_here, unit), ".0f") for unit in ("horizon", "horizon_bits")
+                format(limits.n50_of_search_interval(found_here, unit), ".0f") for unit in ("horizon", "horizon_bits")
             )
             rows.append((kind, k, *both))
         columns = ["texts", "k", "n50, tokens", "n50, bits"]
@@ -189,19 +189,19 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
         one = reached[reached.k == reached.k.min()]
         if one.texts.nunique() > 1:
             made["do kinds of text agree in bits where in tokens they do not? (spread in octaves)"] = (
-                capacity.information_not_length(one).round(3)
+                limits.information_not_length(one).round(3)
             )
         if reached.k.nunique() > 1:
             slopes = []
             for kind, group in reached.groupby("texts", sort=False):
                 slim = group[["text_id", "k", "horizon", "horizon_bits", "failed_at"]]
                 each = [
-                    bootstrap(lambda t, c=column: capacity.vectors_slope(t, c), slim)  # type: ignore[misc]
+                    bootstrap(lambda t, c=column: limits.vectors_slope(t, c), slim)  # type: ignore[misc]
                     for column in ("horizon", "horizon_bits")
                 ]
                 slopes.append((kind, *(format(found, ".2f") for found in each)))
             made["horizon = c·k^a"] = pd.DataFrame(slopes, columns=["texts", "a, tokens", "a, bits"])
-    if len(fits := capacity.saturations(runs)):
+    if len(fits := limits.saturations(runs)):
         fits["C"] = [format(found, ".0f") for found in fits.C]
         made["a vector takes C bits off a text: with = max(0, without - C)"] = fits.round(3)
     equal = runs[runs.protocol == "equal"]

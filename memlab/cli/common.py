@@ -22,6 +22,7 @@ NOT_EXACT = 3
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="preset, folder, .gguf file, Hugging Face id, toy:<family>")
 ]
+OutOption = Annotated[Path | None, typer.Option("--out", help="also write the table, as Parquet")]
 StoreOption = Annotated[
     Path | None, typer.Option("--store", help="folder of results [default: the user's cache, or MEMLAB_STORE]")
 ]
@@ -59,12 +60,14 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
         except (Exception, KeyboardInterrupt) as error:
             # Imported here only: listing a store should not wait for torch.
             from memlab.cramming import CramInterrupted
-            from memlab.experiments import TableError
+            from memlab.experiments import TableError, TableNotWrittenError
             from memlab.models import ModelError, PassageError
             from memlab.workers import WorkerError
 
             if isinstance(error, (ModelError, PassageError, TableError, WorkerError)):
                 raise fail(error, 2) from None
+            if isinstance(error, TableNotWrittenError):
+                raise fail(error, 1) from None
             if isinstance(error, CramInterrupted):
                 typer.echo(f"memlab: {error}; what is finished is in the store", err=True)
                 raise typer.Exit(130) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,29 +14,33 @@ if TYPE_CHECKING:
 
 
 class TableError(ValueError):
-    """A table that cannot be read or written; the message names the file and says what to do."""
+    """A table that was to be gone on from and is none; the message names the file and says what to do."""
+
+
+class TableNotWrittenError(OSError):
+    """A table that the disk did not take; the message names the file and says why."""
 
 
 def stored(name: str) -> pd.DataFrame:
     """The table that comes with memlab under that name: what ``memlab bench`` measured, on the machine it names."""
     import pandas as pd  # here only: a command that lists a store should not wait for it
 
-    file = data_folder() / "bench" / f"{name}.parquet"
-    if not file.exists():
-        known = ", ".join(sorted(f.stem for f in file.parent.glob("*.parquet")))
-        raise FileNotFoundError(f"no stored table {name!r}; there are: {known}")
-    return pd.read_parquet(file)
+    return pd.read_parquet(_coming_with_memlab("bench", name, "parquet"))
 
 
 def reference(name: str) -> pd.DataFrame:
     """Published figures that come with memlab under that name, each with its source: ``data/reference``."""
     import pandas as pd
 
-    file = data_folder() / "reference" / f"{name}.csv"
+    return pd.read_csv(_coming_with_memlab("reference", name, "csv"))
+
+
+def _coming_with_memlab(folder: str, name: str, ending: str) -> Path:
+    file = data_folder() / folder / f"{name}.{ending}"
     if not file.exists():
-        known = ", ".join(sorted(f.stem for f in file.parent.glob("*.csv")))
-        raise FileNotFoundError(f"no published figures {name!r}; there are: {known}")
-    return pd.read_csv(file)
+        known = ", ".join(sorted(f.stem for f in file.parent.glob(f"*.{ending}")))
+        raise FileNotFoundError(f"no table {name!r} in {file.parent}; there are: {known}")
+    return file
 
 
 def read_table(file: Path | None) -> pd.DataFrame | None:
@@ -51,7 +56,10 @@ def read_table(file: Path | None) -> pd.DataFrame | None:
 
 
 def write_table(table: pd.DataFrame, file: Path | None) -> None:
-    """As Parquet, whole or not at all: the file may be what a later run goes on from. Raises ``TableError``."""
+    """As Parquet, whole or not at all: the file may be what a later run goes on from.
+
+    Raises ``TableNotWrittenError``.
+    """
     if file is None:
         return
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
@@ -60,6 +68,7 @@ def write_table(table: pd.DataFrame, file: Path | None) -> None:
         table.to_parquet(temporary, index=False)
         os.replace(temporary, file)
     except OSError as error:
-        raise TableError(f"{file} could not be written: {error.strerror or error}") from None
+        raise TableNotWrittenError(f"{file} could not be written: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # why there is no table was said
+            temporary.unlink()

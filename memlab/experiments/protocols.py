@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from memlab import capacity
+from memlab import limits
 from memlab.experiments.gains import gains
 from memlab.experiments.horizon import ATTEMPT, attempted, growing, horizon, longest_of
 from memlab.models import FrozenLM, PassageError
@@ -150,7 +150,7 @@ def equal_information(
             for text in list(texts[kind])[: count or None]:
                 whole = longest_of(lm, text, min(LONGEST, (lm.context or LONGEST) // 2), start)
                 costs = lm.token_bits(whole.ids)
-                if not (windows := capacity.equal_information(costs, asked)):
+                if not (windows := limits.equal_information(costs, asked)):
                     tell(f"left out: {text.id} has {np.nansum(costs):.0f} bits, {asked} were asked for")
                     continue
                 tokens = windows[0][1]

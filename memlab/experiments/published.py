@@ -28,9 +28,8 @@ def capacity_by_model(horizons: pd.DataFrame, sizes: Mapping[str, tuple[int, int
     # Two learning rates of one model: what it holds is at least the better one.
     grown = grown.sort_values("horizon_tokens").groupby("model", sort=False).tail(1).assign(way=PROGRESSIVE)
     grown = grown.rename(columns={"horizon_tokens": "tokens"})
-    grown = grown.assign(
-        low=grown.tokens - grown.horizon_tokens_sd, high=grown.tokens + grown.horizon_tokens_sd
-    )  # fmt: skip
+    sd = grown.horizon_tokens_sd
+    grown = grown.assign(low=grown.tokens - sd, high=grown.tokens + sd)
     mine = exact_estimates(horizons[horizons.k == 1]).assign(way=OURS)
     mine["d"] = [sizes[name][0] for name in mine.model]
     mine["vocabulary"] = [sizes[name][1] for name in mine.model]

@@ -10,7 +10,7 @@ import ipywidgets as w
 import numpy as np
 import pandas as pd
 
-from memlab import capacity, charts
+from memlab import capacity, charts, limits
 from memlab.decoding import EXACT, decode
 from memlab.experiments.gains import gains
 from memlab.models import FrozenLM
@@ -184,7 +184,7 @@ class InformationPanel(LivePanel):
     def _draw(self, _: Any = None) -> None:
         if self.bits is None:
             return
-        windows = capacity.equal_information(self.bits, self.window.value)
+        windows = limits.equal_information(self.bits, self.window.value)
         self.shown.value = _costs(self.lm, self._ids, self.bits, windows, self.window.value)
         rows = []
         for k in _KS:

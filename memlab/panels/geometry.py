@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from functools import partial
 from typing import Any
 
@@ -176,7 +177,7 @@ class PathPanel(LivePanel):
         self.pair = w.Dropdown(options=names, description="Solutions", style=_WIDE, layout=_LAYOUT)
         self.chart, self.decoded, self.links = w.HTML(), w.HTML(), w.HTML()
         self.at, place = number("Place, %", 50, 0, 100)
-        self.bend = w.Checkbox(description="on the curve: trained now, about 40 s", value=False, indent=False)
+        self.bend = w.Checkbox(description="on the curve: trained now, a minute or two", value=False, indent=False)
         self.pair.observe(self._show, "value")
         self.while_busy = [self.pair, self.bend, *place.children]
         self.children = [
@@ -195,6 +196,7 @@ class PathPanel(LivePanel):
         a, b = self.store.get(row.a), self.store.get(row.b)
         t = self.at.value / 100
         if self.bend.value:
+            self._began = time.perf_counter()
             curve = paths.curve(self.lm, a, b, points=3, steps=STEPS, watch=self._heard, again=0)
             assert curve.middle is not None
             where = geometry.bezier(a.mem, curve.middle, b.mem, [t])[0].astype(np.float32)
@@ -209,7 +211,8 @@ class PathPanel(LivePanel):
         self.status.value = say(f"Done: {right} of {mem.n} tokens right at {t:.0%} of the way.")
 
     def _heard(self, done: int, of: int) -> bool:
-        self.status.value = say(f"Step {done} of {of} of the curve")
+        left = (time.perf_counter() - self._began) * (of - done) / done if done else float("nan")
+        self.status.value = say(f"Step {done} of {of} of the curve" + f", {left:.0f} s left" * (done > 2))
         return self.stopping.is_set()
 
     def _guarded(self) -> None:
