@@ -211,7 +211,7 @@ class PathPanel(LivePanel):
         self.status.value = say(f"Done: {right} of {mem.n} tokens right at {t:.0%} of the way.")
 
     def _heard(self, done: int, of: int) -> bool:
-        left = (time.perf_counter() - self._began) * (of - done) / done if done else float("nan")
+        left = (time.perf_counter() - self._began) * (of - done) / done
         self.status.value = say(f"Step {done} of {of} of the curve" + f", {left:.0f} s left" * (done > 2))
         return self.stopping.is_set()
 
