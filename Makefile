@@ -10,6 +10,8 @@ BIN    := $(VENV)/bin
 # Options for JupyterLab, for instance LAB_FLAGS="--no-browser --port 8899".
 LAB_FLAGS ?=
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
+# Files of tests side by side, in their order: the browser's, which takes longest, is among the first.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 NEWS := $(VENV)/share/jupyter/lab/settings/overrides.json
 
 .PHONY: lab test check demo format clean
@@ -19,10 +21,10 @@ lab: $(VENV)/.installed $(VENV)/.model $(NEWS)
 
 test: $(VENV)/.installed $(VENV)/.model $(NEWS) lint
 	$(BIN)/python -m tests.browser_setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 check: $(VENV)/.installed lint
-	$(BIN)/python -m pytest -m "not real and not notebook and not browser and not slow"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not real and not notebook and not browser and not slow"
 
 demo: $(VENV)/.installed $(VENV)/.model
 	$(BIN)/memlab cram data/texts/fiction-salt-ferry.txt --tokens 32
