@@ -59,6 +59,23 @@ def browser():
     return found
 
 
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory):
+    """(address, page, store) of a JupyterLab and a browser of their own."""
+    from tests.browser_lab import OUTPUT, browser_page, jupyter_lab
+
+    folder = tmp_path_factory.mktemp("lab")
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    with jupyter_lab(folder, store=folder / "store") as address, browser_page(browser) as page:
+        yield address, page, Store(folder / "store")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """What takes longest begins first, so that no process works alone at the end."""
+    items.sort(key=lambda item: "browser" not in item.keywords)
+
+
 def random_passages(lm, count=8, tokens=8, seed=0):
     rng = np.random.default_rng(seed)
     return [lm.passage_of_ids(rng.integers(0, lm.vocabulary, tokens), name=f"random-{i}") for i in range(count)]
