@@ -8,8 +8,10 @@ import signal
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 # Test processes side by side share the processor: each taking all of it for itself makes all of them ten times slower.
-os.environ.setdefault(
-    "OMP_NUM_THREADS", str((os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) or 1)
+os.environ.update(
+    {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // int(workers)))}
+    if (workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"))
+    else {}
 )
 
 import numpy as np
