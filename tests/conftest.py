@@ -75,7 +75,7 @@ def lab(browser, tmp_path_factory):
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
     """What takes longest begins first, so that no process works alone at the end."""
-    items.sort(key=lambda item: "browser" not in item.keywords)
+    items.sort(key=lambda item: ("browser" not in item.keywords, "real" not in item.keywords))
 
 
 def random_passages(lm, count=8, tokens=8, seed=0):
