@@ -189,7 +189,9 @@ def spread(horizons: pd.DataFrame, column: str) -> float:
 def information_not_length(horizons: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
     """The paper's main claim as a test: do kinds of text agree in bits where in tokens they do not?
 
-    ``horizons``, one row a passage: ``text_id texts horizon horizon_bits``. Rows: ``tokens``, ``bits``, and how much
+    ``horizons``, one row a passage: ``text_id texts horizon horizon_bits``, and with ``failed_at failed_bits``, where a
+    limit lies between what came back and what failed, it is taken to be in the (geometric) middle: a step of so many
+    tokens is worth more bits in dear text, and lower ends would lie too near. Rows: ``tokens``, ``bits``, and how much
     further apart kinds lie in tokens than in bits; ``spread`` in octaves with a bootstrap interval (passages drawn
     within their kind), and the p-value of dealing the passages to kinds at random (for the difference, tokens and bits
     of a passage together).
@@ -199,7 +201,10 @@ def information_not_length(horizons: pd.DataFrame, *, draws: int = 2000, seed: i
     which a logarithm says nothing; where a whole kind is left out, nothing is said. ``censored`` counts those whose
     horizon is only known to be at least what it is: many of them in one kind make it look nearer than it is.
     """
-    table = horizons[(horizons.horizon > 0) & (horizons.horizon_bits > 0)]
+    table = horizons[(horizons.horizon > 0) & (horizons.horizon_bits > 0)].copy()
+    for column, failed in (("horizon", "failed_at"), ("horizon_bits", "failed_bits")):
+        beyond = pd.to_numeric(table[failed]) if failed in table else table[column]
+        table[column] = np.sqrt(table[column] * beyond.fillna(table[column]))
     columns = {"tokens": "horizon", "bits": "horizon_bits"}
     counts = {
         "left_out": len(horizons) - len(table),

@@ -85,7 +85,7 @@ def fit(
 ) -> Predictor:
     """A ``Predictor`` from passages: their tokens' bits (one array each, no shorter than the horizon), horizons, ks.
 
-    The constant is the one with the smallest mean |log(true / predicted)|; the budget the median over passages; the
+    The constant is the one with the smallest mean |log(true / predicted)|; the budget the median over rows; the
     slope is 1 where only one k was measured. For the errors all of it is fitted anew without the passage and an eighth
     of the others (``passages`` says which rows are one passage's, at several k; default: each row its own).
     """

@@ -384,6 +384,24 @@ def test_information_not_length_tells_either_world(per_bits):
     assert (less.low > 0) if per_bits else (less.high < 0)
 
 
+def test_a_coarse_step_does_not_draw_kinds_together():
+    """Limits in bits half an octave apart, searched in steps of 16 tokens: lower ends are too near, middles are not."""
+    rows = []
+    rng = np.random.default_rng(0)
+    for texts, cost, mean in (("plain", 2.0, 600), ("random", 12.0, 600 * 2**0.5)):
+        for p in range(60):
+            limit = mean * 2 ** rng.normal(0, 0.15)
+            reached = 16 * int(limit / cost / 16)
+            rows.append((f"{texts}-{p}", texts, reached, reached * cost, reached + 16, (reached + 16) * cost))
+    names = ["text_id", "texts", "horizon", "horizon_bits", "failed_at", "failed_bits"]
+    table = pd.DataFrame(rows, columns=names)
+    true = np.log2([600, 600 * 2**0.5]).std(ddof=1)
+    told = limits.information_not_length(table, draws=50).set_index("unit").spread
+    lower = limits.information_not_length(table[names[:4]], draws=50).set_index("unit").spread
+    assert abs(told.bits - true) < 0.06
+    assert abs(told.bits - true) < abs(lower.bits - true)
+
+
 @pytest.mark.slow
 def test_kinds_that_are_one_differ_as_often_as_p_says():
     """In neither unit do kinds differ; tokens are the noisier one, which is no difference between kinds."""

@@ -187,6 +187,8 @@ class _Measures:
 
     def show(self, kind: str, runs: pd.DataFrame) -> None:
         """Runs that go on, with all that are over, to be kept."""
+        if not len(runs):  # all of the first lot failed
+            return
         self._keep(pd.concat([*self._tables, self._measured(kind, runs)], ignore_index=True))
 
     def table(self) -> pd.DataFrame:
