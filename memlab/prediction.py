@@ -35,8 +35,9 @@ class Predictor:
     slope: float
     """k vectors pay for k**slope times as much."""
     errors: tuple[float, ...]
-    """log(true / predicted) of each passage (the mean, where it was measured at several k) by a fit without it, sorted:
-    what intervals are made of."""
+    """log(true / predicted) of each passage by a fit without it, sorted: what intervals are made of.
+
+    Where a passage was measured at several k, it is one of theirs, drawn: their mean is surer than any single k is."""
 
     def horizon(self, token_bits: Sequence[float] | Any, k: int = 1, *, level: float = 0.9) -> Estimate:
         """Tokens that k vectors will hold of a text whose tokens cost ``token_bits`` (n,), with a ``level`` interval.
@@ -100,6 +101,7 @@ def fit(
             raise ValueError(f"passage {i} has {len(bits)} tokens and a horizon of {n}; expected 1 up to its length")
     owner = np.asarray(pd.factorize(np.asarray(passages if passages is not None else range(len(costs))))[0])
     errors: dict[int, list[float]] = {}
+    rng = np.random.default_rng(0)
     for fold in range(FOLDS):
         kept, left_out = np.flatnonzero(owner % FOLDS != fold), np.flatnonzero(owner % FOLDS == fold)
         if len(kept) and len(left_out):
@@ -108,7 +110,7 @@ def fit(
                 predicted = _held(costs[i] + constant, budget * vectors[i] ** slope)
                 errors.setdefault(int(owner[i]), []).append(float(np.log(tokens[i] / predicted)))
     constant, budget, slope = _fitted(costs, tokens, vectors, owner)
-    return Predictor(budget, constant, slope, tuple(sorted(float(np.mean(each)) for each in errors.values())))
+    return Predictor(budget, constant, slope, tuple(sorted(each[rng.integers(len(each))] for each in errors.values())))
 
 
 def measured(runs: pd.DataFrame) -> pd.DataFrame:

@@ -60,6 +60,25 @@ def test_intervals_cover_as_they_say():
 
 
 @pytest.mark.slow
+def test_intervals_cover_where_every_passage_was_measured_at_several_k():
+    """Noise of each k's own: the mean of a passage's errors is half as wide as one of them."""
+    inside = []
+    for i in range(3):
+        rng = np.random.default_rng(i)
+        table = pd.concat(
+            [world(rng, budget=5000, noise=0, passages=24).assign(k=k) for k in (1, 2, 4, 8)], ignore_index=True
+        )
+        again = table.groupby("text_id").token_bits.transform("first")
+        held = [
+            np.searchsorted(np.cumsum(bits), 500 * k * np.exp(rng.normal(0, 0.12)))
+            for bits, k in zip(again, table.k, strict=True)
+        ]
+        table = table.assign(token_bits=again, horizon=held)
+        inside.append(prediction.report(prediction.held_out(table))["inside"])
+    assert 0.84 <= np.mean(inside) <= 0.97
+
+
+@pytest.mark.slow
 def test_what_has_nothing_to_do_with_bits_is_not_predicted():
     """The negative control: horizons shuffled among passages."""
     rng = np.random.default_rng(0)
