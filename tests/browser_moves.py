@@ -68,9 +68,9 @@ def wander(lab, name, panel, moves=40):
         page.wait_for_timeout(1000)
 
     def move(control):
-        if not (control.is_visible() and control.is_enabled()):
-            return 0
         try:
+            if not (control.is_visible() and control.is_enabled(timeout=2000)):
+                return 0
             kind = control.evaluate("e => e.tagName + ' ' + (e.type || '')", timeout=2000)
             if kind.startswith("SELECT"):
                 control.select_option(index=rng.randrange(control.locator("option").count()), timeout=2000)

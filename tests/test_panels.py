@@ -22,7 +22,7 @@ from memlab.panels import (
     setup,
     study_panel,
 )
-from memlab.panels.base import Worker
+from memlab.panels.base import LastingThread
 from memlab.texts import originals, random_words
 from memlab.workers import WorkerError, Workers
 
@@ -98,15 +98,15 @@ def test_every_press_is_served_by_one_thread_which_ends_with_its_panel(panel, mo
     assert "the next press" in panel.status.value
     assert capsys.readouterr().err.count("RuntimeError: seen") == 2
 
-    worker, done = Worker(), []
+    lasting, done = LastingThread(), []
     for i in range(3):
-        worker.ask(lambda i=i: done.append((i, threading.current_thread())))
-    worker.wait(60)
+        lasting.ask(lambda i=i: done.append((i, threading.current_thread())))
+    lasting.wait(60)
     assert [i for i, _ in done] == [0, 1, 2]
-    assert not worker.busy
+    assert not lasting.busy
     thread = done[0][1]
     assert thread.is_alive()
-    del worker
+    del lasting
     thread.join(60)
     assert not thread.is_alive()
 

@@ -32,7 +32,7 @@ from memlab.workers import WorkerError
 TEXT = "color:var(--jp-content-font-color1,inherit);font-size:14px;line-height:1.6"
 
 
-class Worker:
+class LastingThread:
     """A thread that does what it is asked, one after the other, for as long as its owner lives.
 
     Torch keeps threads, and the allocator room, for each thread that calls them: forty reads of a page of text, each in
@@ -83,7 +83,7 @@ class LivePanel(w.VBox):
         """Controls that wait while work goes on, so that its answer is to what they show."""
         self.result: MemVector | None = None
         self.stopping = threading.Event()
-        self._worker = Worker()
+        self._thread = LastingThread()
         self.start = w.Button(description=action, button_style="primary", icon=icon, tooltip=tooltip)
         self.halt = w.Button(description="Stop", icon="stop", disabled=True, tooltip="Stop and show what there is")
         self.status = w.HTML(say("Ready."))
@@ -100,7 +100,7 @@ class LivePanel(w.VBox):
 
     def wait(self, timeout: float | None = None) -> MemVector | None:
         """Until the work that runs is over; returns its vector (None if it failed)."""
-        self._worker.wait(timeout)
+        self._thread.wait(timeout)
         return self.result
 
     def clear(self) -> None:
@@ -152,14 +152,14 @@ class LivePanel(w.VBox):
         raise NotImplementedError
 
     def _begin(self) -> None:
-        if self._worker.busy:
+        if self._thread.busy:
             return
         self.result = None
         self.stopping.clear()
         self._busy(True)
         self.clear()
         self.status.value = say("Starting ...")
-        self._worker.ask(self._guarded)
+        self._thread.ask(self._guarded)
 
     def _guarded(self) -> None:
         try:

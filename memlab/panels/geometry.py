@@ -17,7 +17,7 @@ from memlab.decoding import check, decode
 from memlab.experiments import attention, paths
 from memlab.experiments.grids import Stopped
 from memlab.models import FrozenLM
-from memlab.panels.base import TEXT, LivePanel, Worker, links, number, plain_table, say
+from memlab.panels.base import TEXT, LastingThread, LivePanel, links, number, plain_table, say
 from memlab.panels.cramming import readout_html
 from memlab.slots import give_back
 from memlab.store import Store
@@ -51,7 +51,7 @@ class MapPanel(w.VBox):
         self._share: dict[str, float] = {}
         self._drawn = "pca"
         """The map that is to be seen, while another may be laid out."""
-        self._worker = Worker()
+        self._thread = LastingThread()
         alt.JupyterChart.enable_offline()
         ways = [("PCA", "pca"), ("UMAP (about 20 s, the first time)", "umap"), ("t-SNE", "tsne")]
         self.how = w.Dropdown(options=ways, description="Map", style=_WIDE, layout=_LAYOUT)
@@ -93,11 +93,11 @@ class MapPanel(w.VBox):
 
     def wait(self, timeout: float | None = None) -> None:
         """Until the map that is being laid out is drawn."""
-        self._worker.wait(timeout)
+        self._thread.wait(timeout)
 
     def _draw(self, _: Any = None) -> None:
         """UMAP may take twenty seconds: in a thread, so that the page goes on."""
-        self._worker.ask(partial(self._lay_out, self.how.value))
+        self._thread.ask(partial(self._lay_out, self.how.value))
 
     def _lay_out(self, how: geometry.Map) -> None:
         try:
