@@ -162,6 +162,8 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
     could: all of an attempt's tokens, or of a text that grew, the stage at which it gave up.
     ``bits_at_failure`` is what the best vector still cost there, bits a token.
 
+    A passage's attempts are those of one search: ``ValueError`` if recipes are mixed, whose best would be neither's.
+
     With the columns of ``experiments.gains`` also ``horizon_bits`` and ``failed_bits``, what those prefixes cost the
     model without the vector, and what the vector gains on the first: ``token_gain``, ``information_gain_bits``.
     """
@@ -170,6 +172,9 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
         attempts = attempts.assign(tried=attempts.tokens)
     names = [name for name in ("model", "texts", "k", "text_id", "source") if name in attempts]
     for labels, group in attempts.groupby(names, sort=False, observed=True):
+        if "recipe" in group and group.recipe.nunique() > 1:
+            mixed = ", ".join(group.recipe.unique())
+            raise ValueError(f"{group.text_id.iloc[0]} has runs of several recipes ({mixed}): keep those of one")
         exact = group[group.exact]
         best = group.loc[group.exact_prefix.idxmax()]
         failed = group[~group.exact & (group.tried > best.exact_prefix)]

@@ -148,6 +148,15 @@ def vectors_slope(horizons: pd.DataFrame, column: str = "horizon") -> float:
     return float((x * y).sum() / (x**2).sum()) if (x**2).sum() else float("nan")
 
 
+def at_several_k(horizons: pd.DataFrame) -> pd.DataFrame:
+    """The rows that ``vectors_slope`` reads: horizons, found and not only ended, of passages that have several k."""
+    found = horizons[horizons.horizon > 0]
+    if "failed_at" in found:
+        found = found[found.failed_at.notna()]
+    of = [name for name in ("model", "texts", "text_id") if name in found]
+    return found[found.groupby(of).k.transform("nunique") > 1]
+
+
 def _less_means(values: np.ndarray, of: np.ndarray) -> np.ndarray:
     """Each less the mean of its group."""
     return np.asarray(values - (np.bincount(of, values) / np.bincount(of))[of]) if len(values) else values

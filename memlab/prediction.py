@@ -86,7 +86,7 @@ def fit(
 ) -> Predictor:
     """A ``Predictor`` from passages: their tokens' bits (one array each, no shorter than the horizon), horizons, ks.
 
-    The constant is the one with the smallest mean |log(true / predicted)|; the budget the median over rows; the
+    The constant is the one with the smallest mean |log(true / predicted)|; the budget the median over passages; the
     slope is 1 where only one k was measured. For the errors all of it is fitted anew without the passage and an eighth
     of the others (``passages`` says which rows are one passage's, at several k; default: each row its own).
     """
@@ -138,7 +138,9 @@ def held_out(table: pd.DataFrame, *, by: str = "text_id", level: float = 0.9) ->
     """Each passage predicted by a fit without it: ``true predicted low high baseline``, tokens.
 
     ``table``: ``text_id horizon k token_bits``; ``by="texts"`` leaves the passage's whole kind out. ``baseline`` is the
-    mean horizon of what was left in (at the same k), which is what one would say knowing nothing of the text.
+    mean horizon of what was left in (at the same k), which is what one would say knowing nothing of the text;
+    ``own_kind`` the mean of those of them that are of its kind (``texts``; missing where there is none), which is what
+    one would say knowing only what sort of text it is.
 
     ``token_bits`` should go on far beyond the horizon: a prediction past their end goes on at their mean cost, and is
     not cut there, since where a text was no longer tried would give the answer away.
@@ -152,19 +154,26 @@ def held_out(table: pd.DataFrame, *, by: str = "text_id", level: float = 0.9) ->
         for row in out.itertuples():
             found = model.horizon(_endless(row.token_bits), int(row.k), level=level)
             alike = left[left.k == row.k]
-            base = float(alike.horizon.mean()) if len(alike) else float("nan")
-            rows.append((row.text_id, row.k, row.horizon, *found, base))
-    return pd.DataFrame(rows, columns=["text_id", "k", "true", "predicted", "low", "high", "baseline"])
+            kin = alike[alike.texts == row.texts] if "texts" in table else alike.iloc[:0]
+            base, own = (float(t.horizon.mean()) if len(t) else float("nan") for t in (alike, kin))
+            rows.append((row.text_id, row.k, row.horizon, *found, base, own))
+    return pd.DataFrame(rows, columns=["text_id", "k", "true", "predicted", "low", "high", "baseline", "own_kind"])
 
 
 def report(predicted: pd.DataFrame) -> dict[str, float]:
-    """``held_out`` in numbers: median absolute errors (tokens), the baseline's, and the share inside the interval."""
+    """``held_out`` in numbers: median absolute errors (tokens), the baselines', and the share inside the interval."""
     return {
         "passages": len(predicted),
         "median_error": float((predicted.true - predicted.predicted).abs().median()),
         "baseline_median_error": float((predicted.true - predicted.baseline).abs().median()),
+        "own_kind_median_error": float((predicted.true - predicted.own_kind).abs().median()),
         "inside": float(((predicted.true >= predicted.low) & (predicted.true <= predicted.high)).mean()),
     }
+
+
+def reports(predicted: pd.DataFrame) -> dict[int, dict[str, float]]:
+    """``report`` for each k: an error in tokens of many vectors is no error of one."""
+    return {int(k): report(rows) for k, rows in predicted.groupby("k")}
 
 
 def _endless(token_bits: Sequence[float] | Any, times: int = 50) -> np.ndarray:
@@ -187,7 +196,14 @@ def _fitted(
     """(constant, budget, slope)."""
     constant = _best_constant(costs, tokens, ks, owner)
     each, slope = _pays(costs, tokens, ks, owner, constant)
-    return constant, float(np.median(each)), slope
+    return constant, _budget(each, owner), slope
+
+
+def _budget(each: np.ndarray, owner: np.ndarray) -> float:
+    """Median over passages of what one vector pays for, whatever the number of k that a passage was measured at."""
+    of = np.bincount(owner)
+    means = np.bincount(owner, np.log(np.maximum(each, 1e-9)))[of > 0] / of[of > 0]
+    return float(np.exp(np.median(means)))
 
 
 def _pays(
@@ -210,7 +226,7 @@ def _pays(
 def _best_constant(costs: Sequence[np.ndarray], tokens: np.ndarray, ks: np.ndarray, owner: np.ndarray) -> float:
     def loss(constant: float) -> float:
         each, slope = _pays(costs, tokens, ks, owner, constant)
-        budgets = float(np.median(each)) * ks**slope
+        budgets = _budget(each, owner) * ks**slope
         predicted = [_held(bits + constant, budget) for bits, budget in zip(costs, budgets, strict=True)]
         return float(np.mean(np.abs(np.log(tokens / np.array(predicted)))))
 

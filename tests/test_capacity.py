@@ -259,6 +259,18 @@ def test_horizons_fail_above_what_they_reach():
     assert (row["horizon"], row["longest_exact"], row["failed_at"], row["bits_at_failure"]) == (120, 96, 128, 0.2)
 
 
+def test_two_recipes_are_two_searches():
+    attempts = pd.DataFrame(
+        {
+            "text_id": "a", "source": "here", "length": 96, "tokens": 96, "exact": [True, False], "token_passes": 1,
+            "exact_prefix": [96, 30], "bits": 0.1, "recipe": ["growing", "default"],
+        }
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"a has runs of several recipes \(growing, default\)"):
+        capacity.horizons(attempts)
+    assert capacity.horizons(attempts[attempts.recipe == "default"]).horizon.tolist() == [30]
+
+
 def test_a_text_that_grew_failed_where_it_gave_up():
     """Three of a text of 64: one gave up at 24, one ran out of passes, one came to the end."""
     attempts = pd.DataFrame(

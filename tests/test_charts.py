@@ -166,8 +166,11 @@ def test_shares_codecs_vectors_and_predictions_are_drawn():
     assert any("codec: coder" in m and "4" in m for m in marks)
     order = [m for m in marks if m.startswith("Y-axis")]
     assert "coder, zip" in order[0]  # shortest first
-    vectors = pd.DataFrame({"k": [1, 2, 4], "tokens": [100.0, 200, 400], "way": "ours", "low": np.nan, "high": np.nan})
-    assert len(at(charts.more_vectors(vectors), "point")) == 3
+    vectors = pd.DataFrame({"k": [1, 2, 4] * 2, "tokens": [100.0, 200, 400, 90, 170, 330], "way": "ours"})
+    vectors["text_id"] = [*"aaabbb"]
+    assert len(at(charts.more_vectors(vectors), "point")) == 6
+    lines = [m for m in spoken(charts.more_vectors(vectors)) if m.startswith(("k: ", "vectors, k"))]
+    assert len({m.split("text_id: ")[1].split(";")[0] for m in lines if "text_id: " in m}) == 2
     found = pd.DataFrame(
         {"text_id": ["a"], "texts": ["prose"], "true": [100], "predicted": [90.0], "low": [80.0], "high": [95.0]}
     )

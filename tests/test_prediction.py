@@ -148,6 +148,31 @@ def test_intervals_are_made_of_passages_not_of_rows():
         found.vectors_needed(table.token_bits[0], sure=0.95)
 
 
+def test_the_mean_of_its_own_kind_stands_beside_that_of_all():
+    table = pd.DataFrame(
+        {"text_id": [*"abcdef"], "texts": [*"xxxyyy"], "k": 1, "horizon": [10, 12, 14, 40, 42, 50],
+         "token_bits": [np.full(100, 4.0)] * 6}
+    )  # fmt: skip
+    found = prediction.held_out(table).set_index("text_id")
+    assert found.baseline["a"] == np.mean([12, 14, 40, 42, 50])
+    assert (found.own_kind["a"], found.own_kind["f"]) == (13, 41)
+    told = prediction.reports(found.reset_index())
+    assert list(told) == [1]
+    # off by 3, 0, 3, 6, 3, 9
+    assert told[1]["own_kind_median_error"] == 3
+    assert prediction.held_out(table, by="texts").own_kind.isna().all()
+
+
+def test_a_passage_counts_once_however_many_k_it_was_measured_at():
+    """Two passages of a budget of 400 bits measured at one k, one of 800 at four: the median is 400."""
+    bits = np.full(2000, 4.0)
+    found = prediction.fit(
+        [bits] * 6, [100, 100, 200, 400, 800, 1600], [1, 1, 1, 2, 4, 8], passages=["a", "b", *["c"] * 4]
+    )
+    assert found.budget == pytest.approx(400 + 100 * found.constant)
+    assert found.slope == pytest.approx(1)
+
+
 def test_as_sure_as_one_asks_to_be():
     """Of passages that were not measured, nine in ten fit into the vectors that were said to be enough for them."""
     held = tried = 0

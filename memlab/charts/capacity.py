@@ -56,17 +56,20 @@ def capacity_by_model(table: pd.DataFrame) -> Any:
 
 
 def more_vectors(table: pd.DataFrame) -> Any:
-    """Tokens against the number of vectors, both logarithmic. Columns ``k tokens way`` (and ``low high``)."""
+    """Tokens against the number of vectors, both logarithmic, a line a passage. Columns ``k tokens way text_id``."""
     ways = table.way.unique().tolist()
-    base = alt.Chart(table).encode(
-        alt.X("k:Q", title="vectors, k (log)", scale=alt.Scale(type="log", base=2), axis=alt.Axis(tickCount=6)),
-        alt.Color("way:N", title=None, sort=ways, legend=alt.Legend(orient="right", labelLimit=260)),
-        tooltip=["way", "k", alt.Tooltip("tokens:Q", format=".0f")],
+    return (
+        alt.Chart(table)
+        .mark_line(strokeWidth=2, opacity=0.8, point=alt.OverlayMarkDef(size=50))
+        .encode(
+            alt.X("k:Q", title="vectors, k (log)", scale=alt.Scale(type="log", base=2), axis=alt.Axis(tickCount=6)),
+            alt.Y("tokens:Q", title="tokens (log)", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=_TICKS)),
+            alt.Color("way:N", title=None, sort=ways, legend=alt.Legend(orient="right", labelLimit=260)),
+            alt.Detail("text_id:N"),
+            tooltip=["way", "text_id", "k", alt.Tooltip("tokens:Q", format=".0f")],
+        )
+        .properties(width=460, height=280)
     )
-    y = alt.Y("tokens:Q", title="tokens (log)", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=_TICKS))
-    lines = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=60)).encode(y)
-    whiskers = base.mark_rule(strokeWidth=2).encode(alt.Y("low:Q"), alt.Y2("high:Q"))
-    return alt.layer(whiskers, lines).properties(width=460, height=280)
 
 
 def ladder(attempts: pd.DataFrame) -> Any:

@@ -112,7 +112,7 @@ def capacity_command(
         rows = pd.concat([*tables, now], ignore_index=True)
         if known is not None:
             rows = pd.concat([rows, known])
-            run = [name for name in ("key", "protocol", "text_id", "length", "bits_asked") if name in rows]
+            run = [name for name in ("key", "protocol", "texts", "text_id", "length", "bits_asked") if name in rows]
             rows = rows.drop_duplicates(run, ignore_index=True)
         write_table(rows, out)
 
@@ -155,7 +155,6 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
     import pandas as pd
 
     from memlab import capacity, limits
-    from memlab.statistics import bootstrap, share_interval
 
     made: dict[str, Any] = {}
     if not len(runs):
@@ -192,27 +191,13 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
                 limits.information_not_length(one).round(3)
             )
         if reached.k.nunique() > 1:
-            slopes = []
-            for kind, group in reached.groupby("texts", sort=False):
-                slim = group[["text_id", "k", "horizon", "horizon_bits", "failed_at"]]
-                each = [
-                    bootstrap(lambda t, c=column: limits.vectors_slope(t, c), slim)  # type: ignore[misc]
-                    for column in ("horizon", "horizon_bits")
-                ]
-                slopes.append((kind, *(format(found, ".2f") for found in each)))
-            made["horizon = c·k^a"] = pd.DataFrame(slopes, columns=["texts", "a, tokens", "a, bits"])
+            made["horizon = c·k^a, of passages whose limit was found at several k"] = _slopes(reached)
     if len(fits := limits.saturations(runs)):
         fits["C"] = [format(found, ".0f") for found in fits.C]
         made["a vector takes C bits off a text: with = max(0, without - C)"] = fits.round(3)
     equal = runs[runs.protocol == "equal"]
     if len(equal):
-        shares = []
-        for (cut, kind, vectors), group in equal.groupby(["bits_asked", "texts", "k"], sort=False):
-            low, high = share_interval(group.exact.sum(), len(group))
-            exact_share = f"{group.exact.sum()}/{len(group)} [{low:.2f}, {high:.2f}]"
-            shares.append((cut, kind, vectors, f"{group.length.median():.0f}", exact_share))
-        columns = ["bits", "texts", "k", "tokens, median", "exact"]
-        made["passages of as many bits: how many come back"] = pd.DataFrame(shares, columns=columns)
+        made["passages of as many bits: how many come back"] = _equal(equal)
     for name in ("paper2025", "fixed"):
         paper = runs[runs.protocol == name]
         if not len(paper):
@@ -224,6 +209,44 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
         ]
         made[f"{name}: largest length with mean accuracy >= 0.99; gains pooled over failing runs"] = found.round(3)
     return made
+
+
+def _slopes(reached: Any) -> Any:
+    """What more vectors add, over the passages that were measured at several k; one row a kind of text."""
+    import pandas as pd
+
+    from memlab import limits
+    from memlab.statistics import bootstrap
+
+    rows = []
+    several = limits.at_several_k(reached)
+    for kind in reached.texts.unique():
+        group = several[several.texts == kind]
+        if not len(group):
+            rows.append((kind, "none", "", ""))
+            continue
+        slim = group[["text_id", "k", "horizon", "horizon_bits", "failed_at"]]
+        each = [
+            bootstrap(lambda t, c=column: limits.vectors_slope(t, c), slim)  # type: ignore[misc]
+            for column in ("horizon", "horizon_bits")
+        ]
+        ks = ", ".join(f"{n} at {k}" for k, n in group.groupby("k").size().items())
+        rows.append((kind, ks, *(format(found, ".2f") for found in each)))
+    return pd.DataFrame(rows, columns=["texts", "passages at k", "a, tokens", "a, bits"])
+
+
+def _equal(runs: Any) -> Any:
+    """How many passages of as many bits come back, one row a cut, kind of text and k."""
+    import pandas as pd
+
+    from memlab.statistics import share_interval
+
+    rows = []
+    for (cut, kind, vectors), group in runs.groupby(["bits_asked", "texts", "k"], sort=False):
+        low, high = share_interval(group.exact.sum(), len(group))
+        share = f"{group.exact.sum()}/{len(group)} [{low:.2f}, {high:.2f}]"
+        rows.append((cut, kind, vectors, f"{group.length.median():.0f}", share))
+    return pd.DataFrame(rows, columns=["bits", "texts", "k", "tokens, median", "exact"])
 
 
 @told
@@ -253,7 +276,7 @@ def predict_command(
     measured = prediction.measured(table) if len(table) else table
     if len(measured) < 3:
         raise fail(f"{len(measured)} horizons of {model} were measured; expected 3 at least: memlab capacity", 2)
-    predictor, told = prediction.of_runs(table), prediction.report(prediction.held_out(measured))
+    predictor, told = prediction.of_runs(table), prediction.reports(prediction.held_out(measured))
     lm, rows = load(model), []
     for one in texts:
         bits = lm.token_bits(lm.passage(one, None).ids)
@@ -268,8 +291,10 @@ def predict_command(
         typer.echo(json.dumps({"held_out": told, "predictions": rows}))
         return
     typer.echo(pd.DataFrame(rows).to_string(index=False))
-    typer.echo(
-        f"learnt from {told['passages']} measured horizons; each left out in turn: off by {told['median_error']:.0f} "
-        f"tokens (median), the mean of the others by {told['baseline_median_error']:.0f}; {told['inside']:.0%} inside "
-        f"the 90 % interval"
-    )
+    for vectors, error in told.items():
+        typer.echo(
+            f"k = {vectors}: learnt from {error['passages']} measured horizons; each left out in turn: off by "
+            f"{error['median_error']:.0f} tokens (median), the mean of the others by "
+            f"{error['baseline_median_error']:.0f}, of the others of its kind by {error['own_kind_median_error']:.0f}; "
+            f"{error['inside']:.0%} inside the 90 % interval"
+        )

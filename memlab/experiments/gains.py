@@ -56,6 +56,7 @@ def _gain(lm: FrozenLM, mem: MemVector) -> dict[str, Any]:
         "start": mem.text.start,
         "length": mem.n,
         "k": mem.k,
+        "dtype": mem.provenance.get("dtype"),
         "scored": int(scored.sum()),
         "accuracy": float(right[scored].mean()) if scored.any() else float("nan"),
         "hits_with": int(right[scored].sum()),

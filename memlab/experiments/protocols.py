@@ -51,18 +51,19 @@ def exact(
     grows its text: one row a passage, up to the last of ``lengths``, by k times as many tokens at once and with k times
     the token budget as the recipe says for one vector.
 
-    ``texts`` by kind. ``counts``: passages of each kind, one number for each k; the first that are long enough for the
-    first length tried. ``known``: rows of an earlier run, another machine's too, whose keys are not run again; ``keep``
+    ``texts`` by kind. ``counts``: passages of each kind, one number for each k; those that more vectors are tried on,
+    so that k is compared over the same passages, and then the first that are long enough for the first length tried.
+    ``known``: rows of an earlier run, another machine's too, whose keys are not run again; ``keep``
     is given the rows so far after each round.
     """
     recipe = recipe or Recipe.default()
     measures = _Measures(lm, store, "exact", known, keep)
-    for k, count in zip(ks, counts or [0] * len(ks), strict=True):
+    asked = dict(zip(ks, counts or [0] * len(ks), strict=True))
+    passages = {kind: _passages(lm, given, asked, first, start) for kind, given in texts.items()}
+    for k, count in asked.items():
         for kind, given in texts.items():
-            long_enough = [text for text in given if _has(lm, text, k * first, start)]
-            chosen = long_enough[: count or None]
-            if len(chosen) < (count or len(given)):
-                wanted = count or len(given)
+            chosen = passages[kind][k]
+            if len(chosen) < (wanted := count or len(given)):
                 tell(f"{kind}, k = {k}: {len(chosen)} of {wanted} texts have the {k * first} tokens to begin with")
             if chosen:
                 tell(f"{kind}, k = {k}: {len(chosen)} passages")
@@ -209,6 +210,18 @@ class _Measures:
 
 _OF_RUN = {*ATTEMPT, "texts", "protocol", "model", "bits_asked"} - {"accuracy"}
 """What a row says of the run; the rest is of its vector."""
+
+
+def _passages(
+    lm: FrozenLM, texts: Sequence[Text], asked: Mapping[int, int], first: int, start: int | str
+) -> dict[int, list[Text]]:
+    """For each k as many texts as ``asked`` (0: all) of those with k times ``first`` tokens, larger k's among them."""
+    chosen: dict[int, list[Text]] = {}
+    shared: list[Text] = []
+    for k in sorted(asked, reverse=True):
+        others = [text for text in texts if text not in shared and _has(lm, text, k * first, start)]
+        chosen[k] = shared = [*shared, *others][: asked[k] or None]
+    return chosen
 
 
 def _has(lm: FrozenLM, text: Text, tokens: int, start: int | str) -> bool:

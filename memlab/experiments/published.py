@@ -9,6 +9,7 @@ import pandas as pd
 
 from memlab.capacity import exact_estimates, theoretical_tokens
 from memlab.experiments import reference
+from memlab.limits import at_several_k
 
 PAPER = "99 % right while the true text is fed (arXiv 2502.13063)"
 PROGRESSIVE = "all right, grown token by token; mean, SD (arXiv 2607.21231)"
@@ -39,14 +40,19 @@ def capacity_by_model(horizons: pd.DataFrame, sizes: Mapping[str, tuple[int, int
 
 
 def more_vectors(horizons: pd.DataFrame) -> pd.DataFrame:
-    """Tokens that k vectors hold, published and measured: ``model k tokens low high way``."""
+    """Tokens that k vectors hold, published and measured: ``model k tokens way text_id``.
+
+    Ours passage by passage, of those measured at several k: medians over whichever passages each k was tried on would
+    tell of the passages. What ended only because the search did is left out. Published are the largest lengths, of no
+    passage.
+    """
     paper = reference("paper2025-capacity").query("texts == 'pg19'").rename(columns={"max_tokens": "tokens"})
     paper = paper[paper.groupby("model").k.transform("nunique") > 1]
     paper = paper.assign(way=paper.model + ", published")
-    mine = exact_estimates(horizons)
+    mine = at_several_k(horizons).rename(columns={"horizon": "tokens"})
     mine = mine.assign(way=mine.model + ", " + mine.texts)
-    table = pd.concat([paper, _drawn(mine)], ignore_index=True)
-    return table[["model", "k", "tokens", "low", "high", "way"]]
+    table = pd.concat([paper.assign(text_id=paper.model), mine], ignore_index=True)
+    return table[["model", "k", "tokens", "way", "text_id"]]
 
 
 def _drawn(found: pd.DataFrame) -> pd.DataFrame:

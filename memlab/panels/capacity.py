@@ -114,8 +114,6 @@ class CapacityPanel(LivePanel):
 
     def _text(self, _: Any = None) -> None:
         mine = self._mine()
-        chart = charts.ladder(mine).properties(title=f"Bits that {self.text.value} still costs with its vector")
-        self.chart.value = charts.to_svg(chart) if len(mine) > 1 else ""
         runs = [
             (f"{_outcome(r)}, k = {r.k}, seed {r.seed}", r.key) for r in mine.sort_values(["k", "length"]).itertuples()
         ]
@@ -124,12 +122,22 @@ class CapacityPanel(LivePanel):
     def _run(self, _: Any = None) -> None:
         self.clear()
         row = self.runs[self.runs.key == self.run.value].iloc[0]
+        self.chart.value = self._ladder(int(row.k))
         chart = charts.bits_along(row.token_bits_without, row.token_bits_with, int(row.exact_prefix))
         self.along.value = charts.to_svg(chart)
         here = self.run.value in self.store
         self.start.disabled = not here
         why = "This vector is not in the store; memlab capacity makes it again."
         self.status.value = say("Ready." if here else why)
+
+    def _ladder(self, k: int) -> str:
+        """The attempts that were trained on all of their text, if there are some: one that grew has one long text."""
+        mine = self._mine()
+        mine = mine[(mine.k == k) & (mine.exact | (mine.tried == mine.tokens))]
+        if len(mine) < 2:
+            return ""
+        title = f"Bits that {self.text.value} still costs with {k} vector{'s' * (k > 1)}"
+        return charts.to_svg(charts.ladder(mine).properties(title=title))
 
 
 def information_panel(lm: FrozenLM, predictor: Predictor) -> InformationPanel:
