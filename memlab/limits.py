@@ -195,6 +195,16 @@ def spread(horizons: pd.DataFrame, column: str) -> float:
     return float(means.std(ddof=1)) if len(means) > 1 else float("nan")
 
 
+def charged(horizons: pd.DataFrame, bits: float) -> pd.DataFrame:
+    """Horizons with so many ``bits`` added to what each token costs by itself: 0 is information, a great many length.
+
+    ``horizons``: ``horizon horizon_bits``, and ``failed_at failed_bits`` if they are there.
+    """
+    pairs = (("horizon", "horizon_bits"), ("failed_at", "failed_bits"))
+    added = {cost: horizons[cost] + bits * horizons[tokens] for tokens, cost in pairs if cost in horizons}
+    return horizons.assign(**added)
+
+
 def information_not_length(horizons: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
     """The paper's main claim as a test: do kinds of text agree in bits where in tokens they do not?
 

@@ -259,6 +259,23 @@ def test_horizons_fail_above_what_they_reach():
     assert (row["horizon"], row["longest_exact"], row["failed_at"], row["bits_at_failure"]) == (120, 96, 128, 0.2)
 
 
+def test_a_charge_for_every_token_tells_a_vector_that_pays_for_both():
+    """A world in which tokens cost their bits and two more: in bits kinds differ, charged two they do not."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(60):
+        bits_a_token = (3.0, 6.0, 12.0)[i % 3]
+        budget = 1000 * np.exp(rng.normal(0, 0.05))
+        tokens = budget / (bits_a_token + 2)
+        rows.append((f"t{i}", f"kind{i % 3}", tokens, tokens * bits_a_token))
+    table = pd.DataFrame(rows, columns=["text_id", "texts", "horizon", "horizon_bits"])
+    spreads = {c: limits.spread(limits.charged(table, c), "horizon_bits") for c in (0, 2, 1000)}
+    assert spreads[2] < 0.1 * spreads[0] < spreads[1000]
+    assert limits.spread(limits.charged(table, 1e9), "horizon_bits") == pytest.approx(limits.spread(table, "horizon"))
+    given = limits.charged(table.assign(failed_at=200.0, failed_bits=900.0), 0.5)
+    assert set(given.failed_bits) == {1000.0}
+
+
 def test_two_recipes_are_two_searches():
     attempts = pd.DataFrame(
         {
