@@ -20,6 +20,8 @@ class Bench:
         self.jobs: list[Training] = []
         self.positions = self.padding = 0
         """Of the last step."""
+        self.between_steps = True
+        """Whether nobody on the bench is half-way through a step: an interrupt may come at any moment."""
         self._slots: Slots | None = None
         self._batches: dict[tuple[Any, ...], Batch] = {}
 
@@ -56,6 +58,7 @@ class Bench:
                 torch.cuda.empty_cache()
             return False
         candidates = []
+        self.between_steps = False
         for job, (loss, right, margin, _) in zip(self.jobs, measured, strict=True):
             if job.measured(loss, right, margin):
                 candidates.append(job)
@@ -66,6 +69,7 @@ class Bench:
                 job.advance(gradient)
             elif self._slots:
                 job.bench = {"slots": self._slots.record()}
+        self.between_steps = True
         return True
 
     def _measure(self) -> list[tuple[float, int, float, torch.Tensor]]:

@@ -22,6 +22,11 @@ from memlab.store import Store, StoreError
 from memlab.training import Training
 from memlab.vectors import MemVector
 
+KEEP_EVERY = 300.0
+"""Seconds after which it is kept, in the store, where the passages on the bench stand."""
+WORTH_KEEPING = 60.0
+"""Seconds of training that are worth it when it is stopped."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -73,7 +78,8 @@ def cram(
     """Train mem vectors for each passage, check them by decoding freely, and return them in the order given.
 
     ``recipe`` is one for all or one a passage (default: ``Recipe.default()``). With a ``store`` only what is missing
-    is trained, and each result is kept as soon as it is done. ``start`` goes on from vectors, one for all or one a
+    is trained, and each result is kept as soon as it is done; a training of more than five minutes that was killed, or
+    of more than one that was stopped, goes on where it was. ``start`` goes on from vectors, one for all or one a
     passage, instead of from noise. ``portable`` adds the checks that ``mem.portable`` looks at. ``watch`` is called
     after every step and stops the training by returning True, as an interrupt does: both raise ``CramInterrupted``.
 
@@ -92,6 +98,8 @@ def cram(
             for result in done.values():
                 if result.key not in store:
                     store.put(result)
+            if bench.between_steps:
+                _keep([job for job in bench.jobs if job.age >= WORTH_KEEPING and not job.ended], store)
         raise CramInterrupted(list(done.values()), [job.snapshot() for job in bench.jobs]) from None
     except StoreError as error:
         error.unsaved = [v for v in done.values() if store is not None and v.key not in store]
@@ -141,6 +149,8 @@ def _look_up(jobs: Sequence[Training], store: Store | None) -> tuple[dict[str, M
                     del done[key]
         if len(done) < len(unique):
             store.check_writable()
+        for key in unique.keys() - done.keys():
+            unique[key].unfinished = store.unfinished
     # Long ones first, and so side by side with their like: little padding, and no straggler at the end.
     return done, sorted((job for key, job in unique.items() if key not in done), key=lambda job: -job.row.length)
 
@@ -158,7 +168,7 @@ def _train(
     total = len(done) + len(bench.waiting)
     # Counted in steps, so that even one passage has a time left: what is left at most, less as passages end early.
     steps = sum(j.recipe.budget for j in bench.waiting)
-    drawn = 0.0
+    drawn, kept = 0.0, time.perf_counter()
     with tqdm(total=steps, unit="step", disable=not (progress and bench.waiting)) as bar:
         while bench.fill():
             if not bench.step():
@@ -176,8 +186,19 @@ def _train(
                 bench.jobs.remove(job)
                 if store is not None:
                     store.put(done[job.key])
+                    store.unfinished.drop(job.key)
                 bar.total -= job.recipe.budget - job.steps
+            if store is not None and time.perf_counter() - kept > KEEP_EVERY:
+                kept = time.perf_counter()
+                _keep(bench.jobs, store)
         bar.set_description(f"crammed {len(done)} of {total}")
+
+
+def _keep(jobs: Sequence[Training], store: Store) -> None:
+    """Keep where they stand, as far as there is room."""
+    for job in jobs:
+        if not job.keep(store.unfinished):
+            break
 
 
 def _postfix(jobs: Sequence[Training]) -> dict[str, Any]:

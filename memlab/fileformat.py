@@ -40,7 +40,7 @@ class DamagedError(VectorError):
 def pack(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:
     """The bytes of a file; ``meta`` without the two fields that are added here, ``schema`` and ``payload_sha256``."""
     whole = {"schema": SCHEMA, **meta}
-    whole["payload_sha256"] = _payload_hash(tensors, whole)
+    whole["payload_sha256"] = payload_hash(tensors, whole)
     # No NaN: the file must be JSON for everybody.
     return safetensors.numpy.save(dict(tensors), {"memlab": json.dumps(whole, sort_keys=True, allow_nan=False)})
 
@@ -61,7 +61,7 @@ def unpack(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[st
     except safetensors.SafetensorError as error:
         raise DamagedError(f"{path} is damaged: {error}") from None
     claimed = told.pop("payload_sha256", None)
-    if _payload_hash(tensors, told) != claimed:
+    if payload_hash(tensors, told) != claimed:
         raise DamagedError(f"{path} is damaged: its contents do not match the hash stored in it")
     return tensors, _of_now(path, told)
 
@@ -135,7 +135,8 @@ def _is_nest(value: Any) -> bool:
     return isinstance(value, (dict, list))
 
 
-def _payload_hash(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
+def payload_hash(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
+    """SHA-256 of metadata and tensors, their names, dtypes and shapes, whatever the machine's byte order."""
     digest = hashlib.sha256(canonical(meta))
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])

@@ -6,7 +6,7 @@ One object a passage, so that a passage's steps do not depend on who is trained 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -27,6 +27,27 @@ def make_rule(recipe: Recipe, metric: Metric | None = None, *, begun: int | None
     if recipe.rule == "rotation":
         return Rotation(recipe, metric, begun)
     return FullMatrix(recipe) if recipe.rule == "fullmatrix" else AdamW(recipe)
+
+
+def state_of(rule: Rule) -> dict[str, torch.Tensor]:
+    """All that a rule has come to: its tensors and numbers, and under its name those of a rule inside it."""
+    found: dict[str, torch.Tensor] = {}
+    for name, value in vars(rule).items():
+        if isinstance(value, (torch.Tensor, int, float)):
+            found[name] = torch.as_tensor(value)
+        elif hasattr(value, "step"):
+            found |= {f"{name}.{inner}": v for inner, v in state_of(value).items()}
+    return found
+
+
+def restore(rule: Rule, state: dict[str, torch.Tensor]) -> None:
+    """Bring a fresh rule to where another of its kind and recipe stood."""
+    for name, value in state.items():
+        owner: Any = rule
+        *path, last = name.split(".")
+        for inner in path:
+            owner = getattr(owner, inner)
+        setattr(owner, last, value.clone() if value.dim() else value.item())
 
 
 def step_size(recipe: Recipe, step: int) -> float:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from platformdirs import user_cache_path
 
 from memlab.texts import data_folder
+from memlab.unfinished import Unfinished
 from memlab.vectors import DamagedError, MemVector, VectorError
 
 if TYPE_CHECKING:
@@ -87,6 +88,11 @@ class Store:
         if vector.key != key:
             raise DamagedError(f"{file} holds the result {vector.key}, not the one it is named after")
         return vector
+
+    @property
+    def unfinished(self) -> Unfinished:
+        """Where long trainings of this store's keys stand."""
+        return Unfinished(self.path / "unfinished")
 
     def check_writable(self) -> None:
         """Raise ``StoreError`` now rather than after an hour of training."""
@@ -196,16 +202,20 @@ class Store:
             raise self.cannot_write(error) from error
 
     def gc(self, *, older: float = 3600, dry: bool = False) -> list[Path]:
-        """Remove what killed writers left behind and failures that have a result since; returns those files.
+        """Remove what killed writers left behind, and failures and states that have a result since; returns the files.
 
         Temporary files younger than ``older`` seconds may be somebody's still. Results and quarantine stay.
         """
         # Only what memlab itself names so: the folder may hold somebody's other files.
-        ours = ("objects/[0-9a-f][0-9a-f]/.*.tmp", "objects/.probe-*", "failures/*.tmp", ".index.parquet.*.tmp")
+        ours = (
+            "objects/[0-9a-f][0-9a-f]/.*.tmp", "objects/.probe-*", "failures/*.tmp", "unfinished/.*.tmp",
+            ".index.parquet.*.tmp",
+        )  # fmt: skip
         left = [p for pattern in ours for p in self.path.glob(pattern) if p.is_file()]
         now = time.time()
         found = [p for p in left if now - _mtime(p) >= older]
         found += [p for p in (self.path / "failures").glob("*.json") if p.stem in self]
+        found += [p for p in (self.path / "unfinished").glob(f"*{_SUFFIX}") if p.stem in self]
         if not dry:
             for file in found:
                 _discard(file)

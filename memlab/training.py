@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import platform
 import time
+import warnings
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -18,9 +20,12 @@ from memlab.metric import metric_of
 from memlab.models import FrozenLM, Passage, PassageError
 from memlab.objective import Row
 from memlab.recipes import Recipe
-from memlab.rules import make_rule
+from memlab.rules import make_rule, restore, state_of
+from memlab.unfinished import Unfinished
 from memlab.vectors import MemVector, VectorError, make_key
 
+STATE = 1
+"""Version of what ``Training.state`` says."""
 TRACE_POINTS = 100
 """Points of loss and accuracy kept of a training, at most."""
 
@@ -93,11 +98,25 @@ class Training:
         """What the bench was like, for the provenance."""
         self._kept: MemVector | None = None
         self._began = 0.0
+        self.unfinished: Unfinished | None = None
+        """Where an earlier run may have left its state."""
+        self.resumed: list[int] = []
+        """Steps at which it was gone on from there."""
 
     def enter(self, progress: bool = False) -> None:
         """Take a place on the bench; who had to leave it for want of memory goes on where it was."""
         if self._began:
             return
+        self._begin(progress)
+        if self.unfinished and (state := self.unfinished.read(self.key, self._made())):
+            try:
+                self._restore(state)
+            except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+                where = self.unfinished.file(self.key)
+                warnings.warn(f"{where} holds no state of this training ({error!r}): it begins anew", stacklevel=2)
+                self._begin(progress)
+
+    def _begin(self, progress: bool) -> None:
         self._began = time.perf_counter()
         parent = self.parent
         self.mem = torch.tensor(parent.mem) if parent else initial_mem(self.lm, self.passage, self.recipe)
@@ -105,6 +124,45 @@ class Training:
         self.metric = metric_of(self.lm, progress=progress) if self.recipe.whiten else None
         begun = (parent.steps if parent.recipe.rule == self.recipe.rule else 0) if parent else None
         self.rule = make_rule(self.recipe, self.metric, begun=begun)
+        self.steps, self.resumed = 0, []
+
+    @property
+    def age(self) -> float:
+        """Seconds it has been trained, or was on the bench."""
+        return time.perf_counter() - self._began if self._began else 0.0
+
+    def keep(self, where: Unfinished) -> bool:
+        """Leave there all it takes to go on from here; False if there was no room."""
+        numbers = [float(_of(self, name)) for name in _NUMBERS]
+        arrays = {
+            "mem": self.mem,
+            "best": self.best.mem,
+            "numbers": torch.tensor(numbers, dtype=torch.float64),
+            "trace": torch.tensor(self.trace, dtype=torch.float64).reshape(-1, 3),
+            "resumed": torch.tensor(self.resumed, dtype=torch.int64),
+            **{f"rule.{name}": value for name, value in state_of(self.rule).items()},
+        }
+        return where.keep(self.key, {n: v.cpu().numpy() for n, v in arrays.items()}, self._made())
+
+    def _made(self) -> dict[str, Any]:
+        made = {"state": STATE, "memlab": __version__, "torch": torch.__version__, "dtype": str(self.lm.dtype)}
+        return made | {"device": self.lm.device.type} | self._metric()
+
+    def _restore(self, state: dict[str, np.ndarray]) -> None:
+        held = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+        numbers = dict(zip(_NUMBERS, held.pop("numbers").tolist(), strict=True))
+        mem, best = held.pop("mem"), held.pop("best")
+        if not mem.shape == best.shape == self.mem.shape:
+            raise ValueError(f"vectors of {tuple(mem.shape)}, {tuple(best.shape)}, not {tuple(self.mem.shape)}")
+        told = {name: numbers.pop(f"best.{name}") for name in ("right", "loss", "done")}
+        trace, resumed = held.pop("trace").tolist(), held.pop("resumed").tolist()
+        restore(self.rule, {name.removeprefix("rule."): value for name, value in held.items()})
+        self.mem, self.best = mem, _Best(best, int(told["right"]), told["loss"], int(told["done"]))
+        self.trace = [(int(step), bits, accuracy) for step, bits, accuracy in trace]
+        self._began = time.perf_counter() - numbers.pop("age")
+        for name, value in numbers.items():
+            setattr(self, name, int(value))
+        self.resumed = [*resumed, self.steps]
 
     @property
     def current(self) -> Row:
@@ -221,11 +279,22 @@ class Training:
                 "ended": self.ended,
                 "token_passes": self.passes,
                 **({"stage": self.length} if self.recipe.grow else {}),
+                **({"resumed": self.resumed} if self.resumed else {}),
                 **self.bench,
                 **self._metric(),
                 **_provenance(self.lm),
             },
         )
+
+
+_NUMBERS = (
+    "steps", "passes", "length", "_better_at", "_next_check", "_every", "best.right", "best.loss", "best.done", "age"
+)  # fmt: skip
+"""What a state holds besides tensors."""
+
+
+def _of(training: Training, name: str) -> Any:
+    return operator.attrgetter(name)(training)
 
 
 def _provenance(lm: FrozenLM) -> dict[str, Any]:

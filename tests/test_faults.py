@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memlab import fileformat
-from memlab.fileformat import FORM, _payload_hash
+from memlab.fileformat import FORM, payload_hash
 from memlab.recipes import Recipe
 from memlab.store import Store, StoreError
 from memlab.vectors import DamagedError, MemVector, VectorError
@@ -37,7 +37,7 @@ def forged(tensors=TENSORS, said=None, **changes):
     for name in [n for n, v in meta.items() if v is ...]:
         del meta[name]
     tensors = {n: np.asarray(t) for n, t in tensors.items()}
-    meta["payload_sha256"] = _payload_hash(tensors, meta)
+    meta["payload_sha256"] = payload_hash(tensors, meta)
     return safetensors.numpy.save(tensors, {"memlab": said or json.dumps(meta)})
 
 
