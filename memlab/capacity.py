@@ -16,6 +16,11 @@ import pandas as pd
 
 from memlab.statistics import median_interval
 
+
+class MixedRecipesError(ValueError):
+    """A table of runs of several recipes, where those of one search are wanted; the message names them."""
+
+
 # One run ---------------------------------------------------------------------------------------------------------
 
 
@@ -162,7 +167,8 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
     could: all of an attempt's tokens, or of a text that grew, the stage at which it gave up.
     ``bits_at_failure`` is what the best vector still cost there, bits a token.
 
-    A passage's attempts are those of one search: ``ValueError`` if recipes are mixed, whose best would be neither's.
+    A passage's attempts are those of one search, whatever their seeds: ``MixedRecipesError`` if there are more recipes,
+    whose best would be neither's.
 
     With the columns of ``experiments.gains`` also ``horizon_bits`` and ``failed_bits``, what those prefixes cost the
     model without the vector, and what the vector gains on the first: ``token_gain``, ``information_gain_bits``.
@@ -172,9 +178,11 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
         attempts = attempts.assign(tried=attempts.tokens)
     names = [name for name in ("model", "texts", "k", "text_id", "source") if name in attempts]
     for labels, group in attempts.groupby(names, sort=False, observed=True):
-        if "recipe" in group and group.recipe.nunique() > 1:
-            mixed = ", ".join(group.recipe.unique())
-            raise ValueError(f"{group.text_id.iloc[0]} has runs of several recipes ({mixed}): keep those of one")
+        if "recipe" in group and len(mixed := group.recipe.str.replace(r" seed=\d+", "", regex=True).unique()) > 1:
+            raise MixedRecipesError(
+                f"{group.text_id.iloc[0]} has runs of several recipes ({', '.join(mixed)}): keep the rows of one, or "
+                "give each recipe a table of its own (--out)"
+            )
         exact = group[group.exact]
         best = group.loc[group.exact_prefix.idxmax()]
         failed = group[~group.exact & (group.tried > best.exact_prefix)]

@@ -25,7 +25,7 @@ from memlab.vectors import MemVector
 KEEP_EVERY = 300.0
 """Seconds after which it is kept, in the store, where the passages on the bench stand."""
 WORTH_KEEPING = 60.0
-"""Seconds of training that are worth it when it is stopped."""
+"""Seconds of training that are worth it."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,11 @@ def cram(
     """Train mem vectors for each passage, check them by decoding freely, and return them in the order given.
 
     ``recipe`` is one for all or one a passage (default: ``Recipe.default()``). With a ``store`` only what is missing
-    is trained, and each result is kept as soon as it is done; a training of more than five minutes that was killed, or
-    of more than one that was stopped, goes on where it was. ``start`` goes on from vectors, one for all or one a
-    passage, instead of from noise. ``portable`` adds the checks that ``mem.portable`` looks at. ``watch`` is called
-    after every step and stops the training by returning True, as an interrupt does: both raise ``CramInterrupted``.
+    is trained, and each result is kept as soon as it is done. A long training that was killed goes on where it stood at
+    most five minutes before; stopped between two steps, after more than a minute, where it was. ``start`` goes on from
+    vectors, one for all or one a passage, instead of from noise. ``portable`` adds the checks that ``mem.portable``
+    looks at. ``watch`` is called after every step and stops the training by returning True, as an interrupt does: both
+    raise ``CramInterrupted``.
 
     A passage that cannot be crammed exactly in its budget is returned all the same, with the checks that say so. If
     something else fails midway, the exception's ``finished`` holds what was done (``unsaved`` of a ``StoreError``, what
@@ -98,8 +99,9 @@ def cram(
             for result in done.values():
                 if result.key not in store:
                     store.put(result)
+                store.unfinished.drop(result.key)
             if bench.between_steps:
-                _keep([job for job in bench.jobs if job.age >= WORTH_KEEPING and not job.ended], store)
+                _keep(bench, store)
         raise CramInterrupted(list(done.values()), [job.snapshot() for job in bench.jobs]) from None
     except StoreError as error:
         error.unsaved = [v for v in done.values() if store is not None and v.key not in store]
@@ -170,7 +172,12 @@ def _train(
     steps = sum(j.recipe.budget for j in bench.waiting)
     drawn, kept = 0.0, time.perf_counter()
     with tqdm(total=steps, unit="step", disable=not (progress and bench.waiting)) as bar:
+        resumed: set[str] = set()
         while bench.fill():
+            for job in bench.jobs:
+                if job.resumed and job.key not in resumed:
+                    bar.update(job.steps)
+                    resumed.add(job.key)
             if not bench.step():
                 continue
             bar.update(sum(not job.ended for job in bench.jobs))
@@ -185,20 +192,30 @@ def _train(
                 done[job.key] = job.result(portable)
                 bench.jobs.remove(job)
                 if store is not None:
-                    store.put(done[job.key])
-                    store.unfinished.drop(job.key)
+                    _put(done[job.key], bench, store)
                 bar.total -= job.recipe.budget - job.steps
             if store is not None and time.perf_counter() - kept > KEEP_EVERY:
                 kept = time.perf_counter()
-                _keep(bench.jobs, store)
+                _keep(bench, store)
         bar.set_description(f"crammed {len(done)} of {total}")
 
 
-def _keep(jobs: Sequence[Training], store: Store) -> None:
-    """Keep where they stand, as far as there is room."""
-    for job in jobs:
-        if not job.keep(store.unfinished):
+def _keep(bench: Bench, store: Store) -> None:
+    """Keep where all stand that were on the bench for long enough, as far as there is room."""
+    for job in [*bench.jobs, *bench.waiting]:  # some of those that wait had to leave the bench for want of memory
+        if job.age >= WORTH_KEEPING and not job.ended and not job.keep(store.unfinished):
             break
+
+
+def _put(mem: MemVector, bench: Bench, store: Store) -> None:
+    try:
+        store.put(mem)
+    except StoreError:  # what is finished goes first: states may have taken the room
+        for job in [*bench.jobs, *bench.waiting]:
+            store.unfinished.drop(job.key)
+        store.unfinished.drop(mem.key)
+        store.put(mem)
+    store.unfinished.drop(mem.key)
 
 
 def _postfix(jobs: Sequence[Training]) -> dict[str, Any]:

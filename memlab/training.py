@@ -25,7 +25,7 @@ from memlab.unfinished import Unfinished
 from memlab.vectors import MemVector, VectorError, make_key
 
 STATE = 1
-"""Version of what ``Training.state`` says."""
+"""Version of what ``Training.keep`` writes."""
 TRACE_POINTS = 100
 """Points of loss and accuracy kept of a training, at most."""
 

@@ -283,9 +283,12 @@ def test_two_recipes_are_two_searches():
             "exact_prefix": [96, 30], "bits": 0.1, "recipe": ["growing", "default"],
         }
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"a has runs of several recipes \(growing, default\)"):
+    with pytest.raises(capacity.MixedRecipesError, match=r"a has runs of several recipes \(growing, default\)"):
         capacity.horizons(attempts)
     assert capacity.horizons(attempts[attempts.recipe == "default"]).horizon.tolist() == [30]
+    # Other seeds of one recipe are one search.
+    seeds = attempts.assign(recipe=["default", "default seed=1"])
+    assert capacity.horizons(seeds).horizon.tolist() == [96]
 
 
 def test_a_text_that_grew_failed_where_it_gave_up():

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from memlab import prediction
+from memlab.cli.capacity import _accuracy
 
 
 def world(rng, *, budget=500.0, constant=0.0, noise=0.05, passages=36, ks=(1,), slope=1.0):
@@ -161,6 +162,10 @@ def test_the_mean_of_its_own_kind_stands_beside_that_of_all():
     # off by 3, 0, 3, 6, 3, 9
     assert told[1]["own_kind_median_error"] == 3
     assert prediction.held_out(table, by="texts").own_kind.isna().all()
+    said = _accuracy(1, told[1])
+    assert said.startswith("k = 1: 6 passages, each left out in turn: off by")
+    assert "that of its kind by 3" in said
+    assert "kind" not in _accuracy(2, {**told[1], "own_kind_median_error": np.nan})
 
 
 def test_a_passage_counts_once_however_many_k_it_was_measured_at():

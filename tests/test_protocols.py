@@ -156,7 +156,8 @@ def test_growing_and_predicting_from_the_command_line(cli, tmp_path, lm):
         assert "3 at least" in told.output
     else:
         assert told.exit_code == 0, told.output
-        assert f"k = 1: learnt from {len(measured)} measured horizons" in told.stdout
+        left_out = f"k = 1: {len(measured)} passages, each left out in turn: off by"
+        assert (left_out if len(measured) > 3 else "no passage could be left out") in told.stdout
     nowhere = cli(*asked[:-1], out / "in-a-file.parquet")
     assert nowhere.exit_code == 1
     assert "could not be written" in nowhere.output
@@ -182,10 +183,10 @@ def test_more_vectors_are_tried_on_passages_that_fewer_were_tried_on(lm, store):
     sizes = [len(lm.passage(text, None)) for text in texts["here"]]
     recipe = Recipe.growing(grow=1, margin=0.1, patience=1, budget=2)
     runs = protocols.exact(
-        lm, texts, store, ks=(1, 2, 4), counts=(3, 2, 1), first=sizes[2] // 4, lengths=(sizes[2] // 4,), recipe=recipe,
+        lm, texts, store, ks=(1, 2, 4), counts=(2, 1, 1), first=sizes[2] // 4, lengths=(sizes[2] // 4,), recipe=recipe,
         progress=False,
     )  # fmt: skip
-    assert runs.groupby("k").text_id.agg(set).to_dict() == {1: {"a", "b", "c"}, 2: {"b", "c"}, 4: {"c"}}
+    assert runs.groupby("k").text_id.agg(set).to_dict() == {1: {"a", "c"}, 2: {"c"}, 4: {"c"}}
     assert set(runs["dtype"]) == {"float32"}
 
 

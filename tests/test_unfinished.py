@@ -5,8 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from memlab import CramInterrupted, Recipe, Store, cram, cramming
+from memlab import CramInterrupted, Recipe, Store, StoreError, cram, cramming
+from memlab.bench import Bench
 from memlab.cramming import key_of
 from memlab.unfinished import Unfinished
 from tests.conftest import random_passages
@@ -75,7 +77,7 @@ import os, signal, sys
 from memlab import Recipe, Store, cram, cramming, load
 from tests.conftest import random_passages
 
-cramming.KEEP_EVERY = 0.0
+cramming.KEEP_EVERY = cramming.WORTH_KEEPING = 0.0
 toy = load("toy:llama")
 watch = lambda p: os.kill(os.getpid(), signal.SIGKILL) if len(sys.argv) > 2 and p.steps[0] == 20 else False
 recipe = Recipe.default(budget=30, margin=50)
@@ -157,3 +159,39 @@ def test_gc_takes_states_whose_training_is_over(toy, store, often):
     assert store.gc() == [state]
     assert store.unfinished.file(key_of(toy, other, recipe)).exists()
     assert not store.verify()
+
+
+def test_who_left_the_bench_for_want_of_memory_is_kept_as_well(toy, store, often, monkeypatch):
+    """Two are on the bench, memory runs out, one waits again with all it has learnt, and then all is stopped."""
+    passages = random_passages(toy, count=2, tokens=12)
+    recipe = RECIPES["rotation"]
+    measure, calls = Bench._measure, []
+
+    def short_of_memory(bench):
+        calls.append(len(bench.jobs))
+        if len(calls) == 11:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return measure(bench)
+
+    monkeypatch.setattr(Bench, "_measure", short_of_memory)
+    monkeypatch.setattr(cramming, "KEEP_EVERY", 1e9)
+    stopped(toy, passages, recipe, store)
+    assert calls[:11] == [2] * 11
+    assert calls[11:] == [1] * 5
+    mems = cram(toy, passages, recipe, store, progress=False)
+    assert sorted(mem.provenance["resumed"] for mem in mems) == [[10], [15]]
+
+
+def test_a_result_goes_before_states_where_there_is_little_room(toy, store, often, monkeypatch):
+    passages = random_passages(toy, count=2, tokens=12)
+    short = RECIPES["rotation"].replace(budget=20)
+    put = Store.put
+
+    def full(self, vector):
+        if list(self.unfinished.folder.glob("*")):
+            raise StoreError("no room")
+        return put(self, vector)
+
+    monkeypatch.setattr(Store, "put", full)
+    mems = cram(toy, passages, [short, RECIPES["rotation"]], store, progress=False)
+    assert all(mem.key in store for mem in mems)

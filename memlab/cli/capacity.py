@@ -27,6 +27,8 @@ from memlab.experiments import read_table, stored, write_table
 from memlab.store import Store
 from memlab.texts import load_texts
 
+FEW = 6
+"""Passages below which a slope over k has no interval."""
 PROTOCOLS = ("exact", "paper2025", "fixed", "equal")
 
 
@@ -230,6 +232,8 @@ def _slopes(reached: Any) -> Any:
             bootstrap(lambda t, c=column: limits.vectors_slope(t, c), slim)  # type: ignore[misc]
             for column in ("horizon", "horizon_bits")
         ]
+        if slim.text_id.nunique() < FEW:  # drawn again and again, a handful of passages look surer than they are
+            each = [found._replace(low=-np.inf, high=np.inf) for found in each]
         ks = ", ".join(f"{n} at {k}" for k, n in group.groupby("k").size().items())
         rows.append((kind, ks, *(format(found, ".2f") for found in each)))
     return pd.DataFrame(rows, columns=["texts", "passages at k", "a, tokens", "a, bits"])
@@ -288,13 +292,20 @@ def predict_command(
                 "k_needed": predictor.vectors_needed(bits),
             })  # fmt: skip
     if as_json:
-        typer.echo(json.dumps({"held_out": told, "predictions": rows}))
+        clean = {k: {name: None if np.isnan(v) else v for name, v in error.items()} for k, error in told.items()}
+        typer.echo(json.dumps({"held_out": clean, "predictions": rows}))
         return
     typer.echo(pd.DataFrame(rows).to_string(index=False))
     for vectors, error in told.items():
-        typer.echo(
-            f"k = {vectors}: learnt from {error['passages']} measured horizons; each left out in turn: off by "
-            f"{error['median_error']:.0f} tokens (median), the mean of the others by "
-            f"{error['baseline_median_error']:.0f}, of the others of its kind by {error['own_kind_median_error']:.0f}; "
-            f"{error['inside']:.0%} inside the 90 % interval"
-        )
+        typer.echo(_accuracy(vectors, error))
+    if not told:
+        typer.echo("no passage could be left out: with so few, how far off this is cannot be said")
+
+
+def _accuracy(k: int, error: dict[str, float]) -> str:
+    """What leaving out came to at one k, in a line."""
+    means = {"the mean of the others": "baseline_median_error", "that of its kind": "own_kind_median_error"}
+    beside = [f"{name} by {error[column]:.0f}" for name, column in means.items() if not np.isnan(error[column])]
+    off = ", ".join([f"off by {error['median_error']:.0f} tokens (median)", *beside])
+    passages = error["passages"]
+    return f"k = {k}: {passages} passages, each left out in turn: {off}; {error['inside']:.0%} inside the 90 % interval"

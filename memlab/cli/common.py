@@ -59,12 +59,13 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
             raise
         except (Exception, KeyboardInterrupt) as error:
             # Imported here only: listing a store should not wait for torch.
+            from memlab.capacity import MixedRecipesError
             from memlab.cramming import CramInterrupted
             from memlab.experiments import TableError, TableNotWrittenError
             from memlab.models import ModelError, PassageError
             from memlab.workers import WorkerError
 
-            if isinstance(error, (ModelError, PassageError, TableError, WorkerError)):
+            if isinstance(error, (ModelError, PassageError, TableError, MixedRecipesError, WorkerError)):
                 raise fail(error, 2) from None
             if isinstance(error, TableNotWrittenError):
                 raise fail(error, 1) from None
