@@ -211,9 +211,11 @@ def _put(mem: MemVector, bench: Bench, store: Store) -> None:
     try:
         store.put(mem)
     except StoreError:  # what is finished goes first: states may have taken the room
-        for job in [*bench.jobs, *bench.waiting]:
-            store.unfinished.drop(job.key)
-        store.unfinished.drop(mem.key)
+        keys = {mem.key, *(job.key for job in [*bench.jobs, *bench.waiting])}
+        if not any(store.unfinished.file(key).exists() for key in keys):
+            raise
+        for key in keys:
+            store.unfinished.drop(key)
         store.put(mem)
     store.unfinished.drop(mem.key)
 
