@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,22 @@ def payload_hash(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> 
         digest.update(canonical([name, str(array.dtype), list(array.shape)]))
         digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def whole_file(final: Path, data: bytes) -> Iterator[Path]:
+    """A complete file of ``data`` beside ``final``, to be given that name; gone afterwards if it was not."""
+    temporary = final.with_name(f".{final.stem}.{uuid.uuid4().hex}.tmp")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with suppress(OSError):  # on a full or read-only disk this can fail too; the error that matters is on its way
+            temporary.unlink(missing_ok=True)
 
 
 def canonical(value: Any) -> bytes:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
+from memlab.fileformat import whole_file
 from memlab.texts import data_folder
 from memlab.unfinished import Unfinished
 from memlab.vectors import DamagedError, MemVector, VectorError
@@ -112,19 +113,11 @@ class Store:
         key, data = vector.key, vector.to_bytes()
         if key in self:
             self.fetch(key)  # a damaged file gives way
-        final = self.file(key)
-        temporary = final.with_name(f".{key}.{uuid.uuid4().hex}.tmp")
         try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            link_if_absent(temporary, final)
+            with whole_file(self.file(key), data) as temporary:
+                link_if_absent(temporary, self.file(key))
         except OSError as error:
             raise self.cannot_write(error, [vector]) from error
-        finally:
-            _discard(temporary)
         return key
 
     def quarantine(self, key: str) -> Path | None:

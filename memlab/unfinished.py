@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from memlab.fileformat import payload_hash
+from memlab.fileformat import payload_hash, whole_file
 
 
 class Unfinished:
@@ -36,24 +36,17 @@ class Unfinished:
 
         A state that finds no room is no reason to stop what is in training: there is a warning.
         """
-        final = self.file(key)
-        temporary = final.with_name(f".{key}.{uuid.uuid4().hex}.tmp")
         told = {"made": json.dumps(made, sort_keys=True), "payload_sha256": payload_hash(arrays, made)}
         data = safetensors.numpy.save(dict(arrays), told)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, final)
+            with whole_file(self.file(key), data) as temporary:
+                os.replace(temporary, self.file(key))
         except OSError as error:
             warnings.warn(
                 f"where a training stands could not be kept in {self.folder}: {error.strerror or error}. It goes on; "
                 "killed, it would begin again",
                 stacklevel=2,
             )
-            _discard(temporary)
             return False
         return True
 
@@ -79,11 +72,5 @@ class Unfinished:
 
     def drop(self, key: str) -> None:
         """The training of this key is over."""
-        _discard(self.file(key))
-
-
-def _discard(file: Path) -> None:
-    try:
-        file.unlink(missing_ok=True)
-    except OSError:  # read-only meanwhile: the state of a key that has a result is never read
-        pass
+        with suppress(OSError):  # read-only meanwhile: the state of a key that has a result is never read
+            self.file(key).unlink(missing_ok=True)
