@@ -133,7 +133,7 @@ class Training:
 
     def keep(self, where: Unfinished) -> bool:
         """Leave there all it takes to go on from here; False if there was no room."""
-        numbers = [float(_of(self, name)) for name in _NUMBERS]
+        numbers = [float(operator.attrgetter(name)(self)) for name in _NUMBERS]
         arrays = {
             "mem": self.mem,
             "best": self.best.mem,
@@ -291,10 +291,6 @@ _NUMBERS = (
     "steps", "passes", "length", "_better_at", "_next_check", "_every", "best.right", "best.loss", "best.done", "age"
 )  # fmt: skip
 """What a state holds besides tensors."""
-
-
-def _of(training: Training, name: str) -> Any:
-    return operator.attrgetter(name)(training)
 
 
 def _provenance(lm: FrozenLM) -> dict[str, Any]:
