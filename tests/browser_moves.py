@@ -44,7 +44,7 @@ def opened(lab, name):
     return page, store
 
 
-def wander(lab, name, panel, moves=40):
+def wander(lab, name, panel, moves=20):
     """Move controls at random, work or no work going on: no error, and the kernel grows by less than 50 MB."""
     address, page, _ = lab
     rng, panel = random.Random(name), page.locator(panel).first
