@@ -127,6 +127,22 @@ def _verdict(held: bool, fed: np.ndarray, reached: int, n: int) -> str:
 # Many runs -------------------------------------------------------------------------------------------------------
 
 
+def require_one_recipe(runs: pd.DataFrame) -> None:
+    """Raise ``MixedRecipesError`` where a model's runs are of several recipes, whose estimates would be none's.
+
+    ``runs``: ``recipe`` (its name) and ``model``, if there; k, what follows from it, and the seed may differ.
+    """
+    if "recipe" not in runs:
+        return
+    plain = runs.recipe.astype(str).str.replace(r" (seed|k|grow|token_budget)=\d+", "", regex=True)
+    for model, names in plain.groupby(runs.model if "model" in runs else np.zeros(len(runs))):
+        if len(mixed := names.unique()) > 1:
+            raise MixedRecipesError(
+                f"the table has runs of several recipes ({', '.join(mixed)}){f' of {model}' if model else ''}: keep "
+                "the rows of one, or give each recipe a table of its own (--out)"
+            )
+
+
 def paper_estimates(runs: pd.DataFrame, *, threshold: float = 0.99) -> pd.DataFrame:
     """The published table's estimators (arXiv 2502.13063), one row a group (``model texts k``, those there are).
 
@@ -135,6 +151,7 @@ def paper_estimates(runs: pd.DataFrame, *, threshold: float = 0.99) -> pd.DataFr
     Gains: mean and standard deviation (n - 1) over the runs, of whatever length, with accuracy at most ``threshold``.
     """
     rows = []
+    require_one_recipe(runs)
     for names, group in _groups(runs):
         means = group.groupby("length").accuracy.mean()
         held = means[means >= threshold]
@@ -167,22 +184,17 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
     could: all of an attempt's tokens, or of a text that grew, the stage at which it gave up.
     ``bits_at_failure`` is what the best vector still cost there, bits a token.
 
-    A passage's attempts are those of one search, whatever their seeds: ``MixedRecipesError`` if there are more recipes,
-    whose best would be neither's.
+    All attempts must be of one recipe (``require_one_recipe``).
 
     With the columns of ``experiments.gains`` also ``horizon_bits`` and ``failed_bits``, what those prefixes cost the
     model without the vector, and what the vector gains on the first: ``token_gain``, ``information_gain_bits``.
     """
     rows = []
+    require_one_recipe(attempts)
     if "tried" not in attempts:
         attempts = attempts.assign(tried=attempts.tokens)
-    names = [name for name in ("model", "texts", "k", "text_id", "source") if name in attempts]
+    names = [name for name in ("model", "texts", "k", "text_id", "source", "start") if name in attempts]
     for labels, group in attempts.groupby(names, sort=False, observed=True):
-        if "recipe" in group and len(mixed := group.recipe.str.replace(r" seed=\d+", "", regex=True).unique()) > 1:
-            raise MixedRecipesError(
-                f"{group.text_id.iloc[0]} has runs of several recipes ({', '.join(mixed)}): keep the rows of one, or "
-                "give each recipe a table of its own (--out)"
-            )
         exact = group[group.exact]
         best = group.loc[group.exact_prefix.idxmax()]
         failed = group[~group.exact & (group.tried > best.exact_prefix)]

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from memlab.capacity import require_one_recipe
 from memlab.statistics import Estimate, bootstrap
 
 
@@ -57,6 +58,7 @@ def saturations(runs: pd.DataFrame) -> pd.DataFrame:
     whole = runs[runs.exact | (runs.tried == runs.tokens)] if "tried" in runs else runs
     rows = []
     for (protocol, k), group in whole.groupby(["protocol", "k"], sort=False):
+        require_one_recipe(group)
         kinds = dict(tuple(group.groupby("texts", sort=False)))
         for kind, some in {**kinds, **({"all": group} if len(kinds) > 1 else {})}.items():
             found = saturation_interval(some)
@@ -143,7 +145,7 @@ def vectors_slope(horizons: pd.DataFrame, column: str = "horizon") -> float:
     kept = held > 0
     if "failed_at" in horizons:
         kept &= horizons.failed_at.notna().to_numpy()
-    each = pd.factorize(horizons.text_id.to_numpy()[kept])[0]
+    each = pd.factorize(_passages(horizons)[kept])[0]
     x, y = (_less_means(np.log(v[kept]), each) for v in (horizons.k.to_numpy(float), held))
     return float((x * y).sum() / (x**2).sum()) if (x**2).sum() else float("nan")
 
@@ -153,8 +155,38 @@ def at_several_k(horizons: pd.DataFrame) -> pd.DataFrame:
     found = horizons[horizons.horizon > 0]
     if "failed_at" in found:
         found = found[found.failed_at.notna()]
-    of = [name for name in ("model", "texts", "text_id") if name in found]
-    return found[found.groupby(of).k.transform("nunique") > 1]
+    return found[found.groupby(_passages(found)).k.transform("nunique") > 1]
+
+
+def doublings(horizons: pd.DataFrame) -> pd.DataFrame:
+    """What twice the vectors hold, passage by passage, over what half of them do: 2 is as much again.
+
+    ``horizons``: ``text_id texts k horizon horizon_bits``; read are the rows of ``at_several_k``. One row a kind of
+    text and doubling, and of all kinds together: ``texts k twice passages``, ``tokens`` and ``bits`` (ratios, medians)
+    and the ``least`` and ``most`` of the ratios in tokens.
+    """
+    found = at_several_k(horizons)
+    found = found.assign(passage=_passages(found))
+    rows = []
+    for k in sorted(found.k.unique()):
+        once, twice = (found[found.k == n].set_index("passage") for n in (k, 2 * k))
+        once = once.loc[once.index.intersection(twice.index)]
+        twice = twice.loc[once.index]
+        kinds = list(dict.fromkeys(once.texts))
+        for kind in [*kinds, *(["all"] if len(kinds) > 1 else [])]:
+            of = (once.texts == kind) | (kind == "all")
+            tokens = (twice.horizon / once.horizon)[of]
+            bits = (twice.horizon_bits / once.horizon_bits)[of]
+            rows.append((kind, k, 2 * k, len(tokens), tokens.median(), tokens.min(), tokens.max(), bits.median()))
+    return pd.DataFrame(rows, columns=["texts", "k", "twice", "passages", "tokens", "least", "most", "bits"])
+
+
+def _passages(horizons: pd.DataFrame) -> np.ndarray:
+    """(rows,) a number for each passage: a text of one name may be another model's, kind's, or another part of it."""
+    of = [horizons[name].to_numpy() for name in ("model", "texts", "text_id", "start") if name in horizons]
+    if len(of) == 1:  # what a bootstrap asks for, thousands of times
+        return np.asarray(pd.factorize(of[0])[0])
+    return np.asarray(pd.factorize(pd.MultiIndex.from_arrays(of))[0])
 
 
 def _less_means(values: np.ndarray, of: np.ndarray) -> np.ndarray:

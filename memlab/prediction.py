@@ -38,6 +38,8 @@ class Predictor:
     """log(true / predicted) of each passage by a fit without it, sorted: what intervals are made of.
 
     Where a passage was measured at several k, it is one of theirs, drawn: their mean is surer than any single k is."""
+    ks: tuple[int, ...] = (1,)
+    """Numbers of vectors that were measured: of others, what is said is extrapolated, and surer than it should be."""
 
     def horizon(self, token_bits: Sequence[float] | Any, k: int = 1, *, level: float = 0.9) -> Estimate:
         """Tokens that k vectors will hold of a text whose tokens cost ``token_bits`` (n,), with a ``level`` interval.
@@ -110,7 +112,8 @@ def fit(
                 predicted = _held(costs[i] + constant, budget * vectors[i] ** slope)
                 errors.setdefault(int(owner[i]), []).append(float(np.log(tokens[i] / predicted)))
     constant, budget, slope = _fitted(costs, tokens, vectors, owner)
-    return Predictor(budget, constant, slope, tuple(sorted(each[rng.integers(len(each))] for each in errors.values())))
+    drawn = tuple(sorted(each[rng.integers(len(each))] for each in errors.values()))
+    return Predictor(budget, constant, slope, drawn, tuple(sorted(set(map(int, vectors)))))
 
 
 def measured(runs: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binom
 
+FEW = 6
+"""Passages below which no interval is given: so few, drawn again and again, look surer than they are."""
+
 
 class Estimate(NamedTuple):
     """A number with its 95 % interval."""
@@ -25,8 +28,8 @@ class Estimate(NamedTuple):
 def median_interval(values: Sequence[float] | Any, *, open_above: Sequence[bool] | Any | None = None) -> Estimate:
     """Median with its 95 % interval over passages, from order statistics: no shape is assumed, and none is drawn.
 
-    An end for which there are too few values (below 6) is infinite. ``open_above``: values that are only known to be at
-    least so large; an end that falls on one of them is infinite too.
+    An end for which there are too few values (below ``FEW``) is infinite. ``open_above``: values that are only known to
+    be at least so large; an end that falls on one of them is infinite too.
     """
     array = np.asarray(values, float)
     order = np.argsort(array, kind="stable")
@@ -71,8 +74,10 @@ def bootstrap(
 
     With ``within`` passages are drawn inside each of that column's groups, so that every group stays as large as it is.
     Draws for which the statistic is no finite number are left out; where that is more than one in twenty, so is the
-    interval (NaN).
+    interval (NaN). Of fewer than ``FEW`` passages it is open (infinite).
     """
+    if table[by].nunique() < FEW:
+        return Estimate(float(statistic(table)), float("-inf"), float("inf"))
     rng = np.random.default_rng(seed)
     strata = [
         [np.flatnonzero(part) for part in _indicators(table[by].to_numpy(), np.flatnonzero(rows))]

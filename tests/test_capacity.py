@@ -283,12 +283,50 @@ def test_two_recipes_are_two_searches():
             "exact_prefix": [96, 30], "bits": 0.1, "recipe": ["growing", "default"],
         }
     )  # fmt: skip
-    with pytest.raises(capacity.MixedRecipesError, match=r"a has runs of several recipes \(growing, default\)"):
+    with pytest.raises(capacity.MixedRecipesError, match=r"runs of several recipes \(growing, default\)"):
         capacity.horizons(attempts)
     assert capacity.horizons(attempts[attempts.recipe == "default"]).horizon.tolist() == [30]
     # Other seeds of one recipe are one search.
     seeds = attempts.assign(recipe=["default", "default seed=1"])
     assert capacity.horizons(seeds).horizon.tolist() == [96]
+    # Two recipes are not to be pooled over passages or k either; what k entails is no other recipe.
+    other = attempts.assign(text_id=["a", "b"])
+    with pytest.raises(capacity.MixedRecipesError):
+        capacity.horizons(other)
+    grown = other.assign(k=[1, 2], recipe=["growing", "growing k=2 grow=16 seed=3 token_budget=9"])
+    assert capacity.horizons(grown).k.tolist() == [1, 2]
+    with pytest.raises(capacity.MixedRecipesError):
+        capacity.horizons(grown.assign(recipe=["growing", "fullmatrix k=2"]))
+    # Two models may have been tried each with its own.
+    assert len(capacity.horizons(other.assign(model=["one", "two"]))) == 2
+    with pytest.raises(capacity.MixedRecipesError):
+        capacity.paper_estimates(pd.DataFrame({"recipe": ["paper2025", "default"]}))
+
+
+def test_two_parts_of_one_text_are_two_passages():
+    attempts = pd.DataFrame(
+        {
+            "text_id": "a", "length": 96, "tokens": 96, "exact": False, "token_passes": 1, "exact_prefix": [50, 30],
+            "bits": 0.1, "start": [0, 200],
+        }
+    )  # fmt: skip
+    assert capacity.horizons(attempts).horizon.tolist() == [50, 30]
+    # And a slope is within passages: here each holds as much with two vectors as with one.
+    four = capacity.horizons(pd.concat([attempts.assign(k=1), attempts.assign(k=2)]))
+    assert limits.vectors_slope(four) == pytest.approx(0)
+
+
+def test_doublings_are_passage_by_passage():
+    rows = [("a", "x", 1, 100), ("a", "x", 2, 210), ("a", "x", 4, 399), ("b", "x", 1, 80), ("b", "x", 2, 160),
+            ("c", "y", 1, 50), ("c", "y", 2, 150), ("d", "y", 1, 500)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["text_id", "texts", "k", "horizon"])
+    found = limits.doublings(table.assign(horizon_bits=table.horizon * 3.0)).set_index(["texts", "k"])
+    assert found.twice.to_dict() == {("x", 1): 2, ("y", 1): 2, ("all", 1): 2, ("x", 2): 4}
+    assert found.passages.to_dict() == {("x", 1): 2, ("y", 1): 1, ("all", 1): 3, ("x", 2): 1}
+    assert found.tokens["x", 1] == pytest.approx(2.05)
+    assert (found.least["all", 1], found.most["all", 1]) == pytest.approx((2.0, 3.0))
+    assert found.bits["x", 2] == pytest.approx(1.9)
+    assert not len(limits.doublings(table[table.k == 1].assign(horizon_bits=1.0)))
 
 
 def test_a_text_that_grew_failed_where_it_gave_up():
@@ -483,11 +521,19 @@ def test_bootstrap_within_keeps_groups_their_size():
 
 
 def test_bootstrap_of_what_is_often_undefined_gives_no_interval():
-    table = pd.DataFrame({"text_id": range(3), "exact": [True, False, False], "length": [10, 20, 30]})
+    exact = [True, False, False, False, False, False]
+    table = pd.DataFrame({"text_id": range(6), "exact": exact, "length": [10, 20, 30, 40, 50, 60]})
     found = bootstrap(lambda t: limits.n50(t.length, t.exact), table, draws=200)
     assert np.isfinite(found.value)
     assert np.isnan(found.low)
     assert np.isnan(found.high)
+
+
+def test_of_five_passages_no_interval_is_given():
+    table = pd.DataFrame({"text_id": [0, 1, 2, 3, 4, 4], "x": [1.0, 2, 3, 4, 5, 6]})
+    found = bootstrap(lambda t: t.x.mean(), table, draws=50)
+    assert format(found, ".1f") == "3.5 [–, –]"
+    assert np.isfinite(bootstrap(lambda t: t.x.mean(), table.assign(text_id=range(6)), draws=50).low)
 
 
 def test_share_interval_is_wilsons():

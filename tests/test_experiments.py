@@ -207,6 +207,7 @@ def test_ratios_of_a_made_up_table():
     assert found.passages["both decode"] == 8
     assert found.ratio["with failures"] == pytest.approx((8 * 50 + 2 * 500) / 8)
     assert found.low["with failures"] < found.ratio["with failures"] < found.high["with failures"]
+    assert found.ratio["with failures, as they stopped"] == pytest.approx(10 * 50 / 8)
     assert found.ratio["with failures, and the metric"] == pytest.approx((8 * 50 + 2 * 500) / 8 / 2)
     # The same table twice over, of the same ten texts, holds no more texts: the intervals stay as wide.
     twice = pd.concat([table, table.assign(passage=table.passage + "'")])

@@ -133,6 +133,11 @@ def test_the_margin_is_held_against_what_rounding_bears():
     # Ranks 4 3 2 1 against 1 2 4 3: rho = 1 - 6 * (9 + 1 + 4 + 4) / 60 = -0.8
     table.loc[table.key == "v2", "margin_float32"] = 0.05
     assert precision.predicted_by_margin(table).value == pytest.approx(-0.8)
+    # Of two lengths, one has it one way round and one the other: nothing is left of it.
+    table.loc[table.key.isin(["v2", "v3"]), "tokens"] = 16
+    assert precision.predicted_by_margin(table, at_one_length=True).value == pytest.approx(0)
+    table.loc[table.key == "v2", "margin_float32"] = 2.0
+    assert precision.predicted_by_margin(table, at_one_length=True).value == pytest.approx(-1)
 
 
 def test_exact_vectors_of_a_store(toy, crammed, store):
@@ -210,12 +215,16 @@ def test_the_table_holds_every_codec_and_counts_only_what_came_back():
 
 def test_survived_counts_vectors_of_each_form():
     table = pd.DataFrame({
-        "form": ["int8"] * 10 + ["int4"] * 10, "bits_a_number": [8] * 10 + [4] * 10, "exact": [True] * 10 + [False] * 10
+        "form": ["int8"] * 10 + ["int4"] * 10, "bits_a_number": [8] * 10 + [4] * 10,
+        "exact": [True] * 10 + [False] * 10, "text_id": [*range(10)] * 2,
     })  # fmt: skip
     told = precision.survived(table).set_index("form")
     assert told.share.to_dict() == {"int8": 1, "int4": 0}
     assert told.low["int8"] == pytest.approx(0.722, abs=0.001)  # Wilson, 10 of 10: n / (n + 1.96^2)
     assert told.high["int4"] == pytest.approx(0.278, abs=0.001)
+    # Three vectors a text are no more texts.
+    again = precision.survived(pd.concat([table] * 3)).set_index("form")
+    assert again.low["int8"] == pytest.approx(told.low["int8"])
 
 
 def test_vectors_stand_beside_the_codecs_in_the_fewest_bits_that_decode(toy, crammed):

@@ -39,6 +39,9 @@ def test_every_table_is_made_and_says_what_the_vectors_say(shelf, tmp_path):
     ends = paths[paths.t.isin([0.0, 1.0]) & (paths.way != "nowhere")]
     assert ends.exact.all()  # both ends are exact solutions
     assert (paths[paths.way != "nowhere"].barrier >= 0).all()
+    for _, way in paths[paths.way == "nowhere"].groupby("pair"):
+        near = way[way.t <= 0.5].bits
+        assert set(way.barrier) == {near.max() - near.iloc[0]}
     between = tables["between"]
     assert (between[between.t == 0].of_a == 4).all()
     assert (between[between.t == 1].of_b == 4).all()

@@ -306,6 +306,8 @@ def test_information_panel_reads_a_text_and_predicts():
         assert windows == len(limits.equal_information(panel.bits, width)) > 0
         assert windows == pytest.approx(total / width, abs=1.5)
     assert f"<b>{predictor.vectors_needed(panel.bits)}</b> vector" in panel.told.value
+    assert "2 (extrapolated)" in panel.told.value  # one vector was measured
+    assert "1 (extrapolated)" not in panel.told.value
     panel.words.value = "x" * 5000
     assert panel.shown.value == panel.told.value == ""  # what was said of another text is gone
     assert "Ready" in panel.status.value

@@ -52,7 +52,11 @@ def bench_precision(
         f"bits gained a stored bit: median {best.gain_per_stored_bit.median():.3f}, "
         f"most {best.gain_per_stored_bit.max():.3f}"
     )
-    typer.echo(f"against the float32 margin: rank correlation {predicted_by_margin(rounded):.2f}")
+    within = predicted_by_margin(rounded, at_one_length=True)
+    typer.echo(
+        f"against the float32 margin: rank correlation {predicted_by_margin(rounded):.2f}; of vectors of one length "
+        f"{within:.2f}"
+    )
 
 
 @told

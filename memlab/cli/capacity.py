@@ -27,8 +27,6 @@ from memlab.experiments import read_table, stored, write_table
 from memlab.store import Store
 from memlab.texts import load_texts
 
-FEW = 6
-"""Passages below which a slope over k has no interval."""
 PROTOCOLS = ("exact", "paper2025", "fixed", "equal")
 
 
@@ -193,7 +191,9 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
                 limits.information_not_length(one).round(3)
             )
         if reached.k.nunique() > 1:
-            made["horizon = c·k^a, of passages whose limit was found at several k"] = _slopes(reached)
+            made["twice the vectors: horizon over that of half of them, passage by passage; medians"] = (
+                limits.doublings(reached).round(2)
+            )
     if len(fits := limits.saturations(runs)):
         fits["C"] = [format(found, ".0f") for found in fits.C]
         made["a vector takes C bits off a text: with = max(0, without - C)"] = fits.round(3)
@@ -213,39 +213,15 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
     return made
 
 
-def _slopes(reached: Any) -> Any:
-    """What more vectors add, over the passages that were measured at several k; one row a kind of text."""
-    import pandas as pd
-
-    from memlab import limits
-    from memlab.statistics import bootstrap
-
-    rows = []
-    several = limits.at_several_k(reached)
-    for kind in reached.texts.unique():
-        group = several[several.texts == kind]
-        if not len(group):
-            rows.append((kind, "none", "", ""))
-            continue
-        slim = group[["text_id", "k", "horizon", "horizon_bits", "failed_at"]]
-        each = [
-            bootstrap(lambda t, c=column: limits.vectors_slope(t, c), slim)  # type: ignore[misc]
-            for column in ("horizon", "horizon_bits")
-        ]
-        if slim.text_id.nunique() < FEW:  # drawn again and again, a handful of passages look surer than they are
-            each = [found._replace(low=-np.inf, high=np.inf) for found in each]
-        ks = ", ".join(f"{n} at {k}" for k, n in group.groupby("k").size().items())
-        rows.append((kind, ks, *(format(found, ".2f") for found in each)))
-    return pd.DataFrame(rows, columns=["texts", "passages at k", "a, tokens", "a, bits"])
-
-
 def _equal(runs: Any) -> Any:
     """How many passages of as many bits come back, one row a cut, kind of text and k."""
     import pandas as pd
 
+    from memlab.capacity import require_one_recipe
     from memlab.statistics import share_interval
 
     rows = []
+    require_one_recipe(runs)
     for (cut, kind, vectors), group in runs.groupby(["bits_asked", "texts", "k"], sort=False):
         low, high = share_interval(group.exact.sum(), len(group))
         share = f"{group.exact.sum()}/{len(group)} [{low:.2f}, {high:.2f}]"
@@ -289,6 +265,7 @@ def predict_command(
             rows.append({
                 "text": one.id, "tokens": len(bits), "bits": round(float(np.nansum(bits))), "k": vectors,
                 "will_hold": round(found.value), "low": round(found.low), "high": round(found.high),
+                "extrapolated": vectors not in predictor.ks,
                 "k_needed": predictor.vectors_needed(bits),
             })  # fmt: skip
     if as_json:

@@ -56,11 +56,14 @@ def one_each(mems: Iterable[MemVector], count: int) -> list[MemVector]:
 def path_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 24, steps: int = 80) -> pd.DataFrame:
     """Lines and curves between ``count`` pairs of solutions, and ways as long that lead nowhere: ``pair way barrier``
     and ``grids.evaluate``'s columns.
+
+    The barrier of a way to nowhere is how far the loss rises on its first half: no place of a line is farther than that
+    from a solution.
     """
     tables = []
     for i, (a, b) in enumerate(paths.pairs(mems, count)):
         lost = paths.nowhere(lm, a, b, seed=i)
-        height = float(lost.bits.max() - lost.bits.iloc[0])
+        height = float(lost.bits[lost.t <= 0.5].max() - lost.bits.iloc[0])
         ways = [("line", *_parts(paths.line(lm, a, b))), ("curve", *_parts(paths.curve(lm, a, b, steps=steps)))]
         for way, table, barrier in [*ways, ("nowhere", lost, height)]:
             told = dict(pair=i, text_id=a.text.id, kind=kind_of(a), a=a.key, b=b.key, way=way, barrier=barrier)

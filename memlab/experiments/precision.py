@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
 
 from memlab import decoding
 from memlab.experiments.gains import gains
@@ -135,24 +134,33 @@ def fewest_bits(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def survived(table: pd.DataFrame) -> pd.DataFrame:
-    """Of each form the share of vectors that it keeps exact, with its Wilson interval: ``form bits_a_number share low
-    high``.
+    """Of each form the share of vectors that it keeps exact: ``form bits_a_number share low high``.
+
+    The Wilson interval takes all vectors of a text for one, which errs on the side of wide.
     """
     rows = []
     for (form, bits), group in table.groupby(["form", "bits_a_number"], sort=False):
-        rows.append((form, bits, group.exact.mean(), *share_interval(group.exact.sum(), len(group))))
+        share, texts = group.exact.mean(), group.text_id.nunique()
+        rows.append((form, bits, share, *share_interval(share * texts, texts)))
     return pd.DataFrame(rows, columns=["form", "bits_a_number", "share", "low", "high"])
 
 
-def predicted_by_margin(table: pd.DataFrame) -> Estimate:
+def predicted_by_margin(table: pd.DataFrame, *, at_one_length: bool = False) -> Estimate:
     """Spearman rank correlation, over vectors, of the float32 margin with the fewest stored bits a number.
 
-    A wide margin should bear coarse rounding: -1 would be a perfect prediction, 0 none. The interval draws texts, all
-    their vectors together.
+    A wide margin should bear coarse rounding: -1 would be a perfect prediction, 0 none. ``at_one_length``: of vectors
+    with as many tokens, all lengths pooled, since longer texts have smaller margins and need more bits for reasons of
+    their own. The interval draws texts, all their vectors together.
     """
-    return bootstrap(
-        lambda t: float(spearmanr(t.margin_float32, t.bits_a_number).statistic), fewest_bits(table), draws=1000
-    )
+    columns = ["margin_float32", "bits_a_number"]
+
+    def correlation(t: pd.DataFrame) -> float:
+        ranks = t.groupby("tokens")[columns].rank() if at_one_length else t[columns].rank()
+        if at_one_length:
+            ranks -= ranks.groupby(t.tokens).transform("mean")
+        return float(ranks.corr().iloc[0, 1])
+
+    return bootstrap(correlation, fewest_bits(table), draws=1000)
 
 
 def gain_per_bit(lm: FrozenLM, mems: Sequence[MemVector], table: pd.DataFrame) -> pd.DataFrame:

@@ -156,7 +156,8 @@ class InformationPanel(LivePanel):
         self.bits: np.ndarray | None = None
         self._ids: np.ndarray = np.array([], np.int64)
         names = [OWN, *(t.id for t in originals())]
-        self.source = w.Dropdown(options=names, value="fiction-salt-ferry", description="Text", style=_WIDE)
+        # One that no horizon was measured of: what is said of it is foretold indeed.
+        self.source = w.Dropdown(options=names, value="speech-retirement-of-a-postman", description="Text", style=_WIDE)
         self.words = w.Textarea(description="Words", rows=5, style=_WIDE, layout=w.Layout(width="auto"))
         self.window, windows = number("Window", 100, 20, 1000)
         self.shown, self.told = w.HTML(), w.HTML()
@@ -198,7 +199,8 @@ class InformationPanel(LivePanel):
         for k in _KS:
             found = self.predictor.horizon(self.bits, k)
             whole = " (all of it)" if found.value >= len(self.bits) else ""
-            rows.append((str(k), f"{found.value:.0f}{whole}", f"{found.low:.0f} to {found.high:.0f}"))
+            vectors = str(k) if k in self.predictor.ks else f"{k} (extrapolated)"
+            rows.append((vectors, f"{found.value:.0f}{whole}", f"{found.low:.0f} to {found.high:.0f}"))
         needed = self.predictor.vectors_needed(self.bits)
         told = f"Predicted, before any training: <b>{needed}</b> vector{'s' * (needed > 1)} for all of it."
         table = pd.DataFrame(rows, columns=["vectors", "tokens they will hold", "90 % interval"])
