@@ -56,7 +56,8 @@ SCREEN: dict[str, dict[str, Changes]] = {
     },
 }
 """Question -> name -> what differs from the incumbent, or from the recipe that ``base`` names. ``start="other"``: from
-its solution of the next passage. What did not win clearly was taken out after its turn: it is in the table, with its recipe.
+its solution of the next passage. What did not win clearly was taken out after its turn: it is in the table, with its
+recipe.
 """
 
 
