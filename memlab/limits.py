@@ -55,6 +55,8 @@ def saturations(runs: pd.DataFrame) -> pd.DataFrame:
     what one that grew costs beyond the prefix it came to was never asked of its vector. ``C``, bits; ``off``: root mean
     square of what the fit misses, bits. Kinds share one C where that of all fits each of them about as well.
     """
+    # Beside a table of no rows, true and false become objects, whose ~ is another.
+    runs = runs.astype({"exact": bool})
     whole = runs[runs.exact | (runs.tried == runs.tokens)] if "tried" in runs else runs
     rows = []
     for (protocol, k), group in whole.groupby(["protocol", "k"], sort=False):
@@ -145,7 +147,7 @@ def vectors_slope(horizons: pd.DataFrame, column: str = "horizon") -> float:
     kept = held > 0
     if "failed_at" in horizons:
         kept &= horizons.failed_at.notna().to_numpy()
-    each = pd.factorize(_passages(horizons)[kept])[0]
+    each = pd.factorize(passages(horizons)[kept])[0]
     x, y = (_less_means(np.log(v[kept]), each) for v in (horizons.k.to_numpy(float), held))
     return float((x * y).sum() / (x**2).sum()) if (x**2).sum() else float("nan")
 
@@ -155,7 +157,7 @@ def at_several_k(horizons: pd.DataFrame) -> pd.DataFrame:
     found = horizons[horizons.horizon > 0]
     if "failed_at" in found:
         found = found[found.failed_at.notna()]
-    return found[found.groupby(_passages(found)).k.transform("nunique") > 1]
+    return found[found.groupby(passages(found)).k.transform("nunique") > 1]
 
 
 def doublings(horizons: pd.DataFrame) -> pd.DataFrame:
@@ -166,7 +168,7 @@ def doublings(horizons: pd.DataFrame) -> pd.DataFrame:
     and the ``least`` and ``most`` of the ratios in tokens.
     """
     found = at_several_k(horizons)
-    found = found.assign(passage=_passages(found))
+    found = found.assign(passage=passages(found))
     rows = []
     for k in sorted(found.k.unique()):
         once, twice = (found[found.k == n].set_index("passage") for n in (k, 2 * k))
@@ -181,12 +183,14 @@ def doublings(horizons: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["texts", "k", "twice", "passages", "tokens", "least", "most", "bits"])
 
 
-def _passages(horizons: pd.DataFrame) -> np.ndarray:
+def passages(table: pd.DataFrame) -> np.ndarray:
     """(rows,) a number for each passage: a text of one name may be another model's, kind's, or another part of it."""
-    of = [horizons[name].to_numpy() for name in ("model", "texts", "text_id", "start") if name in horizons]
-    if len(of) == 1:  # what a bootstrap asks for, thousands of times
-        return np.asarray(pd.factorize(of[0])[0])
-    return np.asarray(pd.factorize(pd.MultiIndex.from_arrays(of))[0])
+    number = np.zeros(len(table), np.int64)
+    for name in ("model", "texts", "text_id", "start"):
+        if name in table:
+            each, values = pd.factorize(table[name].to_numpy(), use_na_sentinel=False)
+            number = np.asarray(pd.factorize(number * len(values) + each)[0])
+    return number
 
 
 def _less_means(values: np.ndarray, of: np.ndarray) -> np.ndarray:

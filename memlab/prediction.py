@@ -15,11 +15,13 @@ import numpy as np
 import pandas as pd
 
 from memlab.capacity import horizons
-from memlab.limits import vectors_slope
+from memlab.limits import passages, vectors_slope
 from memlab.statistics import Estimate
 
 CONSTANTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0)
 """Bits besides its own that a token may be charged."""
+LEAST = 3
+"""Passages that a fit needs."""
 FOLDS = 8
 """Parts of the passages, each left out in turn, that a fit's errors come from."""
 
@@ -67,8 +69,11 @@ class Predictor:
     def vectors_needed(self, token_bits: Sequence[float] | Any, *, sure: float = 0.5) -> int:
         """Smallest k that holds the whole text; ``sure``: the share of passages for which it will.
 
-        Raises ``ValueError`` where too few passages were measured to be so sure (n of them go up to n / (n + 1)).
+        Raises ``ValueError`` where too few passages were measured to be so sure (n of them go up to n / (n + 1)), and
+        where more vectors held no more.
         """
+        if self.slope <= 0:
+            raise ValueError(f"of the passages measured more vectors held no more (slope {self.slope:.2f})")
         costs = np.nan_to_num(np.asarray(token_bits, float)) + self.constant
         # The prefix that must be predicted so that, of so many passages as asked for, the true one is the whole text.
         slack = self._error(1 - sure) if sure > 0.5 else float(np.exp(np.median(self.errors)))
@@ -94,14 +99,15 @@ def fit(
     """
     costs = [np.nan_to_num(np.asarray(bits, float)) for bits in token_bits]
     tokens, vectors = np.asarray(horizons, int), np.asarray(ks if ks is not None else [1] * len(costs))
-    if not len(costs) == len(tokens) == len(vectors) or len(costs) < 3:
+    owner = np.asarray(pd.factorize(np.asarray(passages if passages is not None else range(len(costs))))[0])
+    if not len(costs) == len(tokens) == len(vectors) == len(owner) or len(set(owner.tolist())) < LEAST:
         raise ValueError(
-            f"{len(costs)} passages, {len(tokens)} horizons, {len(vectors)} ks; expected as many of each, at least 3"
+            f"{len(costs)} texts, {len(tokens)} horizons, {len(vectors)} ks of {len(set(owner.tolist()))} passages; "
+            f"expected as many of each, of at least {LEAST} passages"
         )
     for i, (bits, n) in enumerate(zip(costs, tokens, strict=True)):
         if len(bits) < n or n < 1:
             raise ValueError(f"passage {i} has {len(bits)} tokens and a horizon of {n}; expected 1 up to its length")
-    owner = np.asarray(pd.factorize(np.asarray(passages if passages is not None else range(len(costs))))[0])
     errors: dict[int, list[float]] = {}
     rng = np.random.default_rng(0)
     for fold in range(FOLDS):
@@ -117,24 +123,33 @@ def fit(
 
 
 def measured(runs: pd.DataFrame) -> pd.DataFrame:
-    """What ``fit`` and ``held_out`` take, of a table of ``memlab capacity``: ``text_id texts k horizon token_bits``.
+    """What ``fit`` and ``held_out`` take, of a table of ``memlab capacity``: ``text_id texts k horizon token_bits``,
+    and a number for each ``passage``, of which a text may have several.
 
     Passages whose horizon is only known to be at least what it is are left out.
     """
     exact = runs[runs.protocol == "exact"]
     found = horizons(exact)
     if not len(found):
-        return pd.DataFrame(columns=["text_id", "texts", "k", "horizon", "token_bits"])
+        return pd.DataFrame(columns=["passage", "text_id", "texts", "k", "horizon", "token_bits"])
     found = found[found.failed_at.notna() & (found.horizon > 0)]
-    longest = exact.sort_values("tokens").groupby(["texts", "text_id"]).token_bits_without.last()
-    bits = [np.asarray(longest[where], float) for where in zip(found.texts, found.text_id, strict=True)]
-    return found[["text_id", "texts", "k", "horizon"]].assign(token_bits=bits).reset_index(drop=True)
+    both = pd.concat([exact.assign(found=False), found.assign(found=True)], ignore_index=True)
+    both["passage"] = passages(both)
+    found = both[both.found]
+    longest = both[~both.found].sort_values("tokens").groupby("passage").token_bits_without.last()
+    bits = [np.asarray(longest[passage], float) for passage in found.passage]
+    columns = ["passage", "text_id", "texts", "k", "horizon"]
+    return found[columns].astype({"k": int}).assign(token_bits=bits).reset_index(drop=True)
 
 
 def of_runs(runs: pd.DataFrame) -> Predictor:
     """``fit`` of a table of ``memlab capacity``. Raises ``ValueError`` where it has fewer than three horizons."""
-    table = measured(runs)
-    return fit(table.token_bits.tolist(), table.horizon.tolist(), table.k.tolist(), passages=table.text_id.tolist())
+    return _fit(measured(runs))
+
+
+def _fit(table: pd.DataFrame) -> Predictor:
+    of = table["passage" if "passage" in table else "text_id"]
+    return fit(table.token_bits.tolist(), table.horizon.tolist(), table.k.tolist(), passages=of.tolist())
 
 
 def held_out(table: pd.DataFrame, *, by: str = "text_id", level: float = 0.9) -> pd.DataFrame:
@@ -151,9 +166,9 @@ def held_out(table: pd.DataFrame, *, by: str = "text_id", level: float = 0.9) ->
     rows = []
     for name, out in table.groupby(by, sort=False):
         left = table[table[by] != name]
-        if len(left) < 3:
+        if left.text_id.nunique() < LEAST:
             continue
-        model = fit(left.token_bits.tolist(), left.horizon.tolist(), left.k.tolist(), passages=left.text_id.tolist())
+        model = _fit(left)
         for row in out.itertuples():
             found = model.horizon(_endless(row.token_bits), int(row.k), level=level)
             alike = left[left.k == row.k]

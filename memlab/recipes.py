@@ -249,16 +249,15 @@ class Recipe:
     @property
     def name(self) -> str:
         """A name of ``NAMED``, or that with what was changed, for tables: ``default k=2 seed=1``."""
+        # By what one vector would have: k vectors grow by k times as much, which should not give them another name.
+        one = self.replace(k=1, seed=0, grow=self.grow // self.k if self.grow % self.k == 0 else self.grow)
+        best = min(NAMED, key=lambda n: len(one._beside(Recipe.named(n))))
+        return " ".join([best, *self._beside(Recipe.named(best))])
 
-        def distance(base: Recipe) -> list[str]:
-            return [
-                f"{f.name}={getattr(self, f.name)}"
-                for f in dataclasses.fields(self)
-                if getattr(self, f.name) != getattr(base, f.name)
-            ]
-
-        best = min(NAMED, key=lambda n: len(distance(Recipe.named(n))))
-        return " ".join([best, *distance(Recipe.named(best))])
+    def _beside(self, base: Recipe) -> list[str]:
+        """What differs from ``base``, as field=value."""
+        names = [f.name for f in dataclasses.fields(self)]
+        return [f"{n}={getattr(self, n)}" for n in names if getattr(self, n) != getattr(base, n)]
 
 
 NAMED = ("default", "growing", "fullmatrix", "paper2025", "progressive2026")

@@ -165,6 +165,8 @@ class MemVector:
 
     def lerp(self, other: MemVector, t: float) -> Self:
         """``(1 - t) * self + t * other``; t = 0 and t = 1 give the ends back bit for bit."""
+        if other.mem.shape != self.mem.shape:
+            raise VectorError(f"nothing lies between vectors of shape {self.mem.shape} and {other.mem.shape}")
         if t in (0, 1):
             return self.with_mem((self, other)[int(t)].mem, f"lerp {t}")
         return self.with_mem((1 - t) * self.mem + np.float32(t) * other.mem, f"lerp {t} towards {other.key}")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memlab import capacity, limits
+from memlab import Recipe, capacity, limits
 from memlab.statistics import Estimate, bootstrap, median_interval, share_interval
 from memlab.texts import data_folder
 
@@ -301,6 +301,46 @@ def test_two_recipes_are_two_searches():
     assert len(capacity.horizons(other.assign(model=["one", "two"]))) == 2
     with pytest.raises(capacity.MixedRecipesError):
         capacity.paper_estimates(pd.DataFrame({"recipe": ["paper2025", "default"]}))
+
+
+def test_a_recipe_of_ones_own_is_one_recipe_at_every_k():
+    mine = Recipe.default(grow=8, patience=300, margin=0.3)
+    names = [mine.replace(k=k, grow=8 * k, seed=k, token_budget=k).name for k in (1, 2, 4)]
+    capacity.require_one_recipe(pd.DataFrame({"recipe": names, "k": [1, 2, 4]}))
+    for other in (mine.replace(k=2, grow=8), mine.replace(k=2, grow=16, patience=30), Recipe.default()):
+        with pytest.raises(capacity.MixedRecipesError):
+            capacity.require_one_recipe(pd.DataFrame({"recipe": [names[0], other.name], "k": [1, other.k]}))
+    both = [Recipe.growing().name, Recipe.growing(grow=1).name]
+    with pytest.raises(capacity.MixedRecipesError):
+        capacity.require_one_recipe(pd.DataFrame({"recipe": both}))
+
+
+def test_rows_that_lack_what_others_have_stay():
+    attempts = pd.DataFrame(
+        {"text_id": ["a", "b"], "length": 96, "tokens": 96, "exact": False, "token_passes": 1, "exact_prefix": 50,
+         "bits": 0.1, "source": ["here", None]}
+    )  # fmt: skip
+    assert len(capacity.horizons(pd.concat([attempts.assign(start=0, model="m"), attempts]))) == 4
+
+
+def test_seventeen_runs_at_the_threshold_hold_it():
+    runs = pd.DataFrame(
+        {"length": [101] * 17, "accuracy": 0.99, "hits_with": 99, "hits_without": 9, "bits_with": 1.0,
+         "bits_without": 9.0}
+    )  # fmt: skip
+    assert runs.accuracy.mean() < 0.99  # by the last bit
+    found = capacity.paper_estimates(runs)
+    assert found.max_tokens[0] == 101
+    assert found.failing[0] == 17
+
+
+def test_saturation_counts_beside_a_table_without_rows():
+    runs = pd.DataFrame(
+        {"protocol": "fixed", "k": 1, "texts": "x", "text_id": [*"abcdefgh"], "exact": [True] * 3 + [False] * 5,
+         "tried": 64.0, "tokens": 64, "bits_without": 500.0, "bits_with": 10.0}
+    )  # fmt: skip
+    both = pd.concat([pd.DataFrame({"protocol": []}), runs], ignore_index=True)
+    assert limits.saturations(both.astype({"exact": object}))["not exact"].tolist() == [5]
 
 
 def test_two_parts_of_one_text_are_two_passages():

@@ -97,6 +97,26 @@ def test_the_first_token_given_is_a_reading_of_its_own(toy):
         check(toy, vector(toy, n=1), first_given=True)
 
 
+def test_a_check_is_made_as_it_says(toy, monkeypatch):
+    (mem,) = cram(toy, random_passages(toy, 1, 4), Recipe.default(k=4), progress=False)
+    seen, step = [], toy.step
+
+    def watched(kind, **fed):
+        rows = len(fed["embeddings"] if fed.get("ids") is None else fed["ids"])
+        seen.append((kind, fed.get("cache") is not None, rows))
+        return step(kind, **fed)
+
+    monkeypatch.setattr(toy, "step", watched)
+    for settings, kind, cached, rows in (
+        (dict(dtype="bfloat16"), torch.bfloat16, True, 1), (dict(cache=False), torch.float32, False, 1),
+        (dict(batch=8), torch.float32, True, 8),
+    ):  # fmt: skip
+        seen.clear()
+        check(toy, mem, **settings)
+        assert {(k, n) for k, _, n in seen} == {(kind, rows)}
+        assert any(c for _, c, _ in seen) == cached
+
+
 def test_portable_is_tried_in_all_four_settings(toy):
     (mem,) = cram(toy, random_passages(toy, 1), Recipe.default(k=2), progress=False)
     assert mem.exact

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from memlab import ModelError, Recipe, Store, cram, decode
+from memlab import ModelError, Recipe, Store, cram, decode, decoding
 from memlab.capacity import horizons
 from memlab.experiments import sink, speed, stored, study, work
 from memlab.experiments.horizon import ATTEMPT, Ladder, growing, grown_further, horizon, pressed
@@ -195,6 +195,27 @@ def test_speed_resumes_and_counts_failures_in_full(toy, tmp_path):
     assert [line.split()[0] for line in told[1:]] == ["memlab:", "paper2025", "progressive2026"]
 
 
+def test_a_failure_costs_its_whole_budget_and_the_first_token_is_given_where_it_was_never_trained(toy, monkeypatch):
+    (passage,) = random_passages(toy, 1, 4)
+    (mem,) = cram(toy, passage, Recipe.paper2025(k=4, lr=0.5, budget=400), progress=False)
+    assert mem.teacher_forced > 0.7
+    made = dict(mem=mem.mem, steps=10, seconds=1.0, token_passes=40, accuracy=0.0, reached=0)
+    monkeypatch.setattr(speed, "published", lambda *_: dict(made))
+    given = decoding.check(toy, mem, first_given=True)
+    row = speed._theirs(toy, passage, "n", "paper2025", Recipe.paper2025(k=4, budget=50))
+    assert row["decoded"] == given.passed
+    assert given.passed
+    assert not decoding.check(toy, mem).passed  # else this shows nothing
+    assert row["full_seconds"] == pytest.approx(row["seconds"])
+    nothing = np.zeros_like(mem.mem)
+    monkeypatch.setattr(speed, "published", lambda *_: made | {"mem": nothing})
+    failed = speed._theirs(toy, passage, "n", "paper2025", Recipe.paper2025(k=4, budget=50))
+    assert not failed["decoded"]
+    assert failed["full_seconds"] - failed["seconds"] == pytest.approx(4)  # 50 steps at 0.1 s, of which 10 were taken
+    grown = speed._theirs(toy, passage, "n", "progressive2026", Recipe.progressive2026(k=4))
+    assert grown["full_seconds"] == pytest.approx(grown["seconds"])  # its budget is its patience
+
+
 def test_ratios_of_a_made_up_table():
     """Ours takes 1 s each; theirs 50 s where it decodes, and 500 s at full budget where it does not."""
     rows = [("memlab", f"p{i}", f"t{i}", True, 1.0, 1.0, 10.0) for i in range(10)]
@@ -270,6 +291,9 @@ def test_first_lead_is_the_margin_of_a_one_token_passage(toy):
 def test_sink_compares_three_placements(toy, store):
     table = sink.sink(toy, random_passages(toy, 2, 3), store, recipe=Recipe.default(k=2, budget=40), progress=False)
     assert table.placement.tolist() == ["[mem] text"] * 2 + ["s [mem] text"] * 2 + ["[mem] s text"] * 2
+    usual = sink.sink(toy, random_passages(toy, 1, 1), store, progress=False)
+    # The metric is measured behind the sink prefix: whitened with it, that placement alone would be at home.
+    assert not any("whiten" in recipe for recipe in usual.recipe)
     summary = sink.summary(table)
     assert len(summary) == 3
     assert summary.exact.str.match(r"\d/2 \[").all()

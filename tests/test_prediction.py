@@ -101,6 +101,43 @@ def test_more_vectors():
     assert found.vectors_needed(text[:3]) == 1
 
 
+def test_where_more_vectors_hold_no_more_nothing_is_said_of_how_many_it_takes():
+    bits = np.full(400, 4.0)
+    for horizons in ([100, 90, 120, 110, 80, 70], [100, 100, 120, 120, 80, 80]):
+        found = prediction.fit([bits] * 6, horizons, [1, 2] * 3, passages=[*"aabbcc"])
+        with pytest.raises(ValueError, match="more vectors held no more"):
+            found.vectors_needed(bits)
+
+
+def test_one_passage_at_three_k_is_one_passage():
+    with pytest.raises(ValueError, match=r"of 1 passages; expected .* at least 3 passages"):
+        prediction.fit([np.full(400, 4.0)] * 3, [100, 200, 300], [1, 2, 3], passages=["a"] * 3)
+
+
+def test_the_baseline_is_the_mean_at_the_same_k():
+    table = pd.DataFrame(
+        {"text_id": [*"abcd"] * 2, "texts": "x", "k": [1] * 4 + [4] * 4, "horizon": [10] * 4 + [40] * 4,
+         "token_bits": [np.full(200, 4.0)] * 8}
+    )  # fmt: skip
+    left_out = prediction.held_out(table)
+    assert (left_out.baseline == left_out.true).all()
+    assert (left_out.own_kind == left_out.true).all()
+
+
+def test_two_parts_of_one_text_keep_their_own_bits():
+    rows = [
+        dict(protocol="exact", model="m", texts="x", text_id=name, start=start, k=1, tokens=90, tried=60.0, exact=False,
+             exact_prefix=50, token_passes=1, bits=0.1, token_bits_without=[cost] * 90)
+        for name in "abc" for start, cost in ((0, 2.0), (500, 10.0))
+    ]  # fmt: skip
+    runs = pd.DataFrame(rows)
+    for of in ("start", "model"):
+        two = runs if of == "start" else runs.assign(start=0, model=[f"m{row['start']}" for row in rows])
+        table = prediction.measured(two)
+        assert [bits[0] for bits in table.token_bits] == [2.0, 10.0] * 3
+        assert table.passage.nunique() == 6
+
+
 def test_a_text_is_never_longer_than_it_is():
     found = fitted(world(np.random.default_rng(0)))
     assert tuple(found.horizon(np.full(20, 2.0))) == (20, 20, 20)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from memlab import Recipe, Store, capacity, decode, load, prediction
 from memlab.cli import app
+from memlab.cli.capacity import summaries
 from memlab.experiments import protocols, published, reference
 from memlab.models import PRESETS
 from memlab.texts import Text, originals, random_words
@@ -153,7 +154,7 @@ def test_growing_and_predicting_from_the_command_line(cli, tmp_path, lm):
     measured = prediction.measured(runs)
     if len(measured) < 3:
         assert told.exit_code == 2
-        assert "3 at least" in told.output
+        assert "expected 3" in told.output
     else:
         assert told.exit_code == 0, told.output
         left_out = f"k = 1: {len(measured)} passages, each left out in turn: off by"
@@ -174,6 +175,82 @@ def test_k_vectors_grow_by_k_times_as_much(lm, store):
         lm, texts, store, ks=(1, 4), lengths=range(2, 11, 2), first=2, recipe=recipe, progress=False
     )  # fmt: skip
     assert {row.k: store.get(row.key).recipe.grow for row in runs.itertuples()} == {1: 2, 4: 8}
+    # As far, too, and with a budget as large.
+    recipe = recipe.replace(token_budget=50)
+    runs = protocols.exact(
+        lm, texts, store, ks=(1, 4), lengths=range(2, 11, 2), first=2, recipe=recipe, progress=False
+    )  # fmt: skip
+    assert runs.groupby("k").length.max().to_dict() == {1: 10, 4: 40}
+    assert {row.k: store.get(row.key).recipe.token_budget for row in runs.itertuples()} == {1: 50, 4: 200}
+
+
+def test_the_tables_of_a_run_made_by_hand():
+    """d = 160 and 2^16 words: one vector names 160 tokens at most. Two passages, two k, four cuts of equal bits."""
+    exact = [
+        dict(protocol="exact", model="m", texts="x", text_id=name, start=0, k=k, tokens=100, tried=60.0 * k,
+             exact=False, exact_prefix=n, token_passes=1, bits=0.1, recipe="growing", token_bits_without=[4.0] * 100,
+             token_bits_with=[1.0] * 100, token_right_without=[False] * 100, token_right_with=[True] * 100)
+        for name, k, n in (("a", 1, 20), ("b", 1, 40), ("a", 2, 50), ("b", 2, 80))
+    ]  # fmt: skip
+    equal = [
+        dict(protocol="equal", model="m", texts="x", text_id=name, k=1, length=n, tokens=n, exact=came, tried=float(n),
+             bits_asked=asked, recipe="default", bits_without=asked, bits_with=0.0)
+        for name, n, came, asked in (("a", 30, True, 200), ("b", 34, False, 200), ("a", 60, False, 400))
+    ]  # fmt: skip
+    told = summaries(pd.DataFrame(exact + equal), 160, 2**16)
+    horizon, n50, twice, _, came = told.values()
+    assert horizon.k.tolist() == [1, 2]
+    assert horizon["token gain"].tolist() == [30, 65]
+    assert horizon.utilisation.tolist() == pytest.approx([30 / 160, 65 / 320], abs=1e-3)
+    assert horizon["token gain a vector"].tolist() == [30, 32.5]
+    assert horizon["bits gained a dimension"].tolist() == pytest.approx([90 / 160, 195 / 320], abs=1e-3)
+    assert n50["n50, tokens"].str.contains("–, –").all()  # of two passages no interval
+    assert (twice.passages[0], twice.tokens[0], twice.least[0], twice.most[0]) == (2, 2.25, 2.0, 2.5)
+    assert came.exact.str[:3].tolist() == ["1/2", "0/1"]
+    assert came["tokens, median"].tolist() == ["32", "60"]
+
+
+def test_fixed_and_equal_from_the_command_line_and_what_others_wrote_stays(cli, tmp_path):
+    out = tmp_path / "runs.parquet"
+    asked = ["--count", "1", "--budget", "2", "--lengths", "3", "--bits", "30", "--out", out]
+    first = cli(*asked, "--texts", "originals", "--protocol", "fixed,equal")
+    assert first.exit_code == 0, first.output
+    assert "passages of as many bits" in first.stdout
+    second = cli(*asked, "--texts", "random", "--protocol", "exact,fixed")  # none has the tokens that exact begins with
+    assert second.exit_code == 0, second.output
+    runs = pd.read_parquet(out)
+    assert set(zip(runs.texts, runs.protocol, strict=True)) >= {
+        ("originals", "fixed"), ("originals", "equal"), ("random", "fixed"),
+    }  # fmt: skip
+
+
+def test_predict_reads_as_much_of_a_long_text_as_the_model_does(cli, tmp_path, lm):
+    (tmp_path / "novel.txt").write_text("the cat sat on the mat and then it was late " * 200)
+    rows = [
+        dict(model="toy:gemma3", protocol="exact", texts="x", text_id=str(i), start=0, k=1, tokens=90, tried=60.0,
+             exact=False, exact_prefix=40 + i, token_passes=1, bits=0.1, recipe="growing",
+             token_bits_without=[4.0] * 90)
+        for i in range(4)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_parquet(tmp_path / "runs.parquet")
+    asked = ["predict", "novel.txt", "--model", "toy:gemma3", "--runs", "runs.parquet", "--json"]
+    told = CliRunner().invoke(app, asked)
+    assert told.exit_code == 0, told.output
+    assert f"first {lm.context - 16} tokens" in told.stderr
+    said = json.loads(told.stdout)["predictions"]
+    assert [row["tokens"] for row in said] == [lm.context - 16] * 4
+    assert [row["extrapolated"] for row in said] == [False, True, True, True]
+
+
+def test_a_second_bench_of_horizons_keeps_the_first_ones_rows(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMLAB_STORE", str(tmp_path / "store"))
+    out = str(tmp_path / "horizon.parquet")
+    asked = ["bench", "horizon", "--model", "toy:gemma3", "--count", "1", "--lengths", "2:4:2", "--first", "2",
+             "--attempts", "1", "--budget", "3", "--out", out]  # fmt: skip
+    for texts in ("originals", "random"):
+        made = CliRunner().invoke(app, [*asked, "--texts", texts])
+        assert made.exit_code == 0, made.output
+    assert pd.read_parquet(out).source.nunique() == 2
 
 
 def test_more_vectors_are_tried_on_passages_that_fewer_were_tried_on(lm, store):

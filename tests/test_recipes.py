@@ -50,9 +50,30 @@ def test_a_field_that_is_gone_is_forgiven_where_it_said_nothing():
     assert not set(RETIRED) & {f.name for f in dataclasses.fields(Recipe)}
 
 
+def test_named_recipes_are_what_their_figures_were_measured_with():
+    """A figure of "growing" or "default" names no more than this: another recipe wants another name."""
+    default = {"damping": 0.01, "lr": 0.4, "norm": 400.0, "rule": "rotation", "schedule": "inverse", "whiten": 0.25}
+    growing = default | {"grow": 8, "margin": 0.3, "budget": 1_000_000, "patience": 150}
+    progressive = {
+        "betas": [0.9, 0.9], "budget": 1_000_000, "grow": 1, "lr": 0.1, "patience": 10_000, "prefix": "none",
+        "rule": "adamw", "schedule": "constant", "stop": "teacher_forced", "weight_decay": 0.01,
+    }  # fmt: skip
+    assert json.loads(Recipe.default().canonical()) == default
+    assert json.loads(Recipe.growing().canonical()) == growing
+    assert json.loads(Recipe.progressive2026().canonical()) == progressive
+
+
+def test_a_name_is_one_name_at_every_k():
+    assert Recipe.growing(k=4, grow=32, seed=2).name == "growing k=4 grow=32 seed=2"
+    mine = Recipe.default(grow=8, patience=300, margin=0.3)
+    assert {mine.replace(k=k, grow=8 * k).name.split()[0] for k in (1, 2, 8)} == {mine.name.split()[0]}
+
+
 def test_paper2025_is_the_published_protocol():
-    """arXiv 2502.13063: AdamW, lr 0.01, betas (0.9, 0.9), weight decay 0.01, 5,000 steps, vector at position 0."""
+    """arXiv 2502.13063: AdamW, lr 0.01, betas (0.9, 0.9), weight decay 0.01, 5,000 steps, vector at position 0;
+    its code gives up after 2,000 steps without a better accuracy."""
     r = Recipe.paper2025()
+    assert r.patience == 2000
     assert (r.rule, r.lr, r.betas, r.weight_decay, r.budget) == ("adamw", 0.01, (0.9, 0.9), 0.01, 5000)
     assert (r.prefix, r.suffix, r.first_scored, r.stop, r.schedule) == ("none", (), 2, "teacher_forced", "constant")
 

@@ -101,6 +101,10 @@ def test_short_trainings_leave_nothing(toy, store):
     [
         (lambda file: file.write_bytes(b"no state"), "cannot be read"),
         (lambda file: file.write_bytes(file.read_bytes()[:-40]), "cannot be read"),
+        (
+            lambda file: file.write_bytes(file.read_bytes()[:-3] + b"?" + file.read_bytes()[-2:]),
+            "do not match the hash",
+        ),
         (lambda file: Unfinished(file.parent).keep(file.stem, {"mem": np.zeros(3)}, {"dtype": "float16"}), "made by"),
     ],
 )

@@ -82,6 +82,21 @@ def test_exact_needs_the_very_settings():
         assert not make(checks=(other,)).exact
 
 
+def test_portable_is_what_it_is_said_to_be():
+    settings = {("float32", 1, True), ("bfloat16", 1, True), ("float32", 1, False), ("float32", 8, True)}
+    assert set(PORTABLE) == {(*how, False) for how in settings}  # never with the first token given
+
+
+def test_each_vector_is_rounded_by_its_own_scale():
+    small_beside_large = make(mem=np.array([[1.0, 0.5], [1000.0, 500.0]], np.float32))
+    assert (small_beside_large.quantise(8).mem[0] != 0).all()
+
+
+def test_nothing_lies_between_one_vector_and_two():
+    with pytest.raises(VectorError, match="nothing lies between"):
+        make(mem=np.ones((2, 4), np.float32)).lerp(make(mem=np.ones((1, 4), np.float32)), 0.5)
+
+
 def test_portable_needs_all_four():
     four = tuple(Check(t, "cpu", b, c, f, 3, 3, None, 1.0) for t, b, c, f in PORTABLE)
     assert make(checks=four).portable

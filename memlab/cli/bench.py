@@ -215,7 +215,10 @@ def bench_horizon(
             progress=False, tell=typer.echo,
         )  # fmt: skip
         tables[beside] = grown.assign(way=beside)
-    write_table(pd.concat(tables.values(), ignore_index=True), out)
+    made = pd.concat(tables.values(), ignore_index=True)
+    if known is not None:  # what was found of other texts, or pressed then and not now, stays
+        made = pd.concat([made, known]).drop_duplicates(["key", "way", "text_id"], ignore_index=True)
+    write_table(made, out)
     typer.echo(repr(lm))
     for way, rows in tables.items():
         if way in (name, beside):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -129,7 +130,7 @@ def capacity_command(
     if "equal" in chosen:
         asked = numbers(bits, "--bits")
         tables.append(protocols.equal_information(lm, by_kind, kept, bits=asked, recipe=wanted, **common))
-    runs = pd.concat(tables, ignore_index=True)
+    runs = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
     keep(runs.iloc[:0])
     told = summaries(runs, lm.d, lm.vocabulary)
     if as_json:
@@ -247,6 +248,7 @@ def predict_command(
     import pandas as pd
 
     from memlab import prediction
+    from memlab.experiments.horizon import longest_of
     from memlab.models import load
 
     table: pd.DataFrame = stored("capacity") if runs is None else read_table(runs)
@@ -254,19 +256,25 @@ def predict_command(
         raise fail(f"{runs} is not there: make it with memlab capacity --out {runs}", 2)
     table = table[table.model == model]
     measured = prediction.measured(table) if len(table) else table
-    if len(measured) < 3:
-        raise fail(f"{len(measured)} horizons of {model} were measured; expected 3 at least: memlab capacity", 2)
+    if (passages := measured.passage.nunique() if len(measured) else 0) < prediction.LEAST:
+        least = prediction.LEAST
+        raise fail(f"horizons of {passages} passages of {model} were measured; expected {least}: memlab capacity", 2)
     predictor, told = prediction.of_runs(table), prediction.reports(prediction.held_out(measured))
     lm, rows = load(model), []
+    # Room for a sink prefix and the vectors; what is longer is read as far as the model can read at once.
+    room = lm.context - 16 if lm.context else sys.maxsize
     for one in texts:
-        bits = lm.token_bits(lm.passage(one, None).ids)
+        passage = longest_of(lm, one, room, 0)
+        if len(passage) == room:
+            typer.echo(f"{one.id}: its first {room} tokens, as many as {lm.name} reads at once", err=True)
+        bits = lm.token_bits(passage.ids)
         for vectors in ks:
             found = predictor.horizon(bits, vectors)
             rows.append({
                 "text": one.id, "tokens": len(bits), "bits": round(float(np.nansum(bits))), "k": vectors,
                 "will_hold": round(found.value), "low": round(found.low), "high": round(found.high),
                 "extrapolated": vectors not in predictor.ks,
-                "k_needed": predictor.vectors_needed(bits),
+                "k_needed": _needed(predictor, bits),
             })  # fmt: skip
     if as_json:
         clean = {k: {name: None if np.isnan(v) else v for name, v in error.items()} for k, error in told.items()}
@@ -277,6 +285,14 @@ def predict_command(
         typer.echo(_accuracy(vectors, error))
     if not told:
         typer.echo("no passage could be left out: with so few, how far off this is cannot be said")
+
+
+def _needed(predictor: Any, bits: Any) -> int | None:
+    """Vectors for all of a text; None where those measured do not say."""
+    try:
+        return int(predictor.vectors_needed(bits))
+    except ValueError:
+        return None
 
 
 def _accuracy(k: int, error: dict[str, float]) -> str:

@@ -201,8 +201,11 @@ class InformationPanel(LivePanel):
             whole = " (all of it)" if found.value >= len(self.bits) else ""
             vectors = str(k) if k in self.predictor.ks else f"{k} (extrapolated)"
             rows.append((vectors, f"{found.value:.0f}{whole}", f"{found.low:.0f} to {found.high:.0f}"))
-        needed = self.predictor.vectors_needed(self.bits)
-        told = f"Predicted, before any training: <b>{needed}</b> vector{'s' * (needed > 1)} for all of it."
+        try:
+            needed = self.predictor.vectors_needed(self.bits)
+            told = f"Predicted, before any training: <b>{needed}</b> vector{'s' * (needed > 1)} for all of it."
+        except ValueError as error:
+            told = f"Predicted, before any training; not how many vectors all of it takes: {html.escape(str(error))}."
         table = pd.DataFrame(rows, columns=["vectors", "tokens they will hold", "90 % interval"])
         self.told.value = f'<div style="{TEXT}">{told}</div>{plain_table(table)}'
 
