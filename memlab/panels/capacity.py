@@ -15,7 +15,7 @@ from memlab.decoding import EXACT, decode
 from memlab.experiments.gains import gains
 from memlab.models import FrozenLM
 from memlab.panels.base import TEXT, LivePanel, number, plain_table, say, token_pieces
-from memlab.panels.cramming import OWN, SHOWN, readout_html
+from memlab.panels.cramming import OWN, readout_html
 from memlab.prediction import Predictor
 from memlab.store import Store
 from memlab.texts import Text, originals
@@ -24,6 +24,8 @@ _WIDE = {"description_width": "90px"}
 _LAYOUT = {"width": "420px"}
 _BOX = "border-left:3px solid var(--jp-border-color1,#999);margin:6px 0;padding:2px 12px;"
 _KS = (1, 2, 4, 8)
+READ = 4000
+"""Characters of an original that are read: more than a few vectors hold, and a matter of seconds."""
 
 
 def capacity_panel(lm: FrozenLM, runs: pd.DataFrame, store: Store | None = None) -> CapacityPanel:
@@ -157,7 +159,9 @@ class InformationPanel(LivePanel):
         self._ids: np.ndarray = np.array([], np.int64)
         names = [OWN, *(t.id for t in originals())]
         # One that no horizon was measured of: what is said of it is foretold indeed.
-        self.source = w.Dropdown(options=names, value="speech-retirement-of-a-postman", description="Text", style=_WIDE)
+        self.source = w.Dropdown(
+            options=names, value="speech-retirement-of-a-postman", description="Text", style=_WIDE, layout=_LAYOUT
+        )
         self.words = w.Textarea(description="Words", rows=5, style=_WIDE, layout=w.Layout(width="auto"))
         self.window, windows = number("Window", 100, 20, 1000)
         self.shown, self.told = w.HTML(), w.HTML()
@@ -182,7 +186,7 @@ class InformationPanel(LivePanel):
 
     def _fill(self, _: Any = None) -> None:
         picked = next((t for t in originals() if t.id == self.source.value), None)
-        self.words.value = picked.string[:SHOWN] if picked else ""
+        self.words.value = picked.string[:READ] if picked else ""
         self.words.placeholder = "Type or paste some text"
 
     def _changed(self, _: Any = None) -> None:
@@ -222,7 +226,7 @@ def _costs(lm: FrozenLM, ids: np.ndarray, bits: np.ndarray, windows: list[tuple[
         if i + 1 in ends:
             shown.append('<span class="memlab-window" style="color:#2A8CCB;font-weight:700"> &#9474; </span>')
     key = f"Darker ground: more bits. Blue bars: windows of {each} bits each."
-    style = f"{_BOX}{TEXT};white-space:pre-wrap;overflow-wrap:anywhere"
+    style = f"{_BOX}{TEXT};white-space:pre-wrap;overflow-wrap:anywhere;max-height:20em;overflow-y:auto"
     return (
         f'<div style="{TEXT};opacity:.75">{key}</div><div class="memlab-costs" style="{style}">{"".join(shown)}</div>'
     )
