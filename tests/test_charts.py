@@ -171,6 +171,12 @@ def test_shares_codecs_vectors_and_predictions_are_drawn():
     assert len(at(charts.more_vectors(vectors), "point")) == 6
     lines = [m for m in spoken(charts.more_vectors(vectors)) if m.startswith(("k: ", "vectors, k"))]
     assert len({m.split("text_id: ")[1].split(";")[0] for m in lines if "text_id: " in m}) == 2
+    ways = ["one, published", "two, published", "ours, prose", "ours, novels", "ours, random"]
+    five = pd.concat([vectors.assign(way=way) for way in ways])
+    encoding = charts.more_vectors(five).to_dict()["encoding"]
+    colour, dash = (encoding[name]["scale"] for name in ("color", "strokeDash"))
+    assert colour["domain"] == dash["domain"] == ways
+    assert len({(paint, *d) for paint, d in zip(colour["range"], dash["range"], strict=True)}) == 5
     found = pd.DataFrame(
         {"text_id": ["a"], "texts": ["prose"], "true": [100], "predicted": [90.0], "low": [80.0], "high": [95.0]}
     )

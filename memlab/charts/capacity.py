@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import altair as alt
@@ -56,15 +57,28 @@ def capacity_by_model(table: pd.DataFrame) -> Any:
 
 
 def more_vectors(table: pd.DataFrame) -> Any:
-    """Tokens against the number of vectors, both logarithmic, a line a passage. Columns ``k tokens way text_id``."""
+    """Tokens against the number of vectors, both logarithmic, a line a passage. Columns ``k tokens way text_id``.
+
+    What was published is grey, each model of its own dash; what was measured here has the colours, a kind of text each.
+    """
     ways = table.way.unique().tolist()
+    published = [way for way in ways if way.endswith(", published")]
+    colours = itertools.cycle((BLUE, ORANGE, GREEN, PURPLE))
+    paint = [GREY if way in published else next(colours) for way in ways]
+    dashes = [[[2, 3], [8, 4], [8, 3, 2, 3]][published.index(way) % 3] if way in published else [1, 0] for way in ways]
     return (
         alt.Chart(table)
         .mark_line(strokeWidth=2, opacity=0.8, point=alt.OverlayMarkDef(size=50))
         .encode(
             alt.X("k:Q", title="vectors, k (log)", scale=alt.Scale(type="log", base=2), axis=alt.Axis(tickCount=6)),
             alt.Y("tokens:Q", title="tokens (log)", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=_TICKS)),
-            alt.Color("way:N", title=None, sort=ways, legend=alt.Legend(orient="right", labelLimit=260)),
+            alt.Color(
+                "way:N",
+                title=None,
+                scale=alt.Scale(domain=ways, range=paint),
+                legend=alt.Legend(orient="right", labelLimit=260, symbolType="stroke", symbolStrokeWidth=2),
+            ),
+            alt.StrokeDash("way:N", title=None, scale=alt.Scale(domain=ways, range=dashes)),
             alt.Detail("text_id:N"),
             tooltip=["way", "text_id", "k", alt.Tooltip("tokens:Q", format=".0f")],
         )
