@@ -138,7 +138,9 @@ def require_one_recipe(runs: pd.DataFrame) -> None:
     if "recipe" not in runs:
         return
     ks = runs.k if "k" in runs else pd.Series(1, runs.index)
-    plain = pd.Series([_plain(str(name), int(k)) for name, k in zip(runs.recipe, ks, strict=True)], runs.index)
+    plain = pd.Series(
+        [_with_one_vector(str(name), int(k)) for name, k in zip(runs.recipe, ks, strict=True)], runs.index
+    )
     of = runs.model if "model" in runs else pd.Series("", runs.index)
     for model, names in plain.groupby(of, dropna=False):
         if len(mixed := names.unique()) > 1:
@@ -181,7 +183,7 @@ def paper_estimates(runs: pd.DataFrame, *, threshold: float = 0.99) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def _plain(name: str, k: int) -> str:
+def _with_one_vector(name: str, k: int) -> str:
     """A recipe's name as it would be with one vector, the first seed and no token budget."""
     name = re.sub(r" (seed|k|token_budget)=\d+", "", name)
     grown = re.search(r" grow=(\d+)", name)

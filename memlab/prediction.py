@@ -133,13 +133,11 @@ def measured(runs: pd.DataFrame) -> pd.DataFrame:
     if not len(found):
         return pd.DataFrame(columns=["passage", "text_id", "texts", "k", "horizon", "token_bits"])
     found = found[found.failed_at.notna() & (found.horizon > 0)]
-    both = pd.concat([exact.assign(found=False), found.assign(found=True)], ignore_index=True)
-    both["passage"] = passages(both)
-    found = both[both.found]
-    longest = both[~both.found].sort_values("tokens").groupby("passage").token_bits_without.last()
+    numbers = passages(pd.concat([exact, found], ignore_index=True))  # the same for a run and for its horizon
+    exact, found = exact.assign(passage=numbers[: len(exact)]), found.assign(passage=numbers[len(exact) :])
+    longest = exact.sort_values("tokens").groupby("passage").token_bits_without.last()
     bits = [np.asarray(longest[passage], float) for passage in found.passage]
-    columns = ["passage", "text_id", "texts", "k", "horizon"]
-    return found[columns].astype({"k": int}).assign(token_bits=bits).reset_index(drop=True)
+    return found[["passage", "text_id", "texts", "k", "horizon"]].assign(token_bits=bits).reset_index(drop=True)
 
 
 def of_runs(runs: pd.DataFrame) -> Predictor:

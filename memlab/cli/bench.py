@@ -185,11 +185,14 @@ def bench_horizon(
 
     name = "growing" if wanted.grow else "ladder"
 
+    def write(rows: pd.DataFrame) -> None:
+        """With what is known and has not come up: a run that is stopped here, or is of other texts, loses nothing."""
+        if known is not None:
+            rows = pd.concat([rows, known]).drop_duplicates(["key", "way", "text_id"], ignore_index=True)
+        write_table(rows, out)
+
     def keep(rows: pd.DataFrame) -> None:
-        new = rows.assign(way=name)
-        # What is known and has not come up again yet stays in the file: a run that is stopped here loses nothing.
-        rest = [] if known is None else [known[~known.key.isin(new.key) | (known.way != name)]]
-        write_table(pd.concat([new, *rest], ignore_index=True), out)
+        write(rows.assign(way=name))
 
     common: dict[str, Any] = dict(recipe=wanted, known=known, progress=False)
     if wanted.grow:
@@ -215,10 +218,7 @@ def bench_horizon(
             progress=False, tell=typer.echo,
         )  # fmt: skip
         tables[beside] = grown.assign(way=beside)
-    made = pd.concat(tables.values(), ignore_index=True)
-    if known is not None:  # what was found of other texts, or pressed then and not now, stays
-        made = pd.concat([made, known]).drop_duplicates(["key", "way", "text_id"], ignore_index=True)
-    write_table(made, out)
+    write(pd.concat(tables.values(), ignore_index=True))
     typer.echo(repr(lm))
     for way, rows in tables.items():
         if way in (name, beside):
