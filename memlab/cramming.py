@@ -95,6 +95,9 @@ def cram(
     try:
         _train(bench, done, store=store, portable=portable, progress=progress, watch=watch)
     except KeyboardInterrupt:
+        for job in [job for job in bench.jobs if job.ended]:  # in this very step: paid for, but for a decode
+            done[job.key] = job.result()
+            bench.jobs.remove(job)
         if store is not None:  # the interrupt may have come between a result and its place in there
             for result in done.values():
                 if result.key not in store:
@@ -189,10 +192,14 @@ def _train(
                 raise KeyboardInterrupt
             for job in [job for job in bench.jobs if job.ended]:
                 # On the books first, so that a store that fails, or an interrupt, cannot lose it.
-                done[job.key] = job.result(portable)
+                done[job.key] = job.result()
                 bench.jobs.remove(job)
-                if store is not None:
-                    _put(done[job.key], bench, store)
+                try:
+                    if portable and done[job.key].exact:
+                        done[job.key] = decoding.check_portable(bench.lm, done[job.key])
+                finally:  # a batch of eight may take more memory than there is: exact it is all the same
+                    if store is not None:
+                        _put(done[job.key], bench, store)
                 bar.total -= job.recipe.budget - job.steps
             if store is not None and time.perf_counter() - kept > KEEP_EVERY:
                 kept = time.perf_counter()
@@ -210,9 +217,10 @@ def _keep(bench: Bench, store: Store) -> None:
 def _put(mem: MemVector, bench: Bench, store: Store) -> None:
     try:
         store.put(mem)
-    except StoreError:  # what is finished goes first: states may have taken the room
-        keys = {mem.key, *(job.key for job in [*bench.jobs, *bench.waiting])}
-        if not any(store.unfinished.file(key).exists() for key in keys):
+    except StoreError as error:  # what is finished goes first: states may have taken the room
+        # Those of who has not begun here are an earlier run's, and in no memory.
+        keys = {mem.key, *(job.key for job in [*bench.jobs, *bench.waiting] if job.age)}
+        if not error.full or not any(store.unfinished.file(key).exists() for key in keys):
             raise
         for key in keys:
             store.unfinished.drop(key)

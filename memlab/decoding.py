@@ -33,7 +33,7 @@ def require_weights(lm: FrozenLM, mem: MemVector) -> None:
         )
     if mem.d != lm.d:
         raise VectorError(f"the vector has width {mem.d}, {lm.name} takes {lm.d}")
-    if lm.context and _context(mem) + mem.n > lm.context:
+    if lm.context and _context(mem) + mem.n - 1 > lm.context:  # the last token is said, and never fed
         raise VectorError(f"{mem!r} claims {mem.n} tokens; {lm.name} has a context of {lm.context} positions")
     lm.check_ids(np.concatenate([mem.prefix_ids, mem.suffix_ids, mem.token_ids]))
 

@@ -134,8 +134,9 @@ def flat_map(x: Any, how: Map = "pca", *, neighbours: int = 15, seed: int = 0) -
 def neighbours_kept(x: Any, flat: Any, *, neighbours: int = 10) -> float:
     """Share of each vector's nearest ``neighbours`` (cosine, in d dimensions) still among its nearest on the map.
 
-    A random map keeps ``neighbours / (n - 1)``.
+    A random map keeps ``neighbours / (n - 1)``. Of few vectors, all others are neighbours: then a map keeps them all.
     """
+    neighbours = min(neighbours, len(np.asarray(x)) - 1)
     near = _neighbours(1 - cosines(x), neighbours)
     place = np.asarray(flat, float)
     seen = _neighbours(np.linalg.norm(place[:, None] - place[None], axis=-1), neighbours)

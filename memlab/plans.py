@@ -134,11 +134,23 @@ def estimate(plan: Plan, store: Store, *, steps: int = 2, workers: int = 1) -> T
         longest = max(len(job.passage) for job in jobs)
         each = seconds_a_token(lm, tokens=min(longest, 128), steps=steps)
         for job in jobs:
-            recipe = job.recipe
-            took = usual.get((lm.name, recipe.replace(seed=0).name), recipe.budget / 4)
-            likely += each * len(job.passage) * min(took, recipe.budget)
-            most += each * len(job.passage) * recipe.budget
+            top = _token_passes_at_most(job.recipe, len(job.passage))
+            took = usual.get((lm.name, job.recipe.replace(seed=0).name))
+            # A text that grows has, in the middle of it all, half its length.
+            fed = len(job.passage) / (2 if job.recipe.grow else 1)
+            likely += each * min(top, took * fed if took is not None else top / 4)
+            most += each * top
     return TimeLeft(likely / workers, most / workers, len(missing))
+
+
+def _token_passes_at_most(recipe: Recipe, tokens: int) -> float:
+    """By its budgets, and of a text that grows by its patience at each stage."""
+    top = float(recipe.budget * tokens)
+    if recipe.grow and recipe.patience:
+        top = min(
+            top, recipe.patience * sum(min(n, tokens) for n in range(recipe.grow, tokens + recipe.grow, recipe.grow))
+        )
+    return min(top, recipe.token_budget or top)
 
 
 _WHOLE = {"tokens": 1, "k": 1, "seeds": 0}

@@ -114,6 +114,23 @@ class Report:
     rejected: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
 
+    def whole(self) -> list[MemVector]:
+        """``results``, where nothing failed: a share or a mean of those that did not would say too much.
+
+        Raises ``RunsFailedError``.
+        """
+        if self.failed:
+            key, why = next(iter(self.failed.items()))
+            raise RunsFailedError(
+                f"{len(self.failed)} of {len(self.failed) + len(self.results)} runs failed, {key[:12]} with: {why}. "
+                "What is done is in the store and is not trained again: mend that, and start it once more"
+            )
+        return self.results
+
+
+class RunsFailedError(RuntimeError):
+    """Runs of an experiment failed, which it cannot do without; the message names one of them and its error."""
+
 
 def run(
     plan: Plan,

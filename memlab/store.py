@@ -5,6 +5,7 @@ The first complete file of a key wins and is never written again, so any number 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -32,9 +33,11 @@ _KEY = re.compile("[0-9a-f]{64}")
 class StoreError(OSError):
     """A store that cannot be read or written. ``unsaved`` holds trained vectors that found no place in it."""
 
-    def __init__(self, message: str, unsaved: list[MemVector] | None = None) -> None:
+    def __init__(self, message: str, unsaved: list[MemVector] | None = None, *, full: bool = False) -> None:
         super().__init__(message)
         self.unsaved = unsaved or []
+        self.full = full
+        """Whether it was room that there was not enough of, on the disk or of a quota."""
 
 
 class Store:
@@ -243,6 +246,7 @@ class Store:
             f"the store {self.path} cannot be written: {error.strerror or error}. "
             "Free some space or permissions, or choose another folder (--store, MEMLAB_STORE)",
             unsaved,
+            full=error.errno in (errno.ENOSPC, errno.EDQUOT),
         )
 
 

@@ -93,7 +93,11 @@ def from_path(path: str | Path, *, column: str | None = None) -> list[Text]:
     ``id`` column gives the ids, else the file name and row. Other endings are read as plain text.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
+    try:
+        folder = path.is_dir()
+    except OSError as error:  # a folder that may not be entered, or a text where a file's name should be
+        raise TextError(f"{str(path)[:80]!r} cannot be read: {error.strerror}; a text goes in with --text") from None
+    if folder:
         files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in PLAIN + TABLES)
         if not files:
             raise TextError(f"no text in {path}: expected files ending in {', '.join(PLAIN + TABLES)}")
@@ -154,6 +158,8 @@ def load_texts(name: str, *, count: int | None = None, seed: int = 0, words: int
 
     ``seed`` and ``words`` (of each text) are for ``random``: more words leave the first ones as they were.
     """
+    if count is not None and count < 1:
+        raise TextError(f"count={count}: at least 1 text is needed")
     if name == "originals":
         texts = list(originals())
     elif name == "random":

@@ -256,7 +256,7 @@ class Training:
             provenance={"interrupted": f"at step {self.steps}"},
         )
 
-    def result(self, portable: bool) -> MemVector:
+    def result(self) -> MemVector:
         """The vector that is kept, with its checks: the very one that was measured, not one a step newer."""
         kept = self._kept or self.snapshot()
         accuracy, bits, _ = decoding.teacher_forced(self.lm, kept)
@@ -266,8 +266,6 @@ class Training:
         if self.recipe.first_scored > 1 and kept.n > 1:
             # The 2025 paper's code never trains the first token: its decoding is given it, in a check of its own.
             kept = kept.with_checks(decoding.check(self.lm, kept, first_given=True))
-        if portable and kept.exact:
-            kept = decoding.check_portable(self.lm, kept)
         return replace(
             kept,
             teacher_forced=accuracy,

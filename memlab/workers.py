@@ -231,7 +231,9 @@ def _share(count: int) -> int:
 
 def _begin(card: str | None, threads: int) -> None:
     """In a new process, before it first asks for a card: the one it is to see, and its share of the cores."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal's programs; ours will tell it
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C goes to all of a terminal's programs: what is begun is finished
     if card is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = card
     os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -341,16 +341,46 @@ def test_any_other_failure_hands_over_what_was_done(toy, monkeypatch):
 
     result, calls = Training.result, []
 
-    def failing(job, portable):
+    def failing(job):
         calls.append(job.key)
         if len(calls) == 3:
             raise MemoryError
-        return result(job, portable)
+        return result(job)
 
     monkeypatch.setattr(Training, "result", failing)
     with pytest.raises(MemoryError) as caught:
         cram(toy, random_passages(toy, 4), Recipe.default(k=4), progress=False)
     assert [m.key for m in caught.value.finished] == calls[:2]
+
+
+def test_as_many_tokens_as_the_context_has_room_for(toy):
+    """The last token is said, and never fed: 511 of them behind two vectors take 512 positions."""
+    recipe = Recipe.default(k=2, budget=1)
+    with pytest.raises(PassageError, match="cut the passage to 511 tokens"):
+        cram(toy, toy.passage_of_ids([1] * 512), recipe, progress=False)
+    (mem,) = cram(toy, toy.passage_of_ids([1] * 511), recipe, progress=False)
+    assert mem.checks[0].first_wrong is not None or mem.exact
+
+
+def test_what_ended_in_the_step_it_was_stopped_in_is_not_lost(toy, store):
+    recipe = Recipe.default(budget=5, margin=50)
+    with pytest.raises(CramInterrupted) as stopped:
+        cram(toy, random_passages(toy, 4), recipe, store, progress=False, watch=lambda p: p.steps[0] == 4)
+    assert len(stopped.value.finished) == 0  # and before it, nothing is finished
+    with pytest.raises(CramInterrupted) as stopped:
+        cram(toy, random_passages(toy, 4), recipe, store, progress=False, watch=lambda p: p.steps[0] == 5)
+    assert len(stopped.value.finished) == len(list(store.keys())) == 4
+    assert stopped.value.unfinished == []
+
+
+def test_an_exact_vector_outlives_its_portable_checks(toy, store, monkeypatch):
+    def too_much(lm, mem):
+        raise MemoryError
+
+    monkeypatch.setattr("memlab.decoding.check_portable", too_much)
+    with pytest.raises(MemoryError):
+        cram(toy, random_passages(toy, 1), Recipe.default(k=4), store, portable=True, progress=False)
+    assert [store.get(key).exact for key in store.keys()] == [True]
 
 
 def test_time_left_is_shown_for_a_single_passage(toy, capsys):

@@ -12,6 +12,8 @@ from memlab.capacity import horizons
 from memlab.experiments import sink, speed, stored, study, work
 from memlab.experiments.horizon import ATTEMPT, Ladder, growing, grown_further, horizon, pressed
 from memlab.experiments.speed import published, ratios
+from memlab.runs import RunsFailedError
+from memlab.statistics import share_interval
 from memlab.texts import random_words
 from tests.conftest import random_passages
 
@@ -188,11 +190,14 @@ def test_speed_resumes_and_counts_failures_in_full(toy, tmp_path):
     told.clear()
     speed.speed(toy, passages[:1], **settings | dict(changes=dict(budget=3, patience=10)))
     assert [line.split()[0] for line in told] == ["paper2025", "progressive2026"]
-    pd.read_parquet(out).assign(threads=99).to_parquet(out)
+    theirs = pd.read_parquet(out).assign(threads=99)
+    theirs.to_parquet(out)
     told.clear()
     speed.speed(toy, passages[:1], **settings)
     assert "another machine" in told[0]
     assert [line.split()[0] for line in told[1:]] == ["memlab:", "paper2025", "progressive2026"]
+    kept = pd.read_parquet(out)
+    assert (kept.threads == 99).sum() == len(theirs)  # hours of another machine's are not thrown away
 
 
 def test_a_failure_costs_its_whole_budget_and_the_first_token_is_given_where_it_was_never_trained(toy, monkeypatch):
@@ -309,6 +314,37 @@ def test_the_study_resumes_where_it_stopped(toy, store, tmp_path):
     ranked = study.ranking(both)
     assert set(ranked.contender) == set(contenders["q"])
     assert ranked.passes_per_exact.is_monotonic_increasing
+
+    # Of other passages nothing is there yet, whatever the contender is called; and the first ones' rows stay.
+    others = random_passages(toy, 2, 6)
+    more = study.study(toy, others, {"q": {"incumbent": {}}}, store, budget=40, out=out, tell=told.append)
+    assert len(told) == 3
+    assert more.tokens.tolist() == [6, 6]
+    assert len(pd.read_parquet(out)) == 8
+
+
+def test_seeds_are_no_passages_in_the_ranking():
+    rows = [("c", text, 0, seed, True, 10, 5, 0.0, 1.0) for text in "ab" for seed in range(20)]
+    columns = ["contender", "text_id", "start", "seed", "exact", "token_passes", "steps", "bits", "seconds"]
+    (row,) = study.ranking(pd.DataFrame(rows, columns=columns)).to_dict("records")
+    assert row["exact"] == "40/40"
+    assert row["low"] == pytest.approx(share_interval(2, 2)[0], abs=1e-3)
+
+
+def test_an_experiment_with_failed_runs_says_so_and_makes_no_table(toy, store, monkeypatch):
+    from memlab.training import Training
+
+    passages = random_passages(toy, 2, 4)
+    usual = Training.result
+
+    def unlucky(self):
+        if self.passage.ids.tolist() == passages[1].ids.tolist():
+            raise RuntimeError("made to fail")
+        return usual(self)
+
+    monkeypatch.setattr(Training, "result", unlucky)
+    with pytest.raises(RunsFailedError, match=r"1 of 2 runs failed.*made to fail"):
+        study.study(toy, passages, {"q": {"incumbent": {}}}, store, budget=40)
 
 
 def test_every_contender_is_a_recipe():

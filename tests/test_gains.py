@@ -242,6 +242,19 @@ def test_vectors_stand_beside_the_codecs_in_the_fewest_bits_that_decode(toy, cra
         assert check(toy, form.make(mem)).passed
 
 
+def test_a_vector_that_no_longer_decodes_here_stands_in_no_row(toy, crammed, monkeypatch):
+    usual = coding.precision
+
+    def undone(lm, mems):
+        table = usual(lm, mems)
+        return table.assign(exact=table.exact & (table.key != crammed[0].key))
+
+    monkeypatch.setattr(coding, "precision", undone)
+    (passage,) = {toy.passage_of_ids(crammed[0].token_ids)}
+    table = coding.coding(toy, [passage], [crammed[0]])
+    assert not table.codec.str.startswith("mem vector").any()
+
+
 def test_what_arithmetic_coding_cannot_read_back_is_said(toy, monkeypatch):
     def broken(*_):
         raise CodecError("damaged")

@@ -115,6 +115,9 @@ def test_maps_that_cannot_be_made():
 def test_neighbours_kept_of_the_thing_itself():
     x = g.spherical_null(30, 2)  # on a circle, cosine and straight distance agree
     assert g.neighbours_kept(x, x) == 1
+    few = g.spherical_null(8, 2)  # all seven others are neighbours, on any map
+    assert g.neighbours_kept(few, few[::-1]) == 1
+    assert g.neighbours_kept(few, few[::-1], neighbours=3) < 1
 
 
 # Probes and dimensions -----------------------------------------------------------------------------------------------

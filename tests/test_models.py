@@ -100,8 +100,23 @@ def test_facts_are_forgotten_when_files_change(tmp_path):
     (folder / "w").write_text("a")
     sources_module.Facts(folder).remember(fingerprint="x")
     assert sources_module.Facts(folder).known == {"fingerprint": "x"}
+    (folder / "memlab.7.tmp").write_text("another process, writing them down")
+    assert sources_module.Facts(folder).known == {"fingerprint": "x"}
     (folder / "w").write_text("ab")
     assert sources_module.Facts(folder).known == {}
+
+
+def test_a_folder_is_named_to_workers_by_its_whole_path_and_a_preset_by_its_name(tmp_path, monkeypatch):
+    model, tokenizer = sources_toy("llama")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("m", "smollm2-135m"):
+        (tmp_path / name).mkdir()
+    lm = FrozenLM.from_model(model, tokenizer)
+    lm._folder = tmp_path
+    for name, origin in [("m", tmp_path / "m"), ("~/m", tmp_path / "m"), ("smollm2-135m", "smollm2-135m")]:
+        lm.name = name
+        assert lm.origin == str(origin)
 
 
 # What cannot be loaded
@@ -281,6 +296,8 @@ def test_bad_passages(toy):
             toy.passage(text, tokens)
     with pytest.raises(PassageError, match="from 0 to 95"):
         toy.passage_of_ids([1, 96])
+    with pytest.raises(PassageError, match="start='papr': expected"):
+        toy.passage("Hello.", 2, start="papr")
     with pytest.raises(PassageError, match="start=99"):
         toy.passage("Hello.", 2, start=99)
     assert toy.passage("Hello, world.\nYes").string == "Hello, world.\nYes"

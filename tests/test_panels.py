@@ -329,10 +329,10 @@ def test_run_panel_shows_what_is_done_what_failed_and_goes_on(store, monkeypatch
     assert "has 2 tokens" in panel.failures.value  # why a text was left out is there before anything runs
     real = cramming.Training.result
 
-    def stubborn(self, portable):
+    def stubborn(self):
         if self.passage.span.id == texts[0].id:
             raise RuntimeError("<b>out of luck</b>")
-        return real(self, portable)
+        return real(self)
 
     monkeypatch.setattr(cramming.Training, "result", stubborn)
     panel.start.click()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from memlab import Recipe, Store
+from memlab import Plan, Recipe, Store
 from memlab.cli import app
 from memlab.plans import PlanError, Study, estimate
 from memlab.recipes import RecipeError
@@ -135,6 +135,14 @@ def test_an_estimate_falls_to_nothing(file, tmp_path):
     run(plan, store, progress=False)
     after = estimate(plan, store)
     assert (after.runs, after.likely, after.at_most) == (0, 0, 0)
+
+
+def test_an_estimate_of_a_text_that_grows_counts_its_stages(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("memlab.experiments.work.seconds_a_token", lambda *_, **__: 1.0)
+    recipe = Recipe.growing(grow=4, patience=10)
+    plan = Plan.of(toy, [toy.passage_of_ids(range(1, 11))], recipe)
+    # Ten steps each at 4, at 8 and at 10 tokens, and not a million steps.
+    assert estimate(plan, Store(tmp_path)).at_most == 10 * (4 + 8 + 10)
 
 
 def test_from_the_command_line(file, tmp_path):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from memlab import Recipe, Store, capacity, decode, load, prediction
 from memlab.cli import app
 from memlab.cli.capacity import summaries
-from memlab.experiments import protocols, published, reference
+from memlab.experiments import horizon, protocols, published, reference
 from memlab.models import PRESETS
 from memlab.texts import Text, originals, random_words
 from tests.browser_lab import ROOT
@@ -240,6 +240,26 @@ def test_predict_reads_as_much_of_a_long_text_as_the_model_does(cli, tmp_path, l
     said = json.loads(told.stdout)["predictions"]
     assert [row["tokens"] for row in said] == [lm.context - 16] * 4
     assert [row["extrapolated"] for row in said] == [False, True, True, True]
+
+
+def test_many_vectors_grow_as_far_as_the_context_goes(lm, tmp_path):
+    text = Text("long", "the cat sat on the mat and then it was late " * 200)
+    recipe = Recipe.growing(k=8, grow=64, budget=1)
+    runs = horizon.growing(lm, [text], Store(tmp_path), recipe=recipe, token_passes=0, longest=8 * 256, progress=False)
+    most = horizon.room(lm, recipe)
+    assert runs.tokens.tolist() == [most]
+    assert len(lm.prefix_ids(recipe.prefix)) + 8 + most - 1 == lm.context
+
+
+def test_another_commands_table_is_not_gone_on_from(cli, tmp_path):
+    pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "other.parquet")
+    for asked in (
+        ["capacity", "--count", "1", "--out", "other.parquet"],
+        ["predict", "-t", "Hi.", "--runs", "other.parquet"],
+    ):
+        told = CliRunner().invoke(app, [*asked, "--model", "toy:gemma3"])
+        assert told.exit_code == 2, told.output
+        assert "has no column" in told.output
 
 
 def test_a_second_bench_of_horizons_keeps_the_first_ones_rows(tmp_path, monkeypatch):

@@ -97,6 +97,10 @@ def test_what_is_not_there(tmp_path, monkeypatch):
         classics()
     with pytest.raises(TextError, match="nothing to cram"):
         Text("x", "  ")
+    with pytest.raises(TextError, match="--text"):  # a text where a file's name should be
+        from_path("It was a long night. " * 300)
+    with pytest.raises(TextError, match="at least 1"):
+        load_texts("random", count=0)
 
 
 def test_by_name(tmp_path, monkeypatch):

@@ -193,9 +193,22 @@ def test_a_result_goes_before_states_where_there_is_little_room(toy, store, ofte
 
     def full(self, vector):
         if list(self.unfinished.folder.glob("*")):
-            raise StoreError("no room")
+            raise self.cannot_write(OSError(28, "No space left on device"))
         return put(self, vector)
 
     monkeypatch.setattr(Store, "put", full)
     mems = cram(toy, passages, [short, RECIPES["rotation"]], store, progress=False)
     assert all(mem.key in store for mem in mems)
+
+
+def test_states_stay_where_it_is_not_room_that_is_missing(toy, store, often, monkeypatch):
+    passages = random_passages(toy, count=2, tokens=12)
+    short = RECIPES["rotation"].replace(budget=20)
+
+    def forbidden(self, vector):
+        raise self.cannot_write(OSError(13, "Permission denied"))
+
+    monkeypatch.setattr(Store, "put", forbidden)
+    with pytest.raises(StoreError, match="Permission denied"):
+        cram(toy, passages, [short, RECIPES["rotation"]], store, progress=False)
+    assert store.unfinished.file(key_of(toy, passages[1], RECIPES["rotation"])).exists()

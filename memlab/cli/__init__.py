@@ -278,7 +278,8 @@ def models_command(
         from memlab.metric import metric_of
 
         metric = metric_of(lm, progress=True)  # measured now, so that the first cram does not have to
-        typer.echo(f"{lm!r}\nweights {lm.fingerprint}\nsink prefix {list(lm.sink_prefix)}\nmetric {metric.digest}")
+        typer.echo(f"{lm!r}\nfolder {lm.folder}\nweights {lm.fingerprint}")
+        typer.echo(f"sink prefix {list(lm.sink_prefix)}\nmetric {metric.digest}")
         return
     from memlab.models.presets import DEFAULT, PRESETS
     from memlab.models.sources import TOY_FAMILIES

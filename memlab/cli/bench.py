@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memlab.cli.common import ModelOption, OutOption, StoreOption, grid_of, recipe_of, told
+from memlab.cli.common import ModelOption, OutOption, StoreOption, fail, grid_of, recipe_of, told
 from memlab.experiments import read_table, write_table
 from memlab.store import Store
 from memlab.texts import load_texts
@@ -21,7 +21,7 @@ bench_app = typer.Typer(
 @told
 def bench_recovery(
     texts: Annotated[str, typer.Option(help="originals, random, classics, pg19, hf:DATASET, or a path")] = "originals",
-    count: Annotated[int, typer.Option(help="passages, one from each text")] = 8,
+    count: Annotated[int, typer.Option(help="passages, one from each text", min=1)] = 8,
     tokens: Annotated[int, typer.Option("--tokens", "-n")] = 32,
     recipe: Annotated[list[str] | None, typer.Option("--recipe", help="may be given several times")] = None,
     model: ModelOption = "smollm2-135m",
@@ -37,13 +37,13 @@ def bench_recovery(
 
     lm = load(model)
     table = recovery(lm, chosen, recipes, Store(store), tokens=tokens)
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(out, index=False, float_format="%.6g")
-    measured = f"{table.text_id.nunique()} of {len(chosen)} texts ({texts})"
-    typer.echo(f"{lm!r}\n{measured}, first {tokens} tokens, 95 % Wilson intervals")
     for what, why in table.attrs["lost"].items():
         typer.echo(f"left out: {what}: {why}", err=True)
+    if not len(table):
+        raise fail("no run came to an end: there is no table", 1)
+    write_table(table, out)
+    measured = f"{table.text_id.nunique()} of {len(chosen)} texts ({texts})"
+    typer.echo(f"{lm!r}\n{measured}, first {tokens} tokens, 95 % Wilson intervals")
     typer.echo(f"{table.attrs['trained']} trained now, in {table.attrs['seconds']:.0f} s; the others were in the store")
     typer.echo(summary(table).to_string())
 
@@ -72,7 +72,7 @@ def bench_step(
 @told
 def bench_speed(
     texts: Annotated[str, typer.Option(help="originals, random, classics, pg19, hf:DATASET, or a path")] = "originals",
-    count: Annotated[int, typer.Option(help="passages of each length, one from each text")] = 6,
+    count: Annotated[int, typer.Option(help="passages of each length, one from each text", min=1)] = 6,
     tokens: Annotated[list[int] | None, typer.Option("--tokens", "-n", help="may be given several times")] = None,
     against: Annotated[list[str] | None, typer.Option(help="paper2025, progressive2026; several times")] = None,
     model: ModelOption = "smollm2-135m",
@@ -132,7 +132,7 @@ def bench_recipe(
 def bench_sink(
     model: Annotated[list[str] | None, typer.Option("--model", "-m", help="several times")] = None,
     texts: Annotated[str, typer.Option(help="originals, random, classics, pg19, hf:DATASET, or a path")] = "originals",
-    count: Annotated[int, typer.Option(help="passages, one from each text")] = 8,
+    count: Annotated[int, typer.Option(help="passages, one from each text", min=1)] = 8,
     tokens: Annotated[int, typer.Option("--tokens", "-n", help="a toy gets a quarter of them, at random")] = 32,
     store: StoreOption = None,
     out: OutOption = None,
@@ -157,10 +157,10 @@ def bench_sink(
 @told
 def bench_horizon(
     texts: Annotated[list[str] | None, typer.Option(help="several times [default: originals]")] = None,
-    count: Annotated[int, typer.Option(help="passages of each")] = 12,
+    count: Annotated[int, typer.Option(help="passages of each", min=1)] = 12,
     lengths: Annotated[str, typer.Option(help="grid: first:last:stride, in tokens")] = "32:256:16",
     first: Annotated[int, typer.Option(help="length tried first")] = 128,
-    attempts: Annotated[int, typer.Option(help="seeds a length gets before it counts as failed")] = 3,
+    attempts: Annotated[int, typer.Option(help="seeds a length gets before it counts as failed", min=1)] = 3,
     recipe: Annotated[str, typer.Option(help="a recipe by name or as JSON")] = "default",
     budget: Annotated[int | None, typer.Option(help="optimiser steps at most, each attempt")] = None,
     beside: Annotated[str | None, typer.Option(help="a growing recipe, at equal token passes")] = None,
@@ -187,8 +187,8 @@ def bench_horizon(
 
     def write(rows: pd.DataFrame) -> None:
         """With what is known and has not come up: a run that is stopped here, or is of other texts, loses nothing."""
-        if known is not None:
-            rows = pd.concat([rows, known]).drop_duplicates(["key", "way", "text_id"], ignore_index=True)
+        if (there := read_table(out)) is not None:  # read again: another program may have added to it
+            rows = pd.concat([rows, there]).drop_duplicates(["key", "way", "text_id"], ignore_index=True)
         write_table(rows, out)
 
     def keep(rows: pd.DataFrame) -> None:
@@ -235,7 +235,7 @@ def bench_horizon(
 @bench_app.command("kills")
 @told
 def bench_kills(
-    count: Annotated[int, typer.Option(help="writers killed, one at a time")] = 200,
+    count: Annotated[int, typer.Option(help="writers killed, one at a time", min=1)] = 200,
     folder: Annotated[Path, typer.Option(help="store to write into; must not exist")] = Path("killed-store"),
 ) -> None:
     """Kill writers at random moments and see what their store still holds. Takes minutes, needs no model."""

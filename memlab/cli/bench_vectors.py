@@ -17,7 +17,7 @@ from memlab.texts import load_texts
 @told
 def bench_precision(
     store: StoreOption = None,
-    count: Annotated[int, typer.Option(help="exact vectors at most, the same ones each time")] = 50,
+    count: Annotated[int, typer.Option(help="exact vectors at most, the same ones each time", min=1)] = 50,
     model: ModelOption = "smollm2-135m",
     out: OutOption = None,
 ) -> None:
@@ -62,7 +62,7 @@ def bench_precision(
 @told
 def bench_codecs(
     texts: Annotated[list[str] | None, typer.Option(help="several times [default: originals, random]")] = None,
-    count: Annotated[int, typer.Option(help="passages of each")] = 12,
+    count: Annotated[int, typer.Option(help="passages of each", min=1)] = 12,
     tokens: Annotated[int, typer.Option("--tokens", "-n")] = 64,
     model: ModelOption = "smollm2-135m",
     store: Annotated[

@@ -24,7 +24,7 @@ from memlab.cli.common import (
     texts_of,
     told,
 )
-from memlab.experiments import read_table, stored, write_table
+from memlab.experiments import read_table, require_columns, stored, write_table
 from memlab.store import Store
 from memlab.texts import load_texts
 
@@ -48,7 +48,7 @@ def capacity_command(
     ] = "exact",
     grid: Annotated[str, typer.Option(help="exact: lengths for one vector, first:last:stride, tokens")] = "32:256:16",
     first: Annotated[int, typer.Option(help="exact: length tried first with one vector")] = 128,
-    attempts: Annotated[int, typer.Option(help="exact: seeds a length gets before it counts as failed")] = 2,
+    attempts: Annotated[int, typer.Option(help="exact: seeds a length gets before it counts as failed", min=1)] = 2,
     lengths: Annotated[str, typer.Option(help="paper2025, fixed: lengths, tokens")] = "16,32",
     bits: Annotated[str, typer.Option(help="equal: what the passages cost the model, bits")] = "400,600",
     recipe: Annotated[str, typer.Option(help="exact, fixed, equal: a recipe by name or as JSON")] = "default",
@@ -81,14 +81,14 @@ def capacity_command(
     trained_in = dtype_of(dtype)
     if begin != "paper" and not isinstance(begin, int):
         raise typer.BadParameter(f"{start!r}; expected a character's number, or paper", param_hint="--start")
-    wanted = recipe_of(recipe, budget=budget, token_budget=passes)
+    wanted, at = recipe_of(recipe, budget=budget, token_budget=passes), numbers(lengths, "--lengths")
     # Of files all are read, since the first ones may be too short for many vectors; random words are made as needed.
     drawn = {"random", "pg19"}
     by_kind = {
         name: load_texts(
             name,
             count=max(counts) if name in drawn or name.startswith("hf:") else None,
-            words=max(400, max(ks) * span[-1]),
+            words=max(400, *at, *(k * span[-1] for k in ks)),
         )
         for name in texts or ["originals"]
     }
@@ -111,8 +111,8 @@ def capacity_command(
         if out is None:
             return
         rows = pd.concat([*tables, now], ignore_index=True)
-        if known is not None:
-            rows = pd.concat([rows, known])
+        if (there := read_table(out)) is not None:  # read again: another program may have added to it
+            rows = pd.concat([rows, there])
             run = [name for name in ("key", "protocol", "texts", "text_id", "length", "bits_asked") if name in rows]
             rows = rows.drop_duplicates(run, ignore_index=True)
         write_table(rows, out)
@@ -125,7 +125,6 @@ def capacity_command(
         tables.append(made)
     for name, way in (("paper2025", recipe_of("paper2025", budget=budget)), ("fixed", wanted)):
         if name in chosen:
-            at = numbers(lengths, "--lengths")
             tables.append(protocols.fixed_lengths(lm, by_kind, kept, recipe=way, protocol=name, lengths=at, **common))
     if "equal" in chosen:
         asked = numbers(bits, "--bits")
@@ -254,6 +253,7 @@ def predict_command(
     table: pd.DataFrame = stored("capacity") if runs is None else read_table(runs)
     if table is None:
         raise fail(f"{runs} is not there: make it with memlab capacity --out {runs}", 2)
+    require_columns(table, ("model", "protocol", "text_id", "k", "exact_prefix", "token_bits_without"))
     table = table[table.model == model]
     measured = prediction.measured(table) if len(table) else table
     if (passages := measured.passage.nunique() if len(measured) else 0) < prediction.LEAST:

@@ -63,11 +63,12 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
             from memlab.cramming import CramInterrupted
             from memlab.experiments import TableError, TableNotWrittenError
             from memlab.models import ModelError, PassageError
+            from memlab.runs import RunsFailedError
             from memlab.workers import WorkerError
 
             if isinstance(error, (ModelError, PassageError, TableError, MixedRecipesError, WorkerError)):
                 raise fail(error, 2) from None
-            if isinstance(error, TableNotWrittenError):
+            if isinstance(error, (TableNotWrittenError, RunsFailedError)):
                 raise fail(error, 1) from None
             if isinstance(error, CramInterrupted):
                 typer.echo(f"memlab: {error}; what is finished is in the store", err=True)

@@ -45,7 +45,7 @@ def run_command(
     missing = len(plan.missing(place))
     said: dict[str, Any] = {"runs": len(plan), "in the store": len(plan) - missing, "left out": len(plan.rejected)}
     if missing:
-        time_left = estimate(plan, place)
+        time_left = estimate(plan, place, workers=processes or 1)
         said |= {"seconds, likely": round(time_left.likely), "seconds, at most": round(time_left.at_most)}
     if not as_json or dry:
         typer.echo(json.dumps(said) if as_json else ", ".join(f"{name}: {value}" for name, value in said.items()))

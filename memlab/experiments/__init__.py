@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,8 +56,17 @@ def read_table(file: Path | None) -> pd.DataFrame | None:
         raise TableError(f"{file} is there and no Parquet table ({error}): move it away, or name another") from None
 
 
+def require_columns(table: pd.DataFrame, columns: Iterable[str]) -> None:
+    """Raise ``TableError`` if it is another table than the one that was to be gone on from."""
+    if missing := [name for name in columns if name not in table]:
+        raise TableError(
+            f"the table that is there has no column {', '.join(missing)}: it is of another command. Move it away, or "
+            "name another file"
+        )
+
+
 def write_table(table: pd.DataFrame, file: Path | None) -> None:
-    """As Parquet, whole or not at all: the file may be what a later run goes on from.
+    """As Parquet (``.csv``: as CSV), whole or not at all: the file may be what a later run goes on from.
 
     Raises ``TableNotWrittenError``.
     """
@@ -65,7 +75,10 @@ def write_table(table: pd.DataFrame, file: Path | None) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(temporary, index=False)
+        if file.suffix == ".csv":
+            table.to_csv(temporary, index=False, float_format="%.6g")
+        else:
+            table.to_parquet(temporary, index=False)
         os.replace(temporary, file)
     except OSError as error:
         raise TableNotWrittenError(f"{file} could not be written: {error.strerror or error}") from None

@@ -64,7 +64,10 @@ def coding(lm: FrozenLM, passages: Sequence[Passage], mems: Sequence[MemVector] 
     rows = []
     wanted = {passage.ids.tobytes() for passage in passages}
     held = {mem.token_ids.tobytes(): mem for mem in mems if mem.exact and mem.token_ids.tobytes() in wanted}
-    coarsest = fewest_bits(precision(lm, list(held.values()))).set_index("key") if held else pd.DataFrame()
+    asked = precision(lm, list(held.values())) if held else pd.DataFrame()
+    coarsest = fewest_bits(asked).set_index("key") if held else asked
+    # Another machine's rounding may undo a vector of small margin: what does not decode here stands in no row.
+    sound = set(asked.key[(asked.form == "float32") & asked.exact.astype(bool)]) if held else set()
     for passage in passages:
         told = {"text_id": passage.span.id, "start": passage.span.start, "tokens": len(passage)}
         coded = encode(lm, passage.ids)
@@ -79,7 +82,7 @@ def coding(lm: FrozenLM, passages: Sequence[Passage], mems: Sequence[MemVector] 
         rows.append(
             told | {"codec": f"arithmetic, {lm.name}", "bits": coded.bits, "round_trip": back, "cross_entropy": ideal}
         )
-        if mem := held.get(passage.ids.tobytes()):
+        if (mem := held.get(passage.ids.tobytes())) and mem.key in sound:
             least = coarsest.loc[mem.key]
             rows += [
                 told | {"codec": "mem vector, float32", "bits": 32 * mem.k * mem.d, "round_trip": True},

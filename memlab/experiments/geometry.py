@@ -204,7 +204,7 @@ def margin_table(
     chosen = one_each(_one_seed(lm, shelf, tokens or 32), count)
     passages = [_passage(lm, mem) for mem in chosen]
     recipes = [chosen[0].recipe.replace(margin=margin) for margin in margins]
-    made = run(Plan.of(lm, passages, recipes), own, progress=False).results
+    made = run(Plan.of(lm, passages, recipes), own, progress=False).whole()
     mems = [mem for mem in made if mem.exact and (mem.margin or 0) >= mem.recipe.margin]
     reached = Counter(mem.text.id for mem in mems)
     kept = [mem for mem in mems if reached[mem.text.id] == len(margins)]
@@ -296,7 +296,7 @@ def _passage(lm: FrozenLM, mem: MemVector) -> Passage:
 
 
 def _exact(plan: Plan, store: Store) -> dict[str, MemVector]:
-    return {mem.text.id: mem for mem in run(plan, store, progress=False).results if mem.exact}
+    return {mem.text.id: mem for mem in run(plan, store, progress=False).whole() if mem.exact}
 
 
 TABLES: dict[str, Callable[[FrozenLM, Sequence[MemVector]], pd.DataFrame]] = {

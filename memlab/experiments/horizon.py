@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from memlab.capacity import outcomes
+from memlab.experiments import require_columns
 from memlab.models import FrozenLM, Passage, PassageError
 from memlab.recipes import Recipe
 from memlab.runs import Job, Plan, run
@@ -89,7 +91,8 @@ def horizon(
     recipe = recipe or Recipe.default()
     if len({text.id for text in texts}) < len(texts):
         raise TextError("two texts have one id: give each its own, since what was found is told by it")
-    grids = {text.id: _within(lm, text, lengths, first, start) for text in texts}
+    most = room(lm, recipe)
+    grids = {text.id: _within(lm, text, [n for n in lengths if n <= max(first, most)], first, start) for text in texts}
     ladders = {text.id: Ladder(grids[text.id], list(lengths).index(first), attempts) for text in texts}
     rows: list[dict[str, Any]] = []
     while climbing := [text for text in texts if not ladders[text.id].over]:
@@ -125,6 +128,7 @@ def attempted(
     """
     before: dict[str, dict[str, Any]] = {}
     if known is not None and len(known):
+        require_columns(known, ATTEMPT)
         before = {row["key"]: row for row in known[[*ATTEMPT]].to_dict("records")}
     missing = {job.key: job for *_, job in jobs if job.key not in before}
     report = run(Plan(tuple(missing.values())), store, progress=progress)
@@ -176,7 +180,7 @@ def growing(
     One row a passage, of the same columns; what counts is how many tokens its vector decodes to. A text that is shorter
     than ``longest`` is grown as far as it goes.
     """
-    passages = [longest_of(lm, text, longest, start) for text in texts]
+    passages = [longest_of(lm, text, min(longest, room(lm, recipe)), start) for text in texts]
     given = {t.id: token_passes if isinstance(token_passes, int) else int(token_passes[t.id]) for t in texts}
     jobs = [
         (text, len(p), Plan.of(lm, [p], recipe.replace(token_budget=given[text.id])).jobs[0])
@@ -192,11 +196,17 @@ def growing(
 
 
 def longest_of(lm: FrozenLM, text: Text, tokens: int, start: int | str) -> Passage:
-    """So many tokens of a text, or all of it."""
+    """So many tokens of a text, or all of it, of one that has fewer; ``tokens`` fit into the model's context."""
     try:
         return lm.passage(text, tokens, start=start)
     except PassageError:
         return lm.passage(text, None, start=start)
+
+
+def room(lm: FrozenLM, recipe: Recipe) -> int:
+    """Tokens that fit into the model's context behind the recipe's vectors; the last one is said, and never fed."""
+    before = len(lm.prefix_ids(recipe.prefix)) + recipe.k + len(recipe.suffix)
+    return min(lm.context - before + 1, lm.context - 1) if lm.context else sys.maxsize
 
 
 def pressed(
@@ -238,7 +248,7 @@ def pressed(
             longest = reached.iloc[-1]
             again = _job(lm, text, int(longest.length), recipe.replace(seed=int(longest.seed)), start)
             # A table knows its key, a store that is not this one has its vector: it is trained again if need be.
-            ways.append(("from the longest exact", recipe, run(Plan((again,)), store, progress=progress).results[0]))
+            ways.append(("from the longest exact", recipe, run(Plan((again,)), store, progress=progress).whole()[0]))
         passage = lm.passage(text, int(least.length), start=start)
         for way, r, parent in ways:
             plan = Plan.of(lm, [passage], r, start=[parent] if parent else None)
@@ -270,6 +280,7 @@ def grown_further(
     short = attempts[~attempts.exact & (attempts.exact_prefix < aim)]
     rows = [row | {"way": "as it ended"} for row in short.to_dict("records")]
     chosen = [text for text in texts if text.id in set(short.text_id)]
+    longest = min(longest, room(lm, recipe))
     jobs = [Plan.of(lm, [longest_of(lm, text, longest, start)], recipe).jobs[0] for text in chosen]
     # A table knows their keys, a store that is not this one has their vectors: they are trained again if need be.
     parents = run(Plan(tuple({job.key: job for job in jobs}.values())), store, progress=progress).results

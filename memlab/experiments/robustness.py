@@ -105,10 +105,13 @@ def along(
     again: float = 0.05,
 ) -> pd.DataFrame:
     """Moved along one of ``directions`` and against it (``draw`` 0 and 1): one row a vector, radius and side."""
-    ways = {
-        mem.key: directions(lm, mem, [o for o in among if setting(o) == setting(mem)], seed=_seed(mem, 0, 0))[direction]
-        for mem in mems
-    }
+    ways = {}
+    for mem in mems:
+        known = directions(lm, mem, [o for o in among if setting(o) == setting(mem)], seed=_seed(mem, 0, 0))
+        if direction not in known:
+            there = ", ".join(known)
+            raise ValueError(f"direction={direction!r}: {mem!r} has {there}; some need other solutions (among=)")
+        ways[mem.key] = known[direction]
 
     def change(mem: MemVector, radius: float, side: int) -> MemVector:
         size = (-1) ** side * radius * np.linalg.norm(mem.mem)

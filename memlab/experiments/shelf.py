@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from memlab.cramming import Progress, cram, key_of
+from memlab.fileformat import whole_file
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.runs import Plan, run
@@ -50,7 +52,7 @@ def shelf(
     plan = Plan.grid(lm, texts, tokens=list(lengths), recipes=recipe)
     for what, why in plan.rejected:
         tell(f"left out: {what}: {why}")
-    kept = [mem for mem in run(plan, store, progress=progress).results if mem.exact]
+    kept = [mem for mem in run(plan, store, progress=progress).whole() if mem.exact]
     tell(f"{len(kept)} of {len(plan)} over lengths {', '.join(map(str, lengths))} are exact")
     chosen = [lm.passage(text, length) for kind in kinds for text in kind[:passages]]
     found: dict[str, list[MemVector]] = {passage.span.id: [] for passage in chosen}
@@ -60,7 +62,7 @@ def shelf(
         if short:
             plan = Plan.of(lm, short, seeds)
             of = {job.key: job.passage.span.id for job in plan}
-            for mem in run(plan, store, progress=progress).results:
+            for mem in run(plan, store, progress=progress).whole():
                 if mem.exact and len(found[of[mem.key]]) < solutions:
                     found[of[mem.key]].append(mem)
     for name, mems in found.items():
@@ -99,7 +101,8 @@ def trajectories(
         tensors[mem.key], steps[mem.key] = np.stack([point for _, point in way]), [step for step, _ in way]
     file.parent.mkdir(parents=True, exist_ok=True)
     about = {"memlab": json.dumps({"schema": 1, "model": lm.name, "fingerprint": lm.fingerprint, "steps": steps})}
-    safetensors.numpy.save_file(tensors, file, about)
+    with whole_file(file, safetensors.numpy.save(tensors, about)) as temporary:
+        os.replace(temporary, file)
 
 
 def read_trajectories(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -42,7 +42,7 @@ def sink(
     }
     rows = []
     for name, where in placements.items():
-        for mem in run(Plan.of(lm, passages, recipe.replace(**where)), store, progress=progress).results:
+        for mem in run(Plan.of(lm, passages, recipe.replace(**where)), store, progress=progress).whole():
             mass = attention_mass(lm, mem)[["on_first", "on_mem"]].mean()  # of no rows: NaN
             check = mem.checks[0]
             rows.append(

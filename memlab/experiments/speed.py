@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from memlab import decoding
 from memlab.cramming import cram
-from memlab.experiments import read_table, write_table
+from memlab.experiments import read_table, require_columns, write_table
 from memlab.experiments.work import device_name, machine_rate, peak_memory, step_flops, training_step
 from memlab.metric import measure
 from memlab.models import FrozenLM, Passage
@@ -95,13 +95,13 @@ def speed(
         "device": device_name(lm.device), "threads": torch.get_num_threads(), "model": lm.name,
         "fingerprint": lm.fingerprint,
     }  # fmt: skip
-    table = _resumed(out, machine, tell)
+    table, others = _resumed(out, machine, tell)
     names = [f"{p.span.id}:{len(p)}" for p in passages]
 
     def keep(rows: list[dict[str, Any]]) -> None:
         nonlocal table
         table = pd.concat([table, pd.DataFrame([row | machine for row in rows])], ignore_index=True)
-        write_table(table, out)
+        write_table(pd.concat([table, others], ignore_index=True), out)
 
     ours = recipe or Recipe.default()
     mine = table[(table.method == "memlab") & (table.recipe == ours.canonical())]
@@ -120,15 +120,21 @@ def speed(
     return table[table.passage.isin(names)].reset_index(drop=True)
 
 
-def _resumed(out: Path | None, machine: dict[str, Any], tell: Callable[[str], None]) -> pd.DataFrame:
-    """The rows of ``out`` that this machine made with these weights: times of others are not to be set beside ours."""
+def _resumed(
+    out: Path | None, machine: dict[str, Any], tell: Callable[[str], None]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of ``out`` that this machine made with these weights, and the others: they stay, but their times are not
+    to be set beside ours.
+    """
     table = read_table(out)
     if table is None:
-        return pd.DataFrame({"method": [], "passage": [], "recipe": []})
+        none = pd.DataFrame({"method": [], "passage": [], "recipe": []})
+        return none, none.iloc[:0]
+    require_columns(table, ("method", "passage", "recipe"))
     fits = np.all([table[name] == value if name in table else False for name, value in machine.items()], axis=0)
     if not fits.all():
-        tell(f"{(~fits).sum()} rows of {out} are of another machine or other weights, and are measured again")
-    return table[fits].reset_index(drop=True)
+        tell(f"{(~fits).sum()} rows of {out} are of another machine or other weights: they stay, uncounted")
+    return table[fits].reset_index(drop=True), table[~fits]
 
 
 def _ours(

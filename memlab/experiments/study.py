@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from memlab.experiments import read_table, write_table
+from memlab.experiments import read_table, require_columns, write_table
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
-from memlab.runs import Plan, Report, run
+from memlab.runs import Plan, run
 from memlab.statistics import Estimate, bootstrap, median_interval, share_interval
 from memlab.store import Store
 from memlab.texts import load_texts
@@ -99,11 +99,14 @@ def stage_passages(lm: FrozenLM, stage: Stage, texts: Sequence[str] | None = Non
 
 
 def ranking(table: pd.DataFrame) -> pd.DataFrame:
-    """Contenders by token passes an exact passage cost, failures at full budget."""
+    """Contenders by token passes an exact passage cost, failures at full budget; Wilson intervals of the share exact
+    over passages, since seeds are none.
+    """
     rows = []
     for name, group in table.groupby("contender", sort=False):
         hits = int(group.exact.sum())
-        low, high = share_interval(hits, len(group))
+        each = group.groupby(["text_id", "start"]).exact.mean()
+        low, high = share_interval(each.sum(), len(each))
         rows.append(
             {
                 "contender": name,
@@ -178,31 +181,40 @@ def study(
     """One row a contender, passage and seed; ``out`` (Parquet) is written after each contender and read at the start.
 
     ``seconds`` is the contender's wall time over all its passages, the same in each of its rows; missing where some of
-    them came from the store.
+    them came from the store. Rows of other passages and contenders stay in the file. Raises ``RunsFailedError``.
     """
     known = read_table(out)
     table = pd.DataFrame() if known is None else known
+    if known is not None:
+        require_columns(known, ("contender", "key"))
+    asked: set[tuple[str, str]] = set()
     flat = [(question, name, changes) for question, group in contenders.items() for name, changes in group.items()]
     for question, name, changes in flat:
-        if len(table) and name in set(table.contender):
+        plan = _plan(lm, passages, changes, store, budget, seeds)
+        wanted = {(name, job.key) for job in plan}
+        asked |= wanted
+        if wanted <= _runs(table):
             continue
         began = time.perf_counter()
-        report = _results(lm, passages, changes, store, budget, seeds)
-        whole = report.trained == len(passages) * len(seeds)
-        seconds = time.perf_counter() - began if whole else float("nan")
-        rows = pd.DataFrame([_row(question, name, mem, seconds) for mem in report.results])
-        table = pd.concat([table, rows], ignore_index=True)
+        report = run(plan, store, progress=False)
+        seconds = time.perf_counter() - began if report.trained == len(plan) else float("nan")
+        rows = pd.DataFrame([_row(question, name, mem, seconds) for mem in report.whole()])
+        table = pd.concat([table, rows]).drop_duplicates(["contender", "key"], keep="last", ignore_index=True)
         write_table(table, out)
         tell(
             f"{name}: {rows.exact.sum()}/{len(rows)} exact, token passes {rows.token_passes.sum()}, "
             f"bits left {rows.bits.mean():.3f}, {seconds:.0f} s"
         )
-    return table
+    return table[[run in asked for run in zip(table.contender, table.key, strict=True)]].reset_index(drop=True)
 
 
-def _results(
+def _runs(table: pd.DataFrame) -> set[tuple[str, str]]:
+    return set(zip(table.contender, table.key, strict=True)) if len(table) else set()
+
+
+def _plan(
     lm: FrozenLM, passages: Sequence[Passage], changes: Changes, store: Store, budget: int, seeds: Sequence[int]
-) -> Report:
+) -> Plan:
     changes = dict(changes)
     start = changes.pop("start", None)
     if changes.get("suffix") == "bos":
@@ -211,9 +223,9 @@ def _results(
     recipes = [Recipe.named(base, **{"budget": budget, "seed": seed} | changes) for seed in seeds]
     parents = None
     if start == "other":
-        known = run(Plan.of(lm, passages, recipes[0]), store, progress=False).results
+        known = run(Plan.of(lm, passages, recipes[0]), store, progress=False).whole()
         parents = [*known[1:], known[0]]
-    return run(Plan.of(lm, passages, recipes, start=parents), store, progress=False)
+    return Plan.of(lm, passages, recipes, start=parents)
 
 
 def _row(question: str, name: str, mem: MemVector, seconds: float) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -186,10 +188,15 @@ def step_flops(step: Callable[[], Any]) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """The card's name, or the processor's kind."""
+    """The card's or the processor's name."""
     import platform
 
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    with suppress(OSError, StopIteration):  # Linux has it
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        return f"{device.type} " + next(s.partition(":")[2].strip() for s in lines if s.startswith("model name"))
+    return f"{device.type} {platform.processor() or platform.machine()}"
 
 
 def _timed(work: Callable[[], Any]) -> float:

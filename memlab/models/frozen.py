@@ -20,7 +20,7 @@ import torch
 from memlab.models import sources, toys
 from memlab.models.passages import Cutter, Passage, PassageError
 from memlab.models.passes import Pass
-from memlab.models.presets import DEFAULT
+from memlab.models.presets import DEFAULT, PRESETS
 from memlab.models.sources import ModelError
 from memlab.texts import Text, originals
 from memlab.vectors import TextSpan
@@ -139,7 +139,14 @@ class FrozenLM:
     @property
     def origin(self) -> str:
         """What to give to ``load`` in another process: the name, or the whole path where that is a folder or file."""
-        return str(Path(self.name).absolute()) if Path(self.name).expanduser().exists() else self.name
+        if self._folder is None or self.name in PRESETS or not (path := Path(self.name).expanduser()).exists():
+            return self.name
+        return str(path.absolute())
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its safetensors, configuration and tokenizer are; None for a model that was made in memory."""
+        return self._folder
 
     @property
     def has_files(self) -> bool:

@@ -76,6 +76,8 @@ class Cutter:
             raise PassageError(f"tokens={tokens}: a passage has at least 1 token")
         if tokens is not None and self.context and tokens >= self.context:
             raise PassageError(f"tokens={tokens}, but {self.model_name} has a context of {self.context} positions")
+        if start != "paper" and not isinstance(start, int):
+            raise PassageError(f"start={start!r}: expected a character's number, or 'paper'")
         whole = tokens is None
         begin = self._paper_start(text) if start == "paper" else sentence_start(text.string, int(start))
         ids, ends, complete = self._encode_from(text.string, begin, tokens)

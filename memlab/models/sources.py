@@ -234,7 +234,8 @@ class Facts:
         own = cache_folder() / "models"
         label = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
         self._file = folder / "memlab.json" if own in folder.parents else cache_folder() / "facts" / f"{label}.json"
-        files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != "memlab.json")
+        # What another process is just writing down, memlab.123.tmp, may be gone at the next look, and is no weight.
+        files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("memlab."))
         self._state = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
         try:
             known = json.loads(self._file.read_text())

@@ -115,7 +115,8 @@ class MapPanel(w.VBox):
 
     def _show(self, how: str) -> None:
         share = self._share[how]
-        chance = 10 / (len(self.mems) - 1)
+        near = min(10, len(self.mems) - 1)
+        chance = near / (len(self.mems) - 1)
         name = {value: label.split(" (")[0] for label, value in self.how.options}[how]
         title = f"{name}: {share:.0%} of near neighbours stay near"
         chart = charts.vector_map(self.table, brush=alt.selection_interval(name="brush"), title=title)
@@ -126,7 +127,7 @@ class MapPanel(w.VBox):
         for old in before:  # else kernel and page keep each chart ever drawn
             old.close()
         self.kept.value = say(
-            f"{name} of {len(self.mems)} vectors. Of each one's 10 nearest, {share:.0%} are near on the map too; "
+            f"{name} of {len(self.mems)} vectors. Of each one's {near} nearest, {share:.0%} are near on the map too; "
             f"by chance {chance:.0%}."
         )
         self.links.value = links(f"map-{how}", self.table.to_csv(index=False))
