@@ -41,6 +41,7 @@ class Progress:
     accuracy: tuple[float, ...]
     """Share of scored tokens that are argmax, teacher-forced."""
     margin: tuple[float, ...]
+    """Least lead of a scored token's logit over all others, teacher-forced, logits; negative where one is wrong."""
     finished: int
     total: int
     positions: int = 0
@@ -86,7 +87,9 @@ def cram(
 
     A passage that cannot be crammed exactly in its budget is returned all the same, with the checks that say so. If
     something else fails midway, the exception's ``finished`` holds what was done (``unsaved`` of a ``StoreError``, what
-    the store could not take).
+    the store could not take). Raises ``PassageError`` for a passage that does not fit the model or the recipe,
+    ``ModelError`` or ``VectorError`` for a ``start`` of other weights, shape or k, ``ValueError`` for lists of unequal
+    length, all before anything is trained.
     Method: per-sample optimisation of input vectors, arXiv 2502.13063.
     """
     jobs = _jobs(lm, passages, recipe or Recipe.default(), start)

@@ -108,7 +108,11 @@ def binned(values: Sequence[float] | Any, kinds: Sequence[Any], *, bins: int = 4
 
 
 def flat_map(x: Any, how: Map = "pca", *, neighbours: int = 15, seed: int = 0) -> np.ndarray:
-    """(n, 2): ``x`` (n, d) laid out by PCA, UMAP or t-SNE. The last two go by cosine, and say little of distances."""
+    """(n, 2): ``x`` (n, d) laid out by PCA, UMAP or t-SNE. The last two go by cosine, and say little of distances.
+
+    UMAP: arXiv 1802.03426; t-SNE: van der Maaten and Hinton, JMLR 9 (2008). Raises ``ValueError`` for fewer than five
+    vectors, or another ``how``.
+    """
     rows = np.asarray(x, float)
     if how == "pca":
         from sklearn.decomposition import PCA

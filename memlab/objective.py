@@ -54,6 +54,7 @@ class Scores:
     right: torch.Tensor
     """Scored tokens that are argmax while the true ones are fed (rows,)."""
     scored: torch.Tensor
+    """Tokens scored (rows,)."""
     margin: torch.Tensor
     """Smallest lead in logits of a scored token over the best other (rows,)."""
 

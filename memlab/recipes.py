@@ -43,7 +43,8 @@ class Recipe:
     stop: Literal["exact", "teacher_forced"] = "exact"
     """``"exact"``: an exact check with at least ``margin``. ``"teacher_forced"``: every scored token is argmax."""
     margin: float = 1.0
-    """Smallest logit margin, in nats, that an exact check must show before training ends early."""
+    """Smallest margin (lead of the right token's logit over all others, logits) that an exact check must show before
+    training ends early."""
     budget: int = 400
     """Optimiser steps at most."""
     token_budget: int = 0

@@ -79,7 +79,10 @@ def unpack(store: Store, file: Path) -> Shipment:
     except StoreError:  # the store's fault, not the tar's
         raise
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, MemoryError, OverflowError, ValueError) as error:
-        raise StoreError(f"{file} is no complete tar file: {error}; {len(made.added)} results were taken in") from error
+        raise StoreError(
+            f"{file} is no complete tar file: {error}; {len(made.added)} results were taken in. "
+            "Fetch it again: what was taken in stays, and is not taken twice"
+        ) from error
     except OSError as error:
         raise StoreError(f"{file} cannot be read: {error.strerror or error}") from error
     return made

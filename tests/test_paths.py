@@ -91,7 +91,7 @@ def test_a_line_has_exact_ends_and_a_path_to_oneself_no_barrier(solutions):
     assert path.table.attrs["agree"] == path.table.attrs["again"] == (~path.table.decodes).sum()
     still = paths.line(lm, first[0], first[0], points=5)
     assert still.barrier == pytest.approx(0, abs=1e-5)
-    assert still.exact_share == 1
+    assert still.table.exact.all()
 
 
 def test_a_curve_is_never_worse_than_the_line_it_began_as(solutions):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from memlab import Recipe, Store, capacity, decode, load, prediction
 from memlab.cli import app
-from memlab.cli.capacity import summaries
+from memlab.cli.capacity import _half, summaries
 from memlab.experiments import horizon, protocols, published, reference
 from memlab.models import PRESETS
 from memlab.texts import Text, originals, random_words
@@ -210,12 +210,25 @@ def test_the_tables_of_a_run_made_by_hand():
     assert came["tokens, median"].tolist() == ["32", "60"]
 
 
+def test_where_half_of_the_passages_come_back():
+    """All at 50 tokens, none at 200: half of them at 100, half-way in logarithms."""
+    rows = [
+        dict(texts=kind, text_id=f"{kind}{i}", k=1, recipe="default", length=n, bits_without=bits * n, exact=n == 50)
+        for kind, bits in (("prose", 4), ("random", 8)) for i in range(6) for n in (50, 200)
+    ]  # fmt: skip
+    told = _half(pd.DataFrame(rows)).set_index("texts")
+    assert told["n50, tokens"].str.split().str[0].tolist() == ["100", "100", "100"]
+    assert told["n50, bits"].str.split().str[0].tolist()[:2] == ["400", "800"]
+    assert told.passages.tolist() == [6, 6, 12]
+
+
 def test_fixed_and_equal_from_the_command_line_and_what_others_wrote_stays(cli, tmp_path):
     out = tmp_path / "runs.parquet"
     asked = ["--count", "1", "--budget", "2", "--lengths", "3", "--bits", "30", "--out", out]
     first = cli(*asked, "--texts", "originals", "--protocol", "fixed,equal")
     assert first.exit_code == 0, first.output
     assert "passages of as many bits" in first.stdout
+    assert "half of the passages come back" in first.stdout
     second = cli(*asked, "--texts", "random", "--protocol", "exact,fixed")  # none has the tokens that exact begins with
     assert second.exit_code == 0, second.output
     runs = pd.read_parquet(out)

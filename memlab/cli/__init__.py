@@ -299,7 +299,7 @@ def models_command(
 def _there(path: Path | None) -> Store:
     place = Store(path)
     if path and not place.path.is_dir():
-        raise StoreError(f"there is no store at {path}")
+        raise StoreError(f"there is no store at {path}: give the folder that holds objects/ (--store, MEMLAB_STORE)")
     return place
 
 
@@ -307,7 +307,7 @@ def _open(result: str, store: Store) -> MemVector:
     if Path(result).is_file():
         return MemVector.load(result)
     if "/" in result or result.endswith(".safetensors"):
-        raise VectorError(f"no file {result}")
+        raise VectorError(f"no file {result}: give a vector's file, or the beginning of a key of `memlab store ls`")
     return store.get(store.find(result))
 
 

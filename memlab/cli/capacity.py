@@ -197,6 +197,9 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
     if len(fits := limits.saturations(runs)):
         fits["C"] = [format(found, ".0f") for found in fits.C]
         made["a vector takes C bits off a text: with = max(0, without - C)"] = fits.round(3)
+    fixed = runs[runs.protocol == "fixed"]
+    if len(fixed):
+        made["half of the passages come back at (n50): logistic fit over the lengths tried"] = _half(fixed)
     equal = runs[runs.protocol == "equal"]
     if len(equal):
         made["passages of as many bits: how many come back"] = _equal(equal)
@@ -211,6 +214,23 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
         ]
         made[f"{name}: largest length with mean accuracy >= 0.99; gains pooled over failing runs"] = found.round(3)
     return made
+
+
+def _half(runs: Any) -> Any:
+    """n50 in tokens and in bits, every passage being tried at every length: one row a k and kind of text, and all."""
+    import pandas as pd
+
+    from memlab import limits
+    from memlab.capacity import require_one_recipe
+
+    rows = []
+    require_one_recipe(runs)
+    for vectors, of_it in runs.groupby("k", sort=False):
+        kinds = dict(tuple(of_it.groupby("texts", sort=False)))
+        for kind, group in {**kinds, **({"all": of_it} if len(kinds) > 1 else {})}.items():
+            found = (format(limits.n50_interval(group, size, draws=300), ".0f") for size in ("length", "bits_without"))
+            rows.append((kind, vectors, group.text_id.nunique(), *found))
+    return pd.DataFrame(rows, columns=["texts", "k", "passages", "n50, tokens", "n50, bits"])
 
 
 def _equal(runs: Any) -> Any:

@@ -15,7 +15,7 @@ from memlab.plans import PlanError
 from memlab.recipes import Recipe, RecipeError
 from memlab.store import StoreError
 from memlab.texts import Text, TextError, from_bytes, from_path
-from memlab.vectors import VectorError
+from memlab.vectors import DamagedError, VectorError
 
 NOT_EXACT = 3
 
@@ -53,6 +53,9 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
                 except OSError as problem:
                     typer.echo(f"memlab: {place} could not be kept either: {problem.strerror or problem}", err=True)
             raise fail(error, 1) from None
+        except DamagedError as error:
+            way = "a store's damaged results `memlab store verify` puts aside, so that they can be trained again"
+            raise fail(f"{error} ({way})", 1) from None
         except VectorError as error:
             raise fail(error, 1) from None
         except typer.Exit:

@@ -33,11 +33,6 @@ class Path:
     middle: np.ndarray | None = None
     """The curve's control point (k, d); None for a line."""
 
-    @property
-    def exact_share(self) -> float:
-        """Share of the points that are exact."""
-        return float(self.table.exact.mean())
-
 
 def line(
     lm: FrozenLM, a: MemVector, b: MemVector, *, points: int = POINTS, watch: Watch | None = None, again: float = 0.05

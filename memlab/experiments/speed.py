@@ -32,6 +32,7 @@ PUBLISHED = {"paper2025": Recipe.paper2025, "progressive2026": Recipe.progressiv
 def published(lm: FrozenLM, passage: Passage, recipe: Recipe) -> dict[str, Any]:
     """Train as research code does: (k, d) vectors in float32, batch 1, until all scored tokens are argmax.
 
+    ``recipe``: ``Recipe.paper2025`` (arXiv 2502.13063) or ``Recipe.progressive2026`` (arXiv 2607.21231), or like them.
     Returns the vectors that were measured (not those one step newer), steps, token passes and seconds of training.
     """
     began = time.perf_counter()

