@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -154,6 +155,12 @@ class _Pool(Executor):
             if process:
                 process.shutdown(wait=wait, cancel_futures=cancel_futures)
 
+    def kill(self) -> None:
+        """End all processes now; where long trainings stand was kept minutes ago."""
+        for pool in filter(None, self._processes):
+            for process in list((pool._processes or {}).values()):  # no public way before Python 3.14
+                process.terminate()
+
 
 @contextlib.contextmanager
 def dask_workers(where: str) -> Iterator[Workers]:
@@ -279,6 +286,10 @@ def dispatch(
                     desk.take_in()
                     watch(desk.going())
                 break
+    except KeyboardInterrupt:
+        out = desk.going().given_out
+        print(f"\n{out} passages with workers are finished first; interrupt again to leave them", file=sys.stderr)
+        raise
     finally:
         desk.close()
     return desk.failed
@@ -298,9 +309,14 @@ class _Desk:
         self.at_once = int(getattr(factory, "count", 0) or getattr(self.executor, "_max_workers", 64))
 
     def close(self) -> None:
-        """Let workers finish what they have begun."""
-        while not all(future.done() for future in self.running):
-            time.sleep(0.05)
+        """Let workers finish what they have begun; an interrupt meanwhile ends ours at once."""
+        try:
+            while not all(future.done() for future in self.running):
+                time.sleep(0.05)
+        except KeyboardInterrupt:
+            if hasattr(self.executor, "kill"):
+                self.executor.kill()
+            raise
         if hasattr(self.executor, "shutdown"):  # submitit's have none
             self.executor.shutdown(wait=True)
 

@@ -165,6 +165,15 @@ def test_unknown_local_names(name, reason):
         load(name)
 
 
+def test_a_folder_has_no_revision(tmp_path):
+    model, tokenizer = sources_toy("llama")
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path)
+    assert load(str(tmp_path)).revision is None
+    with pytest.raises(ModelError, match="has none"):
+        load(str(tmp_path), revision="main")
+
+
 def test_wrong_kinds_of_file(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"hello")
     with pytest.raises(ModelError, match="no GGUF"):

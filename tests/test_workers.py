@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import signal
+import threading
 import time
 import urllib.request
 from concurrent.futures import Executor, Future
@@ -88,6 +89,24 @@ def chunks_begun(monkeypatch):
 
     monkeypatch.setattr(w._Desk, "give_out", noted)
     return begun
+
+
+def test_a_second_interrupt_leaves_what_workers_have_begun(lm, plan, tmp_path, capsys):
+    """The first one waits for it, and says so."""
+    signals = []
+
+    def watch(going):
+        if going.given_out and not signals:
+            signals.append(threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)))
+            signals[0].start()
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    slow = Plan.of(lm, [job.passage for job in plan], Recipe.default(budget=10**6, margin=1000))
+    with pytest.raises(KeyboardInterrupt), w.processes(1, threads=1) as executor:
+        run(slow, Store(tmp_path), executor=executor, progress=False, watch=watch)
+    assert time.monotonic() - began < 60
+    assert "passages with workers are finished first" in capsys.readouterr().err
 
 
 def test_dask_does_what_one_does(plan, here, tmp_path):

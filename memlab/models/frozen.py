@@ -81,6 +81,8 @@ def _load(
         ) from error
     if folder.parent.name == "snapshots":
         revision = folder.name  # the commit, since what a branch's name means moves on
+    elif revision:
+        raise ModelError(f"revision={revision!r}: {name} is no repository of the hub, and has none: load it without")
     return FrozenLM(model, tokenizer, name=name, revision=revision, device=device, dtype=dtype, folder=folder)
 
 
