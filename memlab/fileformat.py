@@ -150,13 +150,26 @@ def payload_hash(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> 
 @contextmanager
 def whole_file(final: Path, data: bytes) -> Iterator[Path]:
     """A complete file of ``data`` beside ``final``, to be given that name; gone afterwards if it was not."""
-    temporary = final.with_name(f".{final.stem}.{uuid.uuid4().hex}.tmp")
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
+    with beside(final) as temporary:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        yield temporary
+
+
+def write_whole(final: Path, data: bytes) -> None:
+    """Write a file, in place of an older one, whole or not at all. Raises ``OSError``."""
+    with whole_file(final, data) as temporary:
+        os.replace(temporary, final)
+
+
+@contextmanager
+def beside(final: Path) -> Iterator[Path]:
+    """The name of a file beside ``final``, to be written and given its name; gone afterwards if it was not."""
+    temporary = final.with_name(f".{final.stem}.{uuid.uuid4().hex}.tmp")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
     finally:
         with suppress(OSError):  # on a full or read-only disk this can fail too; the error that matters is on its way

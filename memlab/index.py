@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import uuid
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from memlab.checks import Check, portability
+from memlab.fileformat import beside
 from memlab.recipes import Recipe, RecipeError
 from memlab.vectors import read_metadata
 
@@ -129,13 +129,9 @@ def _write(whole: pd.DataFrame, file: Path) -> None:
 
     made = pa.Table.from_pandas(whole, preserve_index=False)
     made = made.replace_schema_metadata({**(made.schema.metadata or {}), b"memlab_index": str(VERSION).encode()})
-    temporary = file.with_name(f".{NAME}.{uuid.uuid4().hex}.tmp")
-    try:
+    with beside(file) as temporary:
         pq.write_table(made, temporary, write_page_checksum=True)
         os.replace(temporary, file)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _row(key: str, meta: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ seconds, and steps taken in whitened coordinates need far fewer (``memlab bench 
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from weakref import WeakKeyDictionary
@@ -16,9 +15,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
 
+from memlab.fileformat import write_whole
 from memlab.models import FrozenLM
 from memlab.models.sources import cache_folder
 from memlab.objective import Batch, Row
@@ -71,10 +71,7 @@ def _cached(lm: FrozenLM, progress: bool) -> Metric:
     except (OSError, SafetensorError, TypeError):
         metric = measure(lm, progress=progress)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"basis": metric.basis, "spectrum": metric.spectrum}, temporary)
-        os.replace(temporary, file)
+        write_whole(file, save({"basis": metric.basis, "spectrum": metric.spectrum}))
     except OSError:
         pass  # a read-only cache only costs time
     return metric

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from memlab.fileformat import beside
 from memlab.store import Store, StoreError, link_if_absent
 from memlab.vectors import MemVector, VectorError
 
@@ -39,18 +40,15 @@ def pack(store: Store, file: Path, keys: Iterable[str] | None = None) -> int:
     if missing:
         others = f" and {len(missing) - 1} others" * (len(missing) > 1)
         raise StoreError(f"{store.path} has no result {missing[0]}{others}")
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Links are followed: the hub's cache is made of them, and what they lead to would not travel.
-        with tarfile.open(temporary, "w", dereference=True) as tar:
-            for key in wanted:
-                tar.add(store.file(key), f"objects/{key[:2]}/{key}.safetensors", recursive=False)
-        os.replace(temporary, file)
+        with beside(file) as temporary:
+            # Links are followed: the hub's cache is made of them, and what they lead to would not travel.
+            with tarfile.open(temporary, "w", dereference=True) as tar:
+                for key in wanted:
+                    tar.add(store.file(key), f"objects/{key[:2]}/{key}.safetensors", recursive=False)
+            os.replace(temporary, file)
     except OSError as error:
         raise StoreError(f"{file} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return len(wanted)
 
 

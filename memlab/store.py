@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
-from memlab.fileformat import whole_file
+from memlab.fileformat import whole_file, write_whole
 from memlab.texts import data_folder
 from memlab.unfinished import Unfinished
 from memlab.vectors import DamagedError, MemVector, VectorError
@@ -221,10 +221,7 @@ class Store:
         """Remember why the run of this key failed; a later success makes it moot."""
         file = self.path / "failures" / f"{key}.json"
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{uuid.uuid4().hex}.tmp")
-            temporary.write_text(json.dumps({"key": key, "error": error}))
-            os.replace(temporary, file)
+            write_whole(file, json.dumps({"key": key, "error": error}).encode())
         except OSError as problem:
             raise self.cannot_write(problem) from problem
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import safetensors.numpy
 
+from memlab.fileformat import write_whole
+
 if TYPE_CHECKING:
     from memlab.models import FrozenLM
     from memlab.vectors import MemVector
@@ -54,7 +56,5 @@ def to_peft(mem: MemVector, folder: str | os.PathLike[str], lm: FrozenLM | None 
         (ADAPTER, safetensors.numpy.save(tensors, told)),
         (CONFIG, json.dumps(about, indent=1).encode()),
     ):
-        temporary = folder / f".{name}.{os.getpid()}.tmp"
-        temporary.write_bytes(data)
-        os.replace(temporary, folder / name)
+        write_whole(folder / name, data)
     return folder

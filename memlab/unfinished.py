@@ -7,7 +7,6 @@ goes when that training is done.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from memlab.fileformat import payload_hash, whole_file
+from memlab.fileformat import payload_hash, write_whole
 
 
 class Unfinished:
@@ -39,8 +38,7 @@ class Unfinished:
         told = {"made": json.dumps(made, sort_keys=True), "payload_sha256": payload_hash(arrays, made)}
         data = safetensors.numpy.save(dict(arrays), told)
         try:
-            with whole_file(self.file(key), data) as temporary:
-                os.replace(temporary, self.file(key))
+            write_whole(self.file(key), data)
         except OSError as error:
             warnings.warn(
                 f"where a training stands could not be kept in {self.folder}: {error.strerror or error}. It goes on; "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from memlab.checks import Check, portability
-from memlab.fileformat import DamagedError, VectorError, canonical, pack, read_metadata, unpack
+from memlab.fileformat import DamagedError, VectorError, canonical, pack, read_metadata, unpack, write_whole
 from memlab.recipes import Recipe, RecipeError
 
 if TYPE_CHECKING:
@@ -264,12 +264,7 @@ class MemVector:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to a file of one's own (the store names its own). Replaces what is there, never leaves half a file."""
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(self.to_bytes())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, self.to_bytes())
         return path
 
     def to_peft(self, folder: str | os.PathLike[str], lm: FrozenLM | None = None) -> Path:

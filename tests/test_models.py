@@ -100,7 +100,7 @@ def test_facts_are_forgotten_when_files_change(tmp_path):
     (folder / "w").write_text("a")
     sources_module.Facts(folder).remember(fingerprint="x")
     assert sources_module.Facts(folder).known == {"fingerprint": "x"}
-    (folder / "memlab.7.tmp").write_text("another process, writing them down")
+    (folder / ".memlab.7.tmp").write_text("another process, writing them down")
     assert sources_module.Facts(folder).known == {"fingerprint": "x"}
     (folder / "w").write_text("ab")
     assert sources_module.Facts(folder).known == {}

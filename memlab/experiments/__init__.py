@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memlab.fileformat import beside
 from memlab.texts import data_folder
 
 if TYPE_CHECKING:
@@ -72,16 +72,12 @@ def write_table(table: pd.DataFrame, file: Path | None) -> None:
     """
     if file is None:
         return
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix == ".csv":
-            table.to_csv(temporary, index=False, float_format="%.6g")
-        else:
-            table.to_parquet(temporary, index=False)
-        os.replace(temporary, file)
+        with beside(file) as temporary:
+            if file.suffix == ".csv":
+                table.to_csv(temporary, index=False, float_format="%.6g")
+            else:
+                table.to_parquet(temporary, index=False)
+            os.replace(temporary, file)
     except OSError as error:
         raise TableNotWrittenError(f"{file} could not be written: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):  # why there is no table was said
-            temporary.unlink()

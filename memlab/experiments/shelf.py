@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from memlab.cramming import Progress, cram, key_of
-from memlab.fileformat import whole_file
+from memlab.fileformat import write_whole
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.runs import Plan, run
@@ -101,8 +100,7 @@ def trajectories(
         tensors[mem.key], steps[mem.key] = np.stack([point for _, point in way]), [step for step, _ in way]
     file.parent.mkdir(parents=True, exist_ok=True)
     about = {"memlab": json.dumps({"schema": 1, "model": lm.name, "fingerprint": lm.fingerprint, "steps": steps})}
-    with whole_file(file, safetensors.numpy.save(tensors, about)) as temporary:
-        os.replace(temporary, file)
+    write_whole(file, safetensors.numpy.save(tensors, about))
 
 
 def read_trajectories(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

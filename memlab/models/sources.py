@@ -18,6 +18,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from memlab.fileformat import write_whole
 from memlab.models.presets import PRESETS, Preset, Wheel
 
 TOY_FAMILIES = ("llama", "gpt_neox", "opt", "olmo", "mamba", "gemma3", "qwen2")
@@ -240,8 +241,8 @@ class Facts:
         own = cache_folder() / "models"
         label = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
         self._file = folder / "memlab.json" if own in folder.parents else cache_folder() / "facts" / f"{label}.json"
-        # What another process is just writing down, memlab.123.tmp, may be gone at the next look, and is no weight.
-        files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("memlab."))
+        # What another process is just writing down, .memlab.123.tmp, may be gone at the next look, and is no weight.
+        files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(("memlab.", ".memlab.")))
         self._state = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
         try:
             known = json.loads(self._file.read_text())
@@ -253,10 +254,7 @@ class Facts:
         """Add facts and write them down, where that is possible."""
         self.known |= facts
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._file.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps({"files": self._state, "facts": self.known}, indent=1))
-            os.replace(temporary, self._file)
+            write_whole(self._file, json.dumps({"files": self._state, "facts": self.known}, indent=1).encode())
         except OSError:
             pass  # a read-only cache only costs time
 
