@@ -1,5 +1,6 @@
 """Charts draw what is in the table: read back from the drawn picture, not from the specification."""
 
+import json
 import re
 
 import numpy as np
@@ -181,3 +182,23 @@ def test_shares_codecs_vectors_and_predictions_are_drawn():
         {"text_id": ["a"], "texts": ["prose"], "true": [100], "predicted": [90.0], "low": [80.0], "high": [95.0]}
     )
     assert any("true: 100; predicted: 90" in m or "tokens: 90" in m for m in spoken(charts.predictions(found)))
+
+
+def test_a_kind_of_text_has_one_colour_in_every_picture():
+    def colours(chart):
+        said = json.dumps(chart.to_dict())
+        found = re.search(r'"scale": \{"domain": (\[[^\]]*\]), "range": (\[[^\]]*\])\}', said)
+        return dict(zip(*map(json.loads, found.groups()), strict=True))
+
+    kinds = ["random", "originals"]
+    codecs = pd.DataFrame({"codec": ["zip", "zip"], "texts": kinds, "bits_a_token": [32.0, 4.0]})
+    told = pd.DataFrame(
+        {"true": [1, 2], "predicted": [1, 2], "low": [0, 1], "high": [2, 3], "text_id": ["a", "b"], "texts": kinds}
+    )
+    lines = pd.DataFrame({"k": [1, 1], "tokens": [1, 2], "way": ["m, classics", "m, random"], "text_id": ["a", "b"]})
+    drawn = (charts.codec_bars(codecs), charts.predictions(told.assign(texts=kinds)), charts.more_vectors(lines))
+    first, second, third = map(colours, drawn)
+        colours(c) for c in (charts.codec_bars(codecs), charts.predictions(told), charts.more_vectors(lines))
+    )
+    assert first == second
+    assert first["random"] == third["m, random"] != third["m, classics"]

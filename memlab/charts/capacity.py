@@ -63,8 +63,14 @@ def more_vectors(table: pd.DataFrame) -> Any:
     """
     ways = table.way.unique().tolist()
     published = [way for way in ways if way.endswith(", published")]
+    own = [way for way in ways if way not in published]
+    kinds = [way.rpartition(", ")[2] for way in own]
+    told = _kinds(pd.DataFrame({"texts": kinds})).to_dict()
+    of_kind = dict(zip(told["domain"], told["range"], strict=True))
+    several = len(set(kinds)) < len(kinds)  # of two models
     colours = itertools.cycle((BLUE, ORANGE, GREEN, PURPLE))
-    paint = [GREY if way in published else next(colours) for way in ways]
+    mine = {way: next(colours) if several else of_kind[kind] for way, kind in zip(own, kinds, strict=True)}
+    paint = [mine.get(way, GREY) for way in ways]
     dashes = [[[2, 3], [8, 4], [8, 3, 2, 3]][published.index(way) % 3] if way in published else [1, 0] for way in ways]
     return (
         alt.Chart(table)
@@ -157,7 +163,7 @@ def horizons_in_both(table: pd.DataFrame) -> Any:
         base = alt.Chart(table).encode(alt.Y("texts:N", title=None, sort=None, axis=axis))
         ticks = base.mark_tick(thickness=2, size=26, opacity=0.75).encode(
             alt.X(f"{column}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6, format="d")),
-            alt.Color("texts:N", legend=None, sort=None),
+            alt.Color("texts:N", legend=None, scale=_kinds(table)),
             tooltip=["text_id", alt.Tooltip(f"{column}:Q", format=".0f")],
         )
         thick = base.mark_tick(thickness=4, size=42, color=GREY).encode(alt.X(f"median({column}):Q"))
@@ -186,7 +192,7 @@ def before_and_after(runs: pd.DataFrame, c: float) -> Any:
         .encode(
             alt.X("bits_without:Q", title="bits the text costs without the vector"),
             alt.Y("bits_with:Q", title="bits with it"),
-            alt.Color("texts:N", title=None, sort=None, legend=alt.Legend(orient="top-left")),
+            alt.Color("texts:N", title=None, scale=_kinds(runs), legend=alt.Legend(orient="top-left")),
             alt.Shape(
                 "outcome:N", title=None, legend=alt.Legend(orient="top-left"),
                 scale=alt.Scale(domain=["exact", "not exact"], range=["circle", "cross"]),
@@ -224,7 +230,7 @@ def codec_bars(table: pd.DataFrame) -> Any:
                 axis=alt.Axis(values=[2, 4, 8, 16, 32, 64, 128, 256]),
             ),
             alt.Y("codec:N", title=None, sort=order, axis=alt.Axis(labelFontSize=13, labelLimit=260, grid=True)),
-            alt.Color("texts:N", title=None, sort=None),
+            alt.Color("texts:N", title=None, scale=_kinds(table)),
             tooltip=["codec", "texts", alt.Tooltip("bits_a_token:Q", format=".3g")],
         )
         .properties(width=460, height=alt.Step(26))
@@ -240,7 +246,7 @@ def predictions(table: pd.DataFrame) -> Any:
         .mark_line(color=GREY, opacity=0.5)
         .encode(alt.X("x:Q", scale=scale), alt.Y("x:Q", scale=scale))
     )
-    colour = [alt.Color("texts:N", title=None, sort=None)] if "texts" in table else []
+    colour = [alt.Color("texts:N", title=None, scale=_kinds(table))] if "texts" in table else []
     base = alt.Chart(table).encode(
         alt.Y("true:Q", title="exact horizon, tokens", scale=scale), *colour,
         tooltip=["text_id", "true", alt.Tooltip("predicted:Q", format=".0f")],
@@ -255,3 +261,11 @@ def predictions(table: pd.DataFrame) -> Any:
 def _outcomes(runs: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """Those columns and ``outcome``: a table of runs holds arrays too, which have no place in a picture's data."""
     return runs[list(columns)].assign(outcome=runs.exact.map({True: "exact", False: "not exact"}))
+
+
+def _kinds(table: pd.DataFrame) -> alt.Scale:
+    """A kind of text has its colour in every picture, whichever others are beside it."""
+    usual = {"originals": BLUE, "classics": ORANGE, "random": GREEN}
+    others = itertools.cycle((PURPLE, GREY))
+    there = sorted(table.texts.unique(), key=lambda kind: [*usual, kind].index(kind))
+    return alt.Scale(domain=there, range=[usual.get(kind) or next(others) for kind in there])
