@@ -265,6 +265,10 @@ def _lacking(jobs: Sequence[Job], store: Store) -> tuple[list[Job], dict[str, st
     return lacked, failed
 
 
+OFTEN = 1000
+"""Jobs of which it is looked up, whenever one has ended, which of them are in the store."""
+
+
 def _here(
     lm: FrozenLM, jobs: Sequence[Job], store: Store, portable: bool, progress: bool, stop: _Stop
 ) -> tuple[dict[str, MemVector], dict[str, str]]:
@@ -275,8 +279,8 @@ def _here(
     def heard(now: Progress) -> bool:
         nonlocal seen, finished, looked, took
         began = time.perf_counter()
-        # Looked up when a passage has ended, and for a hundredth of the time at most: there may be ten thousand.
-        if seen != (now.finished, now.total) and began - looked > 100 * took:
+        # Looked up when a passage has ended; of many thousands for a hundredth of the time at most.
+        if seen != (now.finished, now.total) and (len(lacked) <= OFTEN or began - looked > 100 * took):
             seen, finished = (now.finished, now.total), sum(job.key in store for job in lacked)
             looked = time.perf_counter()
             took = looked - began

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from memlab import PassageError, Plan, Recipe, Store, StoreError, cram, run, runs
@@ -120,7 +122,14 @@ def test_the_shelf_holds_what_the_first_notebook_shows():
     assert shown["paper2025"] >= first_six
 
 
-def test_watch_is_told_and_stops_a_run_in_process(toy, store):
+def test_watch_is_told_and_stops_a_run_in_process(toy, store, monkeypatch):
+    usual = Store.__contains__
+
+    def slow(self, key):  # a busy machine: what the store has is told all the same
+        time.sleep(0.02)
+        return usual(self, key)
+
+    monkeypatch.setattr(Store, "__contains__", slow)
     plan = Plan.of(toy, random_passages(toy, 6, 4), Recipe.default(k=2, budget=60))
     seen = []
     report = run(plan, store, progress=False, watch=lambda going: seen.append(going) or going.finished >= 2)
