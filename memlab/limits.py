@@ -26,14 +26,15 @@ def saturation(bits_without: Sequence[float] | Any, bits_with: Sequence[float] |
     x, y = np.asarray(bits_without, float), np.asarray(bits_with, float)
     order = np.argsort(x)
     x, y = x[order], y[order]
-    best, at = np.inf, float("nan")
-    for first in range(len(x)):  # texts from ``first`` on are above C
-        low, high = (x[first - 1] if first else 0.0), x[first]
-        c = float(np.clip(np.mean(x[first:] - y[first:]), low, high))
-        cost = float(np.sum(y[:first] ** 2) + np.sum((y[first:] - x[first:] + c) ** 2))
-        if cost < best:
-            best, at = cost, c
-    return at
+    if not len(x):
+        return float("nan")
+    # Texts from the i-th on are above C, for each i at once: C is the mean of what they lost, as far as it may be.
+    lost = x - y
+    above, count = lost[::-1].cumsum()[::-1], np.arange(len(x), 0, -1)
+    c = np.clip(above / count, np.concatenate([[0.0], x[:-1]]), x)
+    below = np.concatenate([[0.0], (y**2).cumsum()[:-1]])
+    cost = below + (lost**2)[::-1].cumsum()[::-1] - 2 * c * above + count * c**2
+    return float(c[np.argmin(cost)])
 
 
 def saturation_interval(runs: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> Estimate:
