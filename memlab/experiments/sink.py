@@ -30,8 +30,8 @@ def sink(
 
     ``s`` is the special token that the model's own cross-entropy likes best; where a tokenizer has none, token 0.
     ``first_lead``: lead of the first token's logit over all others, logits. ``on_first``, ``on_mem``: share of the
-    attention of the text's positions that falls on position 0 and on the vectors, mean over layers and heads; NaN without
-    attention.
+    attention of the text's positions that falls on position 0 and on the vectors, mean over layers and heads; NaN
+    without attention.
     """
     # The model's metric is measured behind its sink prefix: whitened with it, that placement alone would be at home.
     recipe = recipe or Recipe.default(whiten=0)
