@@ -113,7 +113,7 @@ def test_a_folder_is_named_to_workers_by_its_whole_path_and_a_preset_by_its_name
     for name in ("m", "smollm2-135m"):
         (tmp_path / name).mkdir()
     lm = FrozenLM.from_model(model, tokenizer)
-    lm._folder = tmp_path
+    lm.folder = tmp_path
     for name, origin in [("m", tmp_path / "m"), ("~/m", tmp_path / "m"), ("smollm2-135m", "smollm2-135m")]:
         lm.name = name
         assert lm.origin == str(origin)

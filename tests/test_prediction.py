@@ -64,7 +64,7 @@ def test_intervals_cover_as_they_say():
 def test_intervals_cover_where_every_passage_was_measured_at_several_k():
     """Noise of each k's own: the mean of a passage's errors is half as wide as one of them."""
     inside = []
-    for i in range(2):
+    for i in range(3):
         rng = np.random.default_rng(i)
         table = pd.concat(
             [world(rng, budget=5000, noise=0, passages=24).assign(k=k) for k in (1, 2, 4, 8)], ignore_index=True

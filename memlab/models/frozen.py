@@ -101,7 +101,8 @@ class FrozenLM:
         folder: Path | None = None,
     ) -> None:
         self.device = torch.device(device or _best_device())
-        self._folder = folder
+        self.folder = folder
+        """Where its safetensors, configuration and tokenizer are; None for a model that was made in memory."""
         if folder is None and any(p.dtype != torch.float32 for p in model.parameters()):
             self.fingerprint = _fingerprint_in_memory(model)  # of the weights as they came
         self.model = model.to(device=self.device, dtype=torch.float32).eval().requires_grad_(False)
@@ -144,19 +145,14 @@ class FrozenLM:
     @property
     def origin(self) -> str:
         """What to give to ``load`` in another process: the name, or the whole path where that is a folder or file."""
-        if self._folder is None or self.name in PRESETS or not (path := Path(self.name).expanduser()).exists():
+        if self.folder is None or self.name in PRESETS or not (path := Path(self.name).expanduser()).exists():
             return self.name
         return str(path.absolute())
 
     @property
-    def folder(self) -> Path | None:
-        """Where its safetensors, configuration and tokenizer are; None for a model that was made in memory."""
-        return self._folder
-
-    @property
     def has_files(self) -> bool:
         """Whether the weights came from files, so that facts about them are worth keeping."""
-        return self._folder is not None
+        return self.folder is not None
 
     @cached_property
     def d(self) -> int:
@@ -173,7 +169,7 @@ class FrozenLM:
         """Hash of sorted (name, dtype, shape, bytes) of the weights as stored."""
         if self._facts and (known := self._facts.known.get("fingerprint")):
             return str(known)
-        digest = sources.fingerprint_of(self._folder) if self._folder else None
+        digest = sources.fingerprint_of(self.folder) if self.folder else None
         digest = digest or _fingerprint_in_memory(self.model)
         if self._facts:
             self._facts.remember(fingerprint=digest)
