@@ -147,9 +147,8 @@ def _token_passes_at_most(recipe: Recipe, tokens: int) -> float:
     """By its budgets, and of a text that grows by its patience at each stage."""
     top = float(recipe.budget * tokens)
     if recipe.grow and recipe.patience:
-        top = min(
-            top, recipe.patience * sum(min(n, tokens) for n in range(recipe.grow, tokens + recipe.grow, recipe.grow))
-        )
+        stages = range(recipe.grow, tokens + recipe.grow, recipe.grow)
+        top = min(top, recipe.patience * sum(min(stage, tokens) for stage in stages))
     return min(top, recipe.token_budget or top)
 
 

@@ -238,9 +238,8 @@ def _share(count: int) -> int:
 
 def _begin(card: str | None, threads: int) -> None:
     """In a new process, before it first asks for a card: the one it is to see, and its share of the cores."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C goes to all of a terminal's programs: what is begun is finished
+    # Ctrl-C goes to all of a terminal's programs; here, what is begun is finished.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if card is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = card
     os.environ["OMP_NUM_THREADS"] = str(threads)
