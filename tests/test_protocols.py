@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from memlab import Recipe, Store, capacity, decode, load, prediction
 from memlab.cli import app
-from memlab.cli.capacity import _half, summaries
+from memlab.cli.capacity import _half_come_back, summaries
 from memlab.experiments import horizon, protocols, published, reference
 from memlab.models import PRESETS
 from memlab.texts import Text, originals, random_words
@@ -216,7 +216,7 @@ def test_where_half_of_the_passages_come_back():
         dict(texts=kind, text_id=f"{kind}{i}", k=1, recipe="default", length=n, bits_without=bits * n, exact=n == 50)
         for kind, bits in (("prose", 4), ("random", 8)) for i in range(6) for n in (50, 200)
     ]  # fmt: skip
-    told = _half(pd.DataFrame(rows)).set_index("texts")
+    told = _half_come_back(pd.DataFrame(rows)).set_index("texts")
     assert told["n50, tokens"].str.split().str[0].tolist() == ["100", "100", "100"]
     assert told["n50, bits"].str.split().str[0].tolist()[:2] == ["400", "800"]
     assert told.passages.tolist() == [6, 6, 12]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import altair as alt
@@ -65,11 +66,11 @@ def more_vectors(table: pd.DataFrame) -> Any:
     published = [way for way in ways if way.endswith(", published")]
     own = [way for way in ways if way not in published]
     kinds = [way.rpartition(", ")[2] for way in own]
-    told = _kinds(pd.DataFrame({"texts": kinds})).to_dict()
-    of_kind = dict(zip(told["domain"], told["range"], strict=True))
-    several = len(set(kinds)) < len(kinds)  # of two models
-    colours = itertools.cycle((BLUE, ORANGE, GREEN, PURPLE))
-    mine = {way: next(colours) if several else of_kind[kind] for way, kind in zip(own, kinds, strict=True)}
+    if len(set(kinds)) < len(kinds):  # of several models: by kind, two lines would look alike
+        mine = dict(zip(own, itertools.cycle((BLUE, ORANGE, GREEN, PURPLE))))
+    else:
+        of_kind = _colours(kinds)
+        mine = {way: of_kind[kind] for way, kind in zip(own, kinds, strict=True)}
     paint = [mine.get(way, GREY) for way in ways]
     dashes = [[[2, 3], [8, 4], [8, 3, 2, 3]][published.index(way) % 3] if way in published else [1, 0] for way in ways]
     return (
@@ -264,8 +265,13 @@ def _outcomes(runs: pd.DataFrame, *columns: str) -> pd.DataFrame:
 
 
 def _kinds(table: pd.DataFrame) -> alt.Scale:
+    colours = _colours(table.texts.unique())
+    return alt.Scale(domain=list(colours), range=list(colours.values()))
+
+
+def _colours(kinds: Iterable[str]) -> dict[str, str]:
     """A kind of text has its colour in every picture, whichever others are beside it."""
     usual = {"originals": BLUE, "classics": ORANGE, "random": GREEN}
     others = itertools.cycle((PURPLE, GREY))
-    there = sorted(table.texts.unique(), key=lambda kind: [*usual, kind].index(kind))
-    return alt.Scale(domain=there, range=[usual.get(kind) or next(others) for kind in there])
+    there = sorted(kinds, key=lambda kind: [*usual, kind].index(kind))
+    return {kind: usual.get(kind) or next(others) for kind in there}

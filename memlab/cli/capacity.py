@@ -199,7 +199,7 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
         made["a vector takes C bits off a text: with = max(0, without - C)"] = fits.round(3)
     fixed = runs[runs.protocol == "fixed"]
     if len(fixed):
-        made["half of the passages come back at (n50): logistic fit over the lengths tried"] = _half(fixed)
+        made["half of the passages come back at (n50): logistic fit over the lengths tried"] = _half_come_back(fixed)
     equal = runs[runs.protocol == "equal"]
     if len(equal):
         made["passages of as many bits: how many come back"] = _equal(equal)
@@ -216,7 +216,7 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
     return made
 
 
-def _half(runs: Any) -> Any:
+def _half_come_back(runs: Any) -> Any:
     """n50 in tokens and in bits, every passage being tried at every length: one row a k and kind of text, and all."""
     import pandas as pd
 
