@@ -167,6 +167,10 @@ def bench_horizon(
     aim: Annotated[int, typer.Option(help="passages that end below it are pressed further; 0: none")] = 0,
     model: ModelOption = "smollm2-135m",
     store: StoreOption = None,
+    earlier: Annotated[
+        Path | None,
+        typer.Option("--known", help="a table of memlab capacity or of this command: what it has is not run again"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="table, Parquet: written after each round, read on resuming")] = None,
 ) -> None:
     """The longest prefix of each passage that is exact, and what it takes to go further."""
@@ -175,13 +179,13 @@ def bench_horizon(
     from memlab.capacity import horizons
     from memlab.experiments.horizon import growing, grown_further, horizon, pressed
     from memlab.models import load
-    from memlab.statistics import median_interval
 
     span = grid_of(lengths, first)
     lm, kept = load(model), Store(store)
     chosen = [text for name in texts or ["originals"] for text in load_texts(name, count=count)]
     wanted = recipe_of(recipe, budget=budget)
-    known = read_table(out)
+    there = [table for table in (read_table(out), read_table(earlier)) if table is not None]
+    known = pd.concat(there, ignore_index=True) if there else None
 
     name = "growing" if wanted.grow else "ladder"
 
@@ -196,40 +200,33 @@ def bench_horizon(
 
     common: dict[str, Any] = dict(recipe=wanted, known=known, progress=False)
     if wanted.grow:
-        common |= {"longest": span[-1]}
-        table = growing(
-            lm, chosen, kept, token_passes=wanted.token_budget, tell=typer.echo, keep=keep, **common
-        )  # fmt: skip
+        common |= {"longest": span[-1], "tell": typer.echo}
+        table = growing(lm, chosen, kept, token_passes=wanted.token_budget, keep=keep, **common)
     else:
         table = horizon(
             lm, chosen, kept, lengths=span, first=first, attempts=attempts, tell=typer.echo, keep=keep, **common
         )
     found = horizons(table)
     tables = {name: table.assign(way=name)}
-    if aim:
-        typer.echo(f"pressing the passages that end below {aim} tokens")
-        press = grown_further if wanted.grow else pressed
-        further = press(lm, chosen, kept, table, aim=aim, **common)
-        tables |= dict(list(further.groupby("way", sort=False))) if len(further) else {}
     if beside:
+        typer.echo(f"{beside}, with as many token passes")
         passes = dict(zip(found.text_id, found.token_passes, strict=True))
         grown = growing(
             lm, chosen, kept, recipe=recipe_of(beside), token_passes=passes, longest=span[-1], known=known,
-            progress=False, tell=typer.echo,
+            progress=False, tell=typer.echo, keep=lambda rows: write(rows.assign(way=beside)),
         )  # fmt: skip
         tables[beside] = grown.assign(way=beside)
+    if aim:
+        typer.echo(f"pressing the passages that end below {aim} tokens")
+        if wanted.grow:
+            further = grown_further(lm, chosen, kept, table, aim=aim, keep=write, **common)
+        else:
+            further = pressed(lm, chosen, kept, table, aim=aim, **common)
+        tables |= dict(list(further.groupby("way", sort=False))) if len(further) else {}
     write(pd.concat(tables.values(), ignore_index=True))
     typer.echo(repr(lm))
     for way, rows in tables.items():
-        if way in (name, beside):
-            reached = horizons(rows)
-            middle, below, above = median_interval(reached.horizon)
-            typer.echo(f"{way}\n{reached.to_string(index=False)}")
-            typer.echo(f"median horizon {middle:g} tokens, 95 % [{below:g}, {above:g}], {len(reached)} passages")
-        elif wanted.grow:
-            typer.echo(f"{way}: {len(rows)} passages, exact prefix: median {rows.exact_prefix.median():g} tokens")
-        else:
-            typer.echo(f"{way}: {rows.exact.sum()} of {len(rows)} exact, {rows.bits.median():.4f} bits a token left")
+        typer.echo(_reached(way, rows) if way in (name, beside) else _pressed(way, rows, bool(wanted.grow)))
 
 
 @bench_app.command("kills")
@@ -264,6 +261,26 @@ def bench_store(
 
     for name, value in large(folder, entries).items():
         typer.echo(f"{name}: {value}")
+
+
+def _reached(way: str, rows: Any) -> str:
+    """Horizons of one way to find them, as a table and their median."""
+    from memlab.capacity import horizons
+    from memlab.statistics import median_interval
+
+    reached = horizons(rows)
+    middle, below, above = median_interval(reached.horizon)
+    return (
+        f"{way}\n{reached.to_string(index=False)}\n"
+        f"median horizon {middle:g} tokens, 95 % [{below:g}, {above:g}], {len(reached)} passages"
+    )
+
+
+def _pressed(way: str, rows: Any, grown: bool) -> str:
+    """What one way to go further came to."""
+    if grown:
+        return f"{way}: {len(rows)} passages, exact prefix: median {rows.exact_prefix.median():g} tokens"
+    return f"{way}: {rows.exact.sum()} of {len(rows)} exact, {rows.bits.median():.4f} bits a token left"
 
 
 def _shape(text: str) -> tuple[int, int]:

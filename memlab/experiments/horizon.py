@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,12 +187,25 @@ def growing(
         for text, p in zip(texts, passages, strict=True)
     ]
     rows: list[dict[str, Any]] = []
+    for lot in _lots(jobs, store, known=known, progress=progress, tell=tell):
+        rows += lot
+        keep(pd.DataFrame(rows))
+    return pd.DataFrame(rows)
+
+
+def _lots(
+    jobs: Sequence[tuple[Text, int, Job]],
+    store: Store,
+    *,
+    known: pd.DataFrame | None,
+    progress: bool,
+    tell: Callable[[str], None],
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of ``attempted``, a few passages at a time, as they are done."""
     for begin in range(0, len(jobs), TOGETHER):
         some = jobs[begin : begin + TOGETHER]
-        rows += [row for row in attempted(some, store, known=known, progress=progress, tell=tell) if row]
-        keep(pd.DataFrame(rows))
-        tell(f"{begin + len(some)} of {len(texts)} passages done")
-    return pd.DataFrame(rows)
+        yield [row for row in attempted(some, store, known=known, progress=progress, tell=tell) if row]
+        tell(f"{begin + len(some)} of {len(jobs)} passages done")
 
 
 def longest_of(lm: FrozenLM, text: Text, tokens: int, start: int | str) -> Passage:
@@ -271,40 +284,59 @@ def grown_further(
     start: int | str = 0,
     known: pd.DataFrame | None = None,
     progress: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
+    keep: Callable[[pd.DataFrame], None] = lambda rows: None,
 ) -> pd.DataFrame:
-    """What ``pressed`` asks, of rows of ``growing``: texts that ended below ``aim`` tokens are grown on from where they
-    stood with four times the patience, anew from another seed, and anew by ``Recipe.fullmatrix``'s rule (free norm).
+    """What ``pressed`` asks, of rows of ``growing``: texts that ended below ``aim`` tokens are grown anew from another
+    seed, on from where they stood with four times the patience, and anew by ``Recipe.fullmatrix``'s rule (free norm).
 
-    If some of them come further (``exact_prefix``), what ended was the search.
+    If some of them come further (``exact_prefix``), what ended was the search. Vectors to go on from are those of the
+    store or the ones that come with memlab; where neither has them they are trained again. ``keep`` is given the rows
+    so far after each few passages.
     """
     short = attempts[~attempts.exact & (attempts.exact_prefix < aim)]
     rows = [row | {"way": "as it ended"} for row in short.to_dict("records")]
     chosen = [text for text in texts if text.id in set(short.text_id)]
     longest = min(longest, room(lm, recipe))
-    jobs = [Plan.of(lm, [longest_of(lm, text, longest, start)], recipe).jobs[0] for text in chosen]
-    # A table knows their keys, a store that is not this one has their vectors: they are trained again if need be.
-    parents = run(Plan(tuple({job.key: job for job in jobs}.values())), store, progress=progress).results
-    stood = {mem.key: mem for mem in parents}
     free = Recipe.fullmatrix(
         k=recipe.k, grow=recipe.grow, margin=recipe.margin, patience=recipe.patience, budget=recipe.budget,
         schedule="inverse", token_budget=recipe.token_budget,
     )  # fmt: skip
-    further: list[tuple[Text, int, Job]] = []
-    ways: list[str] = []
-    for text, first in zip(chosen, jobs, strict=True):
-        passage, parent = first.passage, stood.get(first.key)
-        plans = {
-            "another seed": Plan.of(lm, [passage], recipe.replace(seed=recipe.seed + 1)),
-            "free norm": Plan.of(lm, [passage], free),
-        }
-        if parent:  # else it failed when it was trained again
-            patient = recipe.replace(patience=4 * recipe.patience)
-            plans["four times the patience"] = Plan.of(lm, [passage], patient, start=[parent])
-        further += [(text, len(passage), plan.jobs[0]) for plan in plans.values()]
-        ways += plans
-    made = attempted(further, store, known=known, progress=progress)
-    rows += [row | {"way": way} for way, row in zip(ways, made, strict=True) if row]
+    passages = [(text, longest_of(lm, text, longest, start)) for text in chosen]
+
+    def jobs(r: Recipe, stood: Mapping[str, MemVector] | None = None) -> list[tuple[Text, int, Job]]:
+        those = [(text, p) for text, p in passages if stood is None or text.id in stood]
+        parents = [[stood[text.id]] if stood is not None else None for text, _ in those]
+        return [
+            (text, len(p), Plan.of(lm, [p], r, start=parent).jobs[0])
+            for (text, p), parent in zip(those, parents, strict=True)
+        ]
+
+    def patiently() -> list[tuple[Text, int, Job]]:
+        stood = _trained(jobs(recipe), store, progress=progress)
+        return jobs(recipe.replace(patience=4 * recipe.patience), stood)
+
+    ways: dict[str, Callable[[], list[tuple[Text, int, Job]]]] = {
+        "another seed": lambda: jobs(recipe.replace(seed=recipe.seed + 1)),
+        "four times the patience": patiently,
+        "free norm": lambda: jobs(free),
+    }
+    for way, made in ways.items():
+        for lot in _lots(made(), store, known=known, progress=progress, tell=tell):
+            rows += [row | {"way": way} for row in lot]
+            keep(pd.DataFrame(rows))
     return pd.DataFrame(rows)
+
+
+def _trained(jobs: Sequence[tuple[Text, int, Job]], store: Store, *, progress: bool) -> dict[str, MemVector]:
+    """The vectors of these jobs by their text's id, without those that fail: a table knows their keys, and a store
+    that is not this one may have had them.
+    """
+    shelf = Store.bundled()
+    found = {job.key: shelf.get(job.key) for *_, job in jobs if job.key not in store and job.key in shelf}
+    missing = Plan(tuple({job.key: job for *_, job in jobs if job.key not in found}.values()))
+    found |= {mem.key: mem for mem in run(missing, store, progress=progress).results}
+    return {text.id: found[job.key] for text, _, job in jobs if job.key in found}
 
 
 ATTEMPT = (
