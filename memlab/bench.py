@@ -26,18 +26,26 @@ class Bench:
         self._batches: dict[tuple[Any, ...], Batch] = {}
 
     def fill(self) -> int:
-        """Let waiting passages take the free slots (one always may); how many are on the bench."""
-        if self.waiting and self._slots is None:
+        """Let waiting passages take the free slots (one always may); how many are on the bench.
+
+        What counts is the length that is trained now. Where texts that grow have come to need more than there is, who
+        came last waits again, with all it has learnt.
+        """
+        if self._slots is None:
             self._slots = slots(self.lm)
-        while self.waiting and self._slots:
-            rows = [job.row.length for job in [*self.jobs, self.waiting[0]]]
-            parts = [[rows[i] for i in part] for part in groups(rows)]
-            if len(rows) > 1 and sum(len(part) / self._slots.rows(max(part)) for part in parts) > 1:
-                break
+        while self.waiting and (not self.jobs or self._fit([*self.jobs, self.waiting[0]], self._slots)):
             job = self.waiting.pop(0)
             job.enter(self._progress)
             self.jobs.append(job)
+        if any(job.recipe.grow for job in self.jobs):
+            while len(self.jobs) > 1 and not self._fit(self.jobs, self._slots):
+                self.waiting.insert(0, self.jobs.pop())
         return len(self.jobs)
+
+    @staticmethod
+    def _fit(jobs: list[Training], room: Slots) -> bool:
+        rows = [job.current.length for job in jobs]
+        return sum(len(part) / room.rows(max(rows[i] for i in part)) for part in groups(rows)) <= 1
 
     def step(self) -> bool:
         """Measure all, keep or end those that are done, and let the others take a step; False if memory ran out.

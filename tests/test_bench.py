@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from memlab import CramInterrupted, Recipe, cram
+from memlab import CramInterrupted, Recipe, cram, slots
 from memlab.objective import Batch
 from tests.conftest import random_passages
 
@@ -132,3 +132,27 @@ def test_what_the_bench_was_like_is_recorded(toy):
         "positions", "bytes_per_position", "bytes_per_position_and_length", "free_gib",
     }  # fmt: skip
     assert mem.provenance["token_passes"] == 8 * (mem.steps + 1)
+
+
+def test_texts_that_grow_share_the_bench_by_what_is_trained_now(toy, store, monkeypatch):
+    """Eight texts of 60 tokens have room for one row of their whole length; they begin at two tokens, all at once."""
+    monkeypatch.setitem(slots.MOST, "cpu", 64)
+    passages = random_passages(toy, 8, 60)
+    recipe = Recipe.growing(k=4, grow=2, margin=0.1, budget=120, patience=40)
+    alone = {m.key: m for p in passages for m in cram(toy, p, recipe, progress=False)}
+    company, positions = [], []
+
+    def watch(progress):
+        company.append(progress.passages)
+        positions.append(progress.positions)
+
+    mems = cram(toy, passages, recipe, store, progress=False, watch=watch)
+    assert len(company[0]) == 8
+    sizes = [len(passages) for passages in company]
+    assert 1 < min(sizes[:60]) < 8  # who came last made way as the others grew
+    # A step may find them one growth each beyond the room that there was before it.
+    assert max(positions) <= 64 + 2 * 8
+    for mem in mems:
+        assert mem.trace["loss"][0] == pytest.approx(alone[mem.key].trace["loss"][0], rel=1e-4)
+    stages = [[m.provenance["stage"] for m in some] for some in (mems, [alone[m.key] for m in mems])]
+    assert np.mean(stages[0]) == pytest.approx(np.mean(stages[1]), rel=0.25)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from memlab.models import PRESETS, FrozenLM, ModelError, PassageError, frozen, load
+from memlab.models import PRESETS, FrozenLM, ModelError, PassageError, hardware, load
 from memlab.models import sources as sources_module
 from memlab.models.passages import Cutter, sentence_starts
 from memlab.texts import Text, originals
@@ -419,7 +419,7 @@ def test_training_is_in_bfloat16_only_where_that_is_quicker(monkeypatch):
         (able, True, torch.bfloat16), (able, False, torch.float32), ({}, True, torch.float32),
     ):  # fmt: skip
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
-        monkeypatch.setattr(frozen, "_quicker_in_bfloat16", lambda quicker=quicker: quicker)
-        assert frozen._best_dtype(torch.device("cpu")) == expected
+        monkeypatch.setattr(hardware, "_quicker_in_bfloat16", lambda quicker=quicker: quicker)
+        assert hardware.best_dtype(torch.device("cpu")) == expected
     monkeypatch.undo()
-    assert frozen._quicker_in_bfloat16() in (True, False)
+    assert hardware._quicker_in_bfloat16() in (True, False)

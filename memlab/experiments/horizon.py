@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,7 @@ from memlab.runs import Job, Plan, run
 from memlab.store import Store
 from memlab.texts import Text, TextError
 from memlab.vectors import MemVector
-
-TOGETHER = 4
-"""Passages that grow side by side; the rows are kept as each lot is done."""
+from memlab.workers import Going
 
 
 @dataclass
@@ -121,29 +119,47 @@ def attempted(
     known: pd.DataFrame | None = None,
     progress: bool = True,
     tell: Callable[[str], None] = lambda line: None,
+    keep: Callable[[list[dict[str, Any] | None]], None] | None = None,
 ) -> list[dict[str, Any] | None]:
     """The row of each attempt (text, length asked for, job), from ``known`` or trained now; None where it failed.
 
-    Texts that begin alike share keys, and each has its own row.
+    Texts that begin alike share keys, and each has its own row. ``keep`` is given what there is
+    whenever one has been added, None in place of those to come.
     """
     before: dict[str, dict[str, Any]] = {}
     if known is not None and len(known):
         require_columns(known, ATTEMPT)
         before = {row["key"]: row for row in known[[*ATTEMPT]].to_dict("records")}
     missing = {job.key: job for *_, job in jobs if job.key not in before}
-    report = run(Plan(tuple(missing.values())), store, progress=progress)
+
+    def rows(found: Mapping[str, MemVector]) -> list[dict[str, Any] | None]:
+        made: list[dict[str, Any] | None] = []
+        for text, tokens, job in jobs:
+            if job.key in before:
+                made.append(before[job.key] | {"text_id": text.id, "source": text.source, "length": tokens})
+            elif job.key in found:
+                made.append(attempt_row(text, tokens, job.recipe.seed, found[job.key]))
+            else:
+                made.append(None)
+        return made
+
+    finished = 0
+
+    def heard(now: Going) -> None:
+        nonlocal finished
+        if keep and now.finished > finished:
+            finished = now.finished
+            there = rows({key: store.get(key) for key in missing if key in store})
+            keep(there)
+            tell(f"{sum(row is not None for row in there)} of {len(jobs)} passages done")
+
+    report = run(Plan(tuple(missing.values())), store, progress=progress, watch=heard)
     for key, why in report.failed.items():
         tell(f"failed, and counted as not exact: {key[:12]}: {why}")
-    found = {mem.key: mem for mem in report.results}
-    rows: list[dict[str, Any] | None] = []
-    for text, tokens, job in jobs:
-        if job.key in before:
-            rows.append(before[job.key] | {"text_id": text.id, "source": text.source, "length": tokens})
-        elif job.key in found:
-            rows.append(attempt_row(text, tokens, job.recipe.seed, found[job.key]))
-        else:
-            rows.append(None)
-    return rows
+    made = rows({mem.key: mem for mem in report.results})
+    if keep:
+        keep(made)
+    return made
 
 
 def _within(lm: FrozenLM, text: Text, lengths: Sequence[int], first: int, start: int | str) -> list[int]:
@@ -186,26 +202,11 @@ def growing(
         (text, len(p), Plan.of(lm, [p], recipe.replace(token_budget=given[text.id])).jobs[0])
         for text, p in zip(texts, passages, strict=True)
     ]
-    rows: list[dict[str, Any]] = []
-    for lot in _lots(jobs, store, known=known, progress=progress, tell=tell):
-        rows += lot
-        keep(pd.DataFrame(rows))
-    return pd.DataFrame(rows)
 
+    def told(made: Sequence[dict[str, Any] | None]) -> pd.DataFrame:
+        return pd.DataFrame([row for row in made if row])
 
-def _lots(
-    jobs: Sequence[tuple[Text, int, Job]],
-    store: Store,
-    *,
-    known: pd.DataFrame | None,
-    progress: bool,
-    tell: Callable[[str], None],
-) -> Iterator[list[dict[str, Any]]]:
-    """The rows of ``attempted``, a few passages at a time, as they are done."""
-    for begin in range(0, len(jobs), TOGETHER):
-        some = jobs[begin : begin + TOGETHER]
-        yield [row for row in attempted(some, store, known=known, progress=progress, tell=tell) if row]
-        tell(f"{begin + len(some)} of {len(jobs)} passages done")
+    return told(attempted(jobs, store, known=known, progress=progress, tell=tell, keep=lambda made: keep(told(made))))
 
 
 def longest_of(lm: FrozenLM, text: Text, tokens: int, start: int | str) -> Passage:
@@ -292,7 +293,7 @@ def grown_further(
 
     If some of them come further (``exact_prefix``), what ended was the search. Vectors to go on from are those of the
     store or the ones that come with memlab; where neither has them they are trained again. ``keep`` is given the rows
-    so far after each few passages.
+    so far as they come.
     """
     short = attempts[~attempts.exact & (attempts.exact_prefix < aim)]
     rows = [row | {"way": "as it ended"} for row in short.to_dict("records")]
@@ -312,20 +313,19 @@ def grown_further(
             for (text, p), parent in zip(those, parents, strict=True)
         ]
 
-    def patiently() -> list[tuple[Text, int, Job]]:
-        stood = _trained(jobs(recipe), store, progress=progress)
-        return jobs(recipe.replace(patience=4 * recipe.patience), stood)
-
-    ways: dict[str, Callable[[], list[tuple[Text, int, Job]]]] = {
-        "another seed": lambda: jobs(recipe.replace(seed=recipe.seed + 1)),
-        "four times the patience": patiently,
-        "free norm": lambda: jobs(free),
+    patient = recipe.replace(patience=4 * recipe.patience)
+    further = {
+        "another seed": jobs(recipe.replace(seed=recipe.seed + 1)),
+        "four times the patience": jobs(patient, _trained(jobs(recipe), store, progress=progress)),
+        "free norm": jobs(free),
     }
-    for way, made in ways.items():
-        for lot in _lots(made(), store, known=known, progress=progress, tell=tell):
-            rows += [row | {"way": way} for row in lot]
-            keep(pd.DataFrame(rows))
-    return pd.DataFrame(rows)
+    ways = [way for way, of_it in further.items() for _ in of_it]
+
+    def told(made: Sequence[dict[str, Any] | None]) -> pd.DataFrame:
+        return pd.DataFrame([*rows, *(row | {"way": way} for way, row in zip(ways, made, strict=True) if row)])
+
+    every = [job for of_it in further.values() for job in of_it]
+    return told(attempted(every, store, known=known, progress=progress, tell=tell, keep=lambda made: keep(told(made))))
 
 
 def _trained(jobs: Sequence[tuple[Text, int, Job]], store: Store, *, progress: bool) -> dict[str, MemVector]:

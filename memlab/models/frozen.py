@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import functools
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,73 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from memlab.models import sources, toys
+from memlab.models import sources
+from memlab.models.hardware import best_device, best_dtype
 from memlab.models.passages import Cutter, Passage, PassageError
 from memlab.models.passes import Pass
-from memlab.models.presets import DEFAULT, PRESETS
+from memlab.models.presets import PRESETS
 from memlab.models.sources import ModelError
 from memlab.texts import Text, originals
 from memlab.vectors import TextSpan
 
 SINK_GAIN = 0.02
 """Nats a token that a sink prefix must gain on the bundled text to be taken."""
-
-_loaded: dict[tuple[Any, ...], FrozenLM] = {}
-_loading = threading.Lock()
-
-
-def load(
-    name: str = DEFAULT,
-    *,
-    revision: str | None = None,
-    device: str | None = None,
-    dtype: torch.dtype | None = None,
-    allow_bin: bool = False,
-) -> FrozenLM:
-    """A frozen model by preset name, Hugging Face id, folder, GGUF file or ``toy:<family>``.
-
-    ``device`` defaults to CUDA, then Apple's MPS, then the CPU; ``dtype`` is that of training passes (bfloat16 where
-    the hardware is quicker in it, else float32): weights are kept, and checks made, in float32. ``allow_bin`` lets a
-    repository without safetensors load through ``weights_only``. The same call gives the same object.
-    Raises ``ModelError``.
-    """
-    where = torch.device(device or _best_device())
-    asked = (name, revision, where, dtype, allow_bin)
-    with _loading:
-        if asked not in _loaded:
-            _loaded[asked] = _load(name, revision, where, dtype, allow_bin)
-            _loaded[asked].loaded_with = {"dtype": dtype, "allow_bin": allow_bin}
-        return _loaded[asked]
-
-
-def _load(
-    name: str, revision: str | None, device: torch.device, dtype: torch.dtype | None, allow_bin: bool
-) -> FrozenLM:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if name.startswith("toy:"):
-        model, tokenizer = toys.toy(name.removeprefix("toy:"))
-        # So small that bfloat16 gains nothing; and in float32 they behave alike on every machine.
-        return FrozenLM(model, tokenizer, name=name, device=device, dtype=dtype or torch.float32)
-    folder = sources.locate(name, revision=revision, allow_bin=allow_bin)
-    try:
-        with _quiet():
-            # Said outright, since transformers would otherwise ask on the terminal: no code of a repository is run.
-            safe = bool(sources.weight_files(folder))
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=safe, trust_remote_code=False
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # configuration, tokenizer and weights fail in many ways
-        raise ModelError(
-            f"{name} cannot be loaded from {folder}: {type(error).__name__}: {error}. "
-            "It takes a causal language model of transformers' own; if files are missing or cut short, fetch them again"
-        ) from error
-    if folder.parent.name == "snapshots":
-        revision = folder.name  # the commit, since what a branch's name means moves on
-    elif revision:
-        raise ModelError(f"revision={revision!r}: {name} is no repository of the hub, and has none: load it without")
-    return FrozenLM(model, tokenizer, name=name, revision=revision, device=device, dtype=dtype, folder=folder)
 
 
 class FrozenLM:
@@ -100,7 +41,7 @@ class FrozenLM:
         dtype: torch.dtype | None = None,
         folder: Path | None = None,
     ) -> None:
-        self.device = torch.device(device or _best_device())
+        self.device = torch.device(device or best_device())
         self.folder = folder
         """Where its safetensors, configuration and tokenizer are; None for a model that was made in memory."""
         if folder is None and any(p.dtype != torch.float32 for p in model.parameters()):
@@ -108,7 +49,7 @@ class FrozenLM:
         self.model = model.to(device=self.device, dtype=torch.float32).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name, self.revision = name, revision
-        self.dtype = dtype or _best_dtype(self.device)
+        self.dtype = dtype or best_dtype(self.device)
         """Dtype of training passes. Never of an exact check."""
         self.lock = threading.RLock()
         """Held for each forward pass: notebook callbacks can come from several threads."""
@@ -343,42 +284,6 @@ class FrozenLM:
         return np.concatenate([[np.nan], nats]) if not prefix else nats[len(prefix) - 1 :]
 
 
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _best_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it, and quicker than float32; elsewhere it is emulated."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu":
-        has: Any = getattr(torch.cpu, "get_capabilities", dict)()
-        able = has.get("avx512_bf16") or has.get("amx_bf16")
-        return torch.bfloat16 if able and _quicker_in_bfloat16() else torch.float32
-    return torch.float32
-
-
-@functools.cache
-def _quicker_in_bfloat16() -> bool:
-    """Timed, 50 ms: of two processors with the same AVX-512 BF16, one needs half of float32's time, one twice as much.
-
-    Clearly quicker, so that the answer does not change from one load to the next.
-    """
-
-    def seconds(dtype: torch.dtype) -> float:
-        rows, weights = torch.ones(256, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
-        took = []
-        for _ in range(6):
-            began = time.perf_counter()
-            torch.nn.functional.linear(rows, weights)
-            took.append(time.perf_counter() - began)
-        return min(took)
-
-    return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
-
-
 def _fingerprint_in_memory(model: Any) -> str:
     digest = hashlib.sha256()
     # named_parameters lists tied weights once, as a file does.
@@ -391,17 +296,3 @@ def _fingerprint_in_memory(model: Any) -> str:
         digest.update(json.dumps([name, dtype, list(tensor.shape)]).encode())
         digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """No bar for half a second of reading weights."""
-    from transformers.utils import logging
-
-    was = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was:
-            logging.enable_progress_bar()
