@@ -17,6 +17,7 @@ def mixed_passages(lm, count=200, seed=0):
     ]
 
 
+@pytest.mark.slow
 def test_two_hundred_mixed_passages_little_padding_none_lost(toy, store):
     """Lengths 8 to 128, through an interrupt and a resume."""
     passages = mixed_passages(toy)

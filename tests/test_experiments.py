@@ -169,6 +169,7 @@ def test_progressive_grows_token_by_token(toy):
     assert ours.provenance["token_passes"] < 5 * (ours.steps + 1)
 
 
+@pytest.mark.slow
 def test_speed_resumes_and_counts_failures_in_full(toy, tmp_path):
     passages = random_passages(toy, 2, 4)
     out, told = tmp_path / "speed.parquet", []

@@ -278,6 +278,7 @@ def test_a_rotated_copy_has_the_same_relative_representation():
     assert same.retrieval == 1
 
 
+@pytest.mark.slow
 def test_two_spaces_without_anything_in_common_agree_as_often_as_p_says():
     """Also where both tell two kinds apart: that is no agreement inside the kinds."""
     kinds = np.repeat([0, 1], 8)
