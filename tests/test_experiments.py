@@ -178,6 +178,7 @@ def test_speed_resumes_and_counts_failures_in_full(toy, tmp_path):
     assert table.method.tolist() == ["memlab"] * 2 + ["paper2025", "progressive2026"] * 2
     assert len(told) == 5
     assert (table.full_seconds >= table.seconds * 0.999).all()
+    assert table.decode_seconds.between(0, table.seconds.max()).all()
     assert table[table.method == "memlab"].decoded.all()
     again = speed.speed(toy, passages, **settings)
     assert len(told) == 5
