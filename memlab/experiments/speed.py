@@ -89,10 +89,10 @@ def speed(
 
     ``seconds`` covers training and the final decode. Ours trains all passages together, ``repeats`` times: a passage's
     seconds are its share of the median wall time, by token passes; ``fastest`` and ``slowest`` say how far the walls
-    lay apart, ``once_seconds`` what the model's metric took, which is measured once a model, and ``decode_seconds`` what
-    the final decode takes, at batch 1: it is part of ``seconds``. ``decoded`` is, for
-    ``paper2025``, with the first token given (its code never trains that one); for the others from the vector alone.
-    ``changes`` shortens the published recipes, in tests.
+    lay apart, ``once_seconds`` what the model's metric took, which is measured once a model, and ``decode_seconds``,
+    a part of ``seconds``, what the final decode takes at batch 1. ``decoded`` is, for ``paper2025``, with the first
+    token given (its code never trains that one); for the others from the vector alone. ``changes`` shortens the
+    published recipes, in tests.
     """
     machine = {
         "device": device_name(lm.device), "threads": torch.get_num_threads(), "model": lm.name,
