@@ -306,6 +306,16 @@ def test_sink_compares_three_placements(toy, store):
     assert summary.exact.str.match(r"\d/2 \[").all()
 
 
+def test_sink_goes_on_from_another_machines_table(toy, store, tmp_path):
+    passages, recipe = random_passages(toy, 2, 3), Recipe.default(k=2, budget=4, whiten=0)
+    first = sink.sink(toy, passages[:1], store, recipe=recipe, progress=False)
+    empty = Store(tmp_path / "another")
+    both = sink.sink(toy, passages, empty, recipe=recipe, known=first, progress=False)
+    assert both.placement.tolist() == ["[mem] text"] * 2 + ["s [mem] text"] * 2 + ["[mem] s text"] * 2
+    pd.testing.assert_frame_equal(both[both.text_id == "random-0"].reset_index(drop=True), first)
+    assert set(empty.keys()) == set(both.key[both.text_id == "random-1"])
+
+
 def test_the_study_resumes_where_it_stopped(toy, store, tmp_path):
     passages, out, told = random_passages(toy, 3, 4), tmp_path / "t.parquet", []
     contenders = {"q": {"incumbent": {}, "adamw": study.ADAMW | dict(lr=0.5)}}

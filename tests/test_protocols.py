@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from memlab import Recipe, Store, capacity, decode, load, prediction
-from memlab.cli import app
+from memlab.cli import app, bench
 from memlab.cli.capacity import _half_come_back, summaries
 from memlab.experiments import horizon, protocols, published, reference
 from memlab.models import PRESETS
@@ -284,6 +284,32 @@ def test_a_second_bench_of_horizons_keeps_the_first_ones_rows(tmp_path, monkeypa
         made = CliRunner().invoke(app, [*asked, "--texts", texts])
         assert made.exit_code == 0, made.output
     assert pd.read_parquet(out).source.nunique() == 2
+
+
+def test_a_bench_of_horizons_knows_rows_of_memlab_capacity_and_keeps_its_own_as_they_come(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMLAB_STORE", str(tmp_path / "store"))
+    recipe = Recipe.growing(grow=2, margin=0.1, patience=6, budget=60).canonical()
+    common = ["--model", "toy:gemma3", "--recipe", recipe]
+    runs, out = tmp_path / "runs.parquet", tmp_path / "horizon.parquet"
+    asked = ["capacity", "--texts", "originals", "--count", "2", "--grid", "8:16:8", "--first", "8", "--out", runs]
+    made = CliRunner().invoke(app, [str(part) for part in [*asked, *common]])
+    assert made.exit_code == 0, made.output
+    monkeypatch.setenv("MEMLAB_STORE", str(tmp_path / "another"))
+    theirs = "progressive2026"
+    asked = ["bench", "horizon", "--texts", "originals", "--count", "2", "--lengths", "8:16:8", "--first", "8",
+             "--known", runs, "--beside", theirs, "--out", out]  # fmt: skip
+    kept = []
+    usual = bench.write_table
+    monkeypatch.setattr(bench, "write_table", lambda table, file: (kept.append(len(table)), usual(table, file)))
+    made = CliRunner().invoke(app, [str(part) for part in [*asked, *common]])
+    assert made.exit_code == 0, made.output
+    table, before = pd.read_parquet(out), pd.read_parquet(runs)
+    assert set(table.way) == {"growing", theirs}
+    # Nothing of what the first command had found was trained again, and what was trained was kept one by one.
+    assert set(table.key[table.way == "growing"]) == set(before.key)
+    assert set(Store(tmp_path / "another").keys()) == set(table.key[table.way == theirs])
+    assert {2, 3, 4} <= set(kept)
+    assert "median horizon" in made.output
 
 
 def test_more_vectors_are_tried_on_passages_that_fewer_were_tried_on(lm, store):

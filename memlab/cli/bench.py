@@ -135,7 +135,7 @@ def bench_sink(
     count: Annotated[int, typer.Option(help="passages, one from each text", min=1)] = 8,
     tokens: Annotated[int, typer.Option("--tokens", "-n", help="a toy gets a quarter of them, at random")] = 32,
     store: StoreOption = None,
-    out: OutOption = None,
+    out: Annotated[Path | None, typer.Option(help="table, Parquet: written after each model, read on resuming")] = None,
 ) -> None:
     """Where a special token helps: before the vectors, behind them, or nowhere."""
     import pandas as pd
@@ -145,12 +145,14 @@ def bench_sink(
 
     names = model or ["smollm2-135m", "gemma-3-270m", *(f"toy:{family}" for family in _toys())]
     chosen = load_texts(texts, count=count)
-    tables = []
+    known = read_table(out)
+    tables = [] if known is None else [known]
     for name in names:
         lm = load(name)
-        tables.append(sink(lm, sink_passages(lm, chosen, tokens), Store(store), progress=False))
-        typer.echo(summary(tables[-1]).to_string(index=False))
-    write_table(pd.concat(tables, ignore_index=True), out)
+        made = sink(lm, sink_passages(lm, chosen, tokens), Store(store), known=known, progress=False)
+        tables.insert(0, made)
+        write_table(pd.concat(tables).drop_duplicates(["key", "text_id"], ignore_index=True), out)
+        typer.echo(summary(made).to_string(index=False))
 
 
 @bench_app.command("horizon")

@@ -7,12 +7,14 @@ do its work; behind a sink token it can (measured for this project; attention si
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from memlab.decoding import context_of
+from memlab.experiments import require_columns
 from memlab.experiments.attention import attention_mass
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
@@ -24,14 +26,20 @@ from memlab.vectors import MemVector
 
 
 def sink(
-    lm: FrozenLM, passages: Sequence[Passage], store: Store, *, recipe: Recipe | None = None, progress: bool = True
+    lm: FrozenLM,
+    passages: Sequence[Passage],
+    store: Store,
+    *,
+    recipe: Recipe | None = None,
+    known: pd.DataFrame | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """One row a placement and passage, with a special token ``s`` before, behind or nowhere near the vectors.
 
     ``s`` is the special token that the model's own cross-entropy likes best; where a tokenizer has none, token 0.
     ``first_lead``: lead of the first token's logit over all others, logits. ``on_first``, ``on_mem``: share of the
     attention of the text's positions that falls on position 0 and on the vectors, mean over layers and heads; NaN
-    without attention.
+    without attention. ``known``: rows of an earlier run; those of the same key are not made again.
     """
     # The model's metric is measured behind its sink prefix: whitened with it, that placement alone would be at home.
     recipe = recipe or Recipe.default(whiten=0)
@@ -41,31 +49,42 @@ def sink(
         "s [mem] text": dict(prefix=token, suffix=()),
         "[mem] s text": dict(prefix=(), suffix=token),
     }
+    before: dict[str, dict[str, Any]] = {}
+    if known is not None and len(known):
+        require_columns(known, ("model", "placement", "text_id", "key"))
+        before = {row["key"]: row for row in known.to_dict("records")}
     rows = []
     for name, where in placements.items():
-        for mem in run(Plan.of(lm, passages, recipe.replace(**where)), store, progress=progress).whole():
-            mass = attention_mass(lm, mem)[["on_first", "on_mem"]].mean()  # of no rows: NaN
-            check = mem.checks[0]
-            rows.append(
-                {
-                    "model": lm.name,
-                    "placement": name,
-                    "s": token[0],
-                    "text_id": mem.text.id,
-                    "tokens": mem.n,
-                    "exact": mem.exact,
-                    "first_right": check.first_wrong != 0,
-                    "steps": mem.steps,
-                    "accuracy": mem.teacher_forced,
-                    "bits": mem.loss_bits,
-                    "first_lead": first_lead(lm, mem),
-                    "on_first": mass.on_first,
-                    "on_mem": mass.on_mem,
-                    "norm": float(np.linalg.norm(mem.mem, axis=1).mean()),
-                    "recipe": mem.recipe.canonical(),
-                }
-            )
+        plan = Plan.of(lm, passages, recipe.replace(**where))
+        missing = Plan(tuple(job for job in plan if job.key not in before))
+        made = {mem.key: mem for mem in run(missing, store, progress=progress).whole()}
+        rows += [
+            before[job.key] | {"text_id": job.passage.span.id}
+            if job.key in before
+            else {"placement": name, "s": token[0], **_row(lm, made[job.key])}
+            for job in plan
+        ]
     return pd.DataFrame(rows)
+
+
+def _row(lm: FrozenLM, mem: MemVector) -> dict[str, Any]:
+    mass = attention_mass(lm, mem)[["on_first", "on_mem"]].mean()  # of no rows: NaN
+    return {
+        "model": lm.name,
+        "text_id": mem.text.id,
+        "tokens": mem.n,
+        "exact": mem.exact,
+        "first_right": mem.checks[0].first_wrong != 0,
+        "steps": mem.steps,
+        "accuracy": mem.teacher_forced,
+        "bits": mem.loss_bits,
+        "first_lead": first_lead(lm, mem),
+        "on_first": mass.on_first,
+        "on_mem": mass.on_mem,
+        "norm": float(np.linalg.norm(mem.mem, axis=1).mean()),
+        "recipe": mem.recipe.canonical(),
+        "key": mem.key,
+    }
 
 
 def sink_passages(lm: FrozenLM, texts: Sequence[Text], tokens: int) -> list[Passage]:
