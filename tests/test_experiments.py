@@ -134,6 +134,7 @@ def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store):
     counts = rows.way.value_counts().to_dict()
     ended = int((~table.exact).sum())
     assert counts == dict.fromkeys(["as it ended", "four times the patience", "another seed", "free norm"], ended)
+    assert (rows.tokens[rows.way != "as it ended"] == min(aim, 40)).all()  # up to there, and no further
     warm = rows[rows.way == "four times the patience"].set_index("text_id")
     for row in rows[rows.way == "as it ended"].itertuples():
         assert store.get(warm.key[row.text_id]).parent == store.get(row.key).identity

@@ -288,36 +288,35 @@ def grown_further(
     tell: Callable[[str], None] = lambda line: None,
     keep: Callable[[pd.DataFrame], None] = lambda rows: None,
 ) -> pd.DataFrame:
-    """What ``pressed`` asks, of rows of ``growing``: texts that ended below ``aim`` tokens are grown anew from another
-    seed, on from where they stood with four times the patience, and anew by ``Recipe.fullmatrix``'s rule (free norm).
+    """What ``pressed`` asks, of rows of ``growing``: texts that ended below ``aim`` tokens are grown up to there, anew
+    from another seed, on from where they stood with four times the patience, and anew by ``Recipe.fullmatrix``'s rule
+    (free norm).
 
-    If some of them come further (``exact_prefix``), what ended was the search. Vectors to go on from are those of the
-    store or the ones that come with memlab; where neither has them they are trained again. ``keep`` is given the rows
-    so far as they come.
+    If some of them come further (``exact_prefix``, at most ``aim``), what ended was the search. Vectors to go on from
+    are those of the store or the ones that come with memlab; where neither has them they are trained again, up to
+    ``longest`` as they were. ``keep`` is given the rows so far as they come.
     """
     short = attempts[~attempts.exact & (attempts.exact_prefix < aim)]
     rows = [row | {"way": "as it ended"} for row in short.to_dict("records")]
     chosen = [text for text in texts if text.id in set(short.text_id)]
-    longest = min(longest, room(lm, recipe))
     free = Recipe.fullmatrix(
         k=recipe.k, grow=recipe.grow, margin=recipe.margin, patience=recipe.patience, budget=recipe.budget,
         schedule="inverse", token_budget=recipe.token_budget,
     )  # fmt: skip
-    passages = [(text, longest_of(lm, text, longest, start)) for text in chosen]
 
-    def jobs(r: Recipe, stood: Mapping[str, MemVector] | None = None) -> list[tuple[Text, int, Job]]:
-        those = [(text, p) for text, p in passages if stood is None or text.id in stood]
-        parents = [[stood[text.id]] if stood is not None else None for text, _ in those]
-        return [
-            (text, len(p), Plan.of(lm, [p], r, start=parent).jobs[0])
-            for (text, p), parent in zip(those, parents, strict=True)
-        ]
+    def jobs(r: Recipe, tokens: int, stood: Mapping[str, MemVector] | None = None) -> list[tuple[Text, int, Job]]:
+        made = []
+        for text in chosen if stood is None else [text for text in chosen if text.id in stood]:
+            passage = longest_of(lm, text, min(tokens, room(lm, r)), start)
+            plan = Plan.of(lm, [passage], r, start=[stood[text.id]] if stood is not None else None)
+            made.append((text, len(passage), plan.jobs[0]))
+        return made
 
     patient = recipe.replace(patience=4 * recipe.patience)
     further = {
-        "another seed": jobs(recipe.replace(seed=recipe.seed + 1)),
-        "four times the patience": jobs(patient, _trained(jobs(recipe), store, progress=progress)),
-        "free norm": jobs(free),
+        "another seed": jobs(recipe.replace(seed=recipe.seed + 1), aim),
+        "four times the patience": jobs(patient, aim, _trained(jobs(recipe, longest), store, progress=progress)),
+        "free norm": jobs(free, aim),
     }
     ways = [way for way, of_it in further.items() for _ in of_it]
 
