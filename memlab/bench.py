@@ -98,7 +98,11 @@ class Bench:
         return [out[i] for i in range(len(self.jobs))]
 
     def _confirm(self, candidates: list[Training], at_once: int = 8) -> None:
-        """Ask in float32, together, and those that still pass by decoding, each alone."""
+        """Ask in float32, together, unless they just were, and those that still pass by decoding, each alone."""
+        if self.lm.dtype == torch.float32:
+            for job in candidates:
+                job.confirm(job.accuracy, job.margin)
+            return
         for some in (candidates[i : i + at_once] for i in range(0, len(candidates), at_once)):
             try:
                 scores, _ = Batch(self.lm, [job.row for job in some]).scores([job.mem for job in some], torch.float32)

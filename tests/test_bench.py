@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from memlab import CramInterrupted, Recipe, cram, slots
+from memlab import CramInterrupted, Recipe, cram, load, slots
 from memlab.objective import Batch
 from tests.conftest import random_passages
 
@@ -97,7 +97,13 @@ def test_one_passage_that_does_not_fit_fails_and_says_so(toy, monkeypatch):
         cram(toy, random_passages(toy, 3), progress=False)
 
 
-def test_candidates_that_do_not_fit_together_are_asked_one_by_one(toy, monkeypatch):
+@pytest.fixture
+def low():
+    """A model that trains in bfloat16, so that candidates are asked again in float32."""
+    return load("toy:llama", dtype=torch.bfloat16)
+
+
+def test_candidates_that_do_not_fit_together_are_asked_one_by_one(low, monkeypatch):
     real, refused = Batch.scores, []
 
     def scores(self, mems, dtype, *, gradient=False):
@@ -107,24 +113,34 @@ def test_candidates_that_do_not_fit_together_are_asked_one_by_one(toy, monkeypat
         return real(self, mems, dtype, gradient=gradient)
 
     monkeypatch.setattr(Batch, "scores", scores)
-    mems = cram(toy, random_passages(toy, 8, 3), Recipe.default(k=8), progress=False)
+    mems = cram(low, random_passages(low, 8, 3), Recipe.default(k=8), progress=False)
     assert refused
     assert all(m.exact for m in mems)
 
 
-def test_candidates_are_asked_together(toy, monkeypatch):
+def asked(lm, monkeypatch):
+    """How many passages at once each pass without a gradient was about, while eight like ones are trained."""
     sizes, real = [], Batch.scores
 
     def scores(self, mems, dtype, *, gradient=False):
         if not gradient:
+            assert dtype == torch.float32
             sizes.append(len(mems))
         return real(self, mems, dtype, gradient=gradient)
 
     monkeypatch.setattr(Batch, "scores", scores)
     # Equal seeds and like passages: with eight vectors each, many are right at the same step.
-    mems = cram(toy, random_passages(toy, 8, 3), Recipe.default(k=8), progress=False)
+    mems = cram(lm, random_passages(lm, 8, 3), Recipe.default(k=8), progress=False)
     assert all(m.exact for m in mems)
-    assert max(sizes) > 1
+    return sizes
+
+
+def test_candidates_are_asked_together(low, monkeypatch):
+    assert max(asked(low, monkeypatch)) > 1
+
+
+def test_what_was_measured_in_float32_is_not_asked_again(toy, monkeypatch):
+    assert asked(toy, monkeypatch) == [1] * 8  # of each the accuracy of what is kept, and no more
 
 
 def test_what_the_bench_was_like_is_recorded(toy):
