@@ -58,8 +58,8 @@ class CramInterrupted(KeyboardInterrupt):
     def __init__(self, finished: list[MemVector], unfinished: list[MemVector]) -> None:
         self.finished = finished
         self.unfinished = unfinished
-        """Best vectors so far of the passages on the bench: unchecked, and refused by a store."""
-        super().__init__(f"stopped with {len(finished)} passages finished and {len(unfinished)} on the bench")
+        """Best vectors so far of the passages that were begun: unchecked, and refused by a store."""
+        super().__init__(f"stopped with {len(finished)} passages finished and {len(unfinished)} begun")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CramInterrupted, (self.finished, self.unfinished)  # else it could not come back from another process
@@ -108,7 +108,8 @@ def cram(
                 store.unfinished.drop(result.key)
             if bench.between_steps:
                 _keep(bench, store)
-        raise CramInterrupted(list(done.values()), [job.snapshot() for job in bench.jobs]) from None
+        begun = [job for job in [*bench.jobs, *bench.waiting] if job.age]
+        raise CramInterrupted(list(done.values()), [job.snapshot() for job in begun]) from None
     except StoreError as error:
         error.unsaved = [v for v in done.values() if store is not None and v.key not in store]
         raise

@@ -171,5 +171,9 @@ def test_texts_that_grow_share_the_bench_by_what_is_trained_now(toy, store, monk
     assert max(positions) <= 64 + 2 * 8
     for mem in mems:
         assert mem.trace["loss"][0] == pytest.approx(alone[mem.key].trace["loss"][0], rel=1e-4)
+    # Who made way is not forgotten when all is stopped, and goes on as everyone does.
+    with pytest.raises(CramInterrupted) as stopped:
+        cram(toy, passages, recipe, progress=False, watch=lambda progress: len(progress.passages) < 5)
+    assert len(stopped.value.unfinished) == 8
     stages = [[m.provenance["stage"] for m in some] for some in (mems, [alone[m.key] for m in mems])]
     assert np.mean(stages[0]) == pytest.approx(np.mean(stages[1]), rel=0.25)

@@ -210,7 +210,7 @@ def test_interrupted_on_the_command_line(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "1 passages finished and 1 on the bench" in err.splitlines()[-1]
+    assert "1 passages finished and 1 begun" in err.splitlines()[-1]
     assert "Traceback" not in err
 
 
