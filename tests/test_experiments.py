@@ -305,6 +305,9 @@ def test_sink_compares_three_placements(toy, store):
     summary = sink.summary(table)
     assert len(summary) == 3
     assert summary.exact.str.match(r"\d/2 \[").all()
+    # Three times the steps on every passage is three, with no doubt about it.
+    many = pd.concat([table.iloc[[0, 2]].assign(text_id=str(i), steps=[300 + 30 * i, 100 + 10 * i]) for i in range(8)])
+    assert sink.summary(many)["steps, over without"].tolist() == ["1", "0.33 [0.33, 0.33]"]
 
 
 def test_sink_goes_on_from_another_machines_table(toy, store, tmp_path):

@@ -19,7 +19,7 @@ from memlab.experiments.attention import attention_mass
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.runs import Plan, run
-from memlab.statistics import share_interval
+from memlab.statistics import Estimate, bootstrap, share_interval
 from memlab.store import Store
 from memlab.texts import Text
 from memlab.vectors import MemVector
@@ -45,7 +45,7 @@ def sink(
     recipe = recipe or Recipe.default(whiten=0)
     token = special_token(lm)
     placements: dict[str, dict[str, tuple[int, ...]]] = {
-        "[mem] text": dict(prefix=(), suffix=()),
+        PLAIN: dict(prefix=(), suffix=()),
         "s [mem] text": dict(prefix=token, suffix=()),
         "[mem] s text": dict(prefix=(), suffix=token),
     }
@@ -111,12 +111,22 @@ def first_lead(lm: FrozenLM, mem: MemVector) -> float:
     return float(lm.losses(rows[None], last, target, torch.float32)[1][0])
 
 
+PLAIN = "[mem] text"
+"""The placement without a token besides the vectors, which the others are compared with."""
+
+
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a model and placement: exact share with a 95 % Wilson interval, medians of the rest."""
+    """One row a model and placement: exact share with a 95 % Wilson interval, medians of the rest; and how many steps
+    it takes, passage by passage, over those without the token (failures at their full budget): geometric mean with a
+    bootstrap interval over passages.
+    """
     rows = []
     for (model, placement), group in table.groupby(["model", "placement"], sort=False):
         hits = int(group.exact.sum())
         low, high = share_interval(hits, len(group))
+        plain = table[(table.model == model) & (table.placement == PLAIN)].set_index("text_id").steps
+        apart = group.assign(log=np.log(group.steps.clip(1).to_numpy() / plain.clip(1).loc[group.text_id].to_numpy()))
+        ratio = Estimate(*np.exp(bootstrap(lambda t: float(t.log.mean()), apart)))
         rows.append(
             {
                 "model": model,
@@ -124,6 +134,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
                 "exact": f"{hits}/{len(group)} [{low:.2f}, {high:.2f}]",
                 "first token right": f"{int(group.first_right.sum())}/{len(group)}",
                 "steps": group.steps.median(),
+                "steps, over without": "1" if placement == PLAIN else format(ratio, ".2f"),
                 "accuracy": round(group.accuracy.mean(), 3),
                 "first lead": round(group.first_lead.median(), 2),
                 "attention on position 0": round(group.on_first.mean(), 3),
