@@ -39,8 +39,15 @@ class Bench:
             self.jobs.append(job)
         if any(job.recipe.grow for job in self.jobs):
             while len(self.jobs) > 1 and not self._fit(self.jobs, self._slots):
-                self.waiting.insert(0, self.jobs.pop())
+                self._send_back(1)
         return len(self.jobs)
+
+    def _send_back(self, count: int) -> None:
+        """Those who came last wait again."""
+        for job in self.jobs[-count:]:
+            job.leave()
+        self.waiting[:0] = self.jobs[-count:]
+        del self.jobs[-count:]
 
     @staticmethod
     def _fit(jobs: list[Training], room: Slots) -> bool:
@@ -58,9 +65,7 @@ class Bench:
             if not out_of_memory(error) or len(self.jobs) < 2 or self._slots is None:
                 raise
             self._slots.halve(self.positions)
-            half = len(self.jobs) // 2
-            self.waiting[:0] = self.jobs[half:]
-            del self.jobs[half:]
+            self._send_back(len(self.jobs) - len(self.jobs) // 2)
             self._batches = {}
             if self.lm.device.type == "cuda":
                 torch.cuda.empty_cache()

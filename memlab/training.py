@@ -97,15 +97,17 @@ class Training:
         self.bench: dict[str, Any] = {}
         """What the bench was like, for the provenance."""
         self._kept: MemVector | None = None
-        self._began = 0.0
+        self._began = self._left = 0.0
         self.unfinished: Unfinished | None = None
         """Where an earlier run may have left its state."""
         self.resumed: list[int] = []
         """Steps at which it was gone on from there."""
 
     def enter(self, progress: bool = False) -> None:
-        """Take a place on the bench; who had to leave it for want of memory goes on where it was."""
+        """Take a place on the bench; who had to leave it goes on where it was."""
         if self._began:
+            self._began += time.perf_counter() - self._left  # what it waited is no time of its training
+            self._left = 0.0
             return
         self._begin(progress)
         if self.unfinished and (state := self.unfinished.read(self.key, self._made())):
@@ -115,6 +117,10 @@ class Training:
                 where = self.unfinished.file(self.key)
                 warnings.warn(f"{where} holds no state of this training ({error!r}): it begins anew", stacklevel=2)
                 self._begin(progress)
+
+    def leave(self) -> None:
+        """Make way for others, for a while."""
+        self._left = time.perf_counter()
 
     def _begin(self, progress: bool) -> None:
         self._began = time.perf_counter()
@@ -128,8 +134,8 @@ class Training:
 
     @property
     def age(self) -> float:
-        """Seconds it has been trained, or was on the bench."""
-        return time.perf_counter() - self._began if self._began else 0.0
+        """Seconds on the bench."""
+        return (self._left or time.perf_counter()) - self._began if self._began else 0.0
 
     def keep(self, where: Unfinished) -> bool:
         """Leave there all it takes to go on from here; False if there was no room."""
@@ -251,7 +257,7 @@ class Training:
             parent=self.parent_key,
             text=self.passage.span,
             steps=self.steps,
-            seconds=round(time.perf_counter() - self._began, 3),
+            seconds=round(self.age, 3),
             trace=self._trace(),
             provenance={"interrupted": f"at step {self.steps}"},
         )
@@ -272,7 +278,7 @@ class Training:
             loss_bits=bits if finite else None,
             trace=self._trace(),
             steps=self.steps,
-            seconds=round(time.perf_counter() - self._began, 3),
+            seconds=round(self.age, 3),
             provenance={
                 "ended": self.ended,
                 "token_passes": self.passes,

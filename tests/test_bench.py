@@ -1,11 +1,14 @@
 """Who is on the bench, what it costs in padding, and what running out of memory costs: nothing."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 
 from memlab import CramInterrupted, Recipe, cram, load, slots
 from memlab.objective import Batch
+from memlab.training import Training
 from tests.conftest import random_passages
 
 
@@ -177,3 +180,15 @@ def test_texts_that_grow_share_the_bench_by_what_is_trained_now(toy, store, monk
     assert len(stopped.value.unfinished) == 8
     stages = [[m.provenance["stage"] for m in some] for some in (mems, [alone[m.key] for m in mems])]
     assert np.mean(stages[0]) == pytest.approx(np.mean(stages[1]), rel=0.25)
+
+
+def test_waiting_is_no_time_of_a_training(toy):
+    job = Training(toy, 0, random_passages(toy, 1)[0], Recipe.default(), None)
+    assert job.age == 0
+    job.enter()
+    job.leave()
+    trained = job.age
+    time.sleep(0.3)
+    assert job.age == trained
+    job.enter()
+    assert trained < job.age < trained + 0.2
