@@ -98,11 +98,12 @@ def test_the_whole_notebook_can_be_read(lab):
 def test_second_notebook(lab):
     page, store = opened(lab, "02_what_limits_a_vector.ipynb")
     panel = page.locator(STUDY).first
+    panel.scroll_into_view_if_needed()  # Lab does not draw what is far from the view, and it has no text then
     question, setting, passage = (panel.locator("select").nth(i) for i in range(3))
 
     # Every question has a chart and a ranking of its own, with the default in both.
     seen = set()
-    for name in question.locator("option").all_inner_texts():
+    for name in question.locator("option").all_text_contents():
         question.select_option(name)
         page.wait_for_selector(f'{STUDY} svg:has-text("{name}")')
         assert "incumbent" in panel.locator("table").inner_text()
