@@ -150,7 +150,7 @@ def bench_sink(
     for name in names:
         lm = load(name)
         made = sink(lm, sink_passages(lm, chosen, tokens), Store(store), known=known, progress=False)
-        tables.insert(0, made)
+        tables.append(made)
         write_table(pd.concat(tables).drop_duplicates(["key", "text_id"], ignore_index=True), out)
         typer.echo(summary(made).to_string(index=False))
 
