@@ -123,8 +123,8 @@ def attempted(
 ) -> list[dict[str, Any] | None]:
     """The row of each attempt (text, length asked for, job), from ``known`` or trained now; None where it failed.
 
-    Texts that begin alike share keys, and each has its own row. ``keep`` is given what there is
-    whenever one has been added, None in place of those to come.
+    Texts that begin alike share keys, and each has its own row. ``keep`` is given what there is whenever one has been
+    added, None in place of those to come.
     """
     before: dict[str, dict[str, Any]] = {}
     if known is not None and len(known):
