@@ -9,7 +9,7 @@ import torch
 
 from memlab import ModelError, Recipe, Store, cram, decode, decoding
 from memlab.capacity import horizons
-from memlab.experiments import sink, speed, stored, study, work
+from memlab.experiments import TableNotWrittenError, sink, speed, stored, study, work
 from memlab.experiments.horizon import ATTEMPT, Ladder, growing, grown_further, horizon, pressed
 from memlab.experiments.speed import published, ratios
 from memlab.runs import RunsFailedError
@@ -109,6 +109,22 @@ def test_growing_spends_what_it_was_given_and_counts_what_it_decodes(toy, store)
         np.testing.assert_array_equal(decoded[: row.exact_prefix], mem.token_ids[: row.exact_prefix])
         assert row.exact_prefix == 30 or decoded[row.exact_prefix] != mem.token_ids[row.exact_prefix]
     assert table.exact_prefix.max() > 2
+
+
+def test_a_table_that_cannot_be_written_is_no_failure_of_a_training(toy, store):
+    texts = random_words(3, seed=4)
+
+    def full(rows):
+        raise TableNotWrittenError("no room")
+
+    recipe = Recipe.growing(k=2, grow=2, margin=0.5, patience=15)
+    common = dict(recipe=recipe, token_passes={t.id: 60 * (i + 1) for i, t in enumerate(texts)}, longest=40)
+    with pytest.raises(TableNotWrittenError, match="no room"):
+        growing(toy, texts, store, **common, progress=False, keep=full)
+    assert len(list(store.keys())) == 1  # it ends with the first one, which is kept
+    table = growing(toy, texts, store, **common, progress=False)
+    assert len(table) == 3
+    assert not store.failures()
 
 
 def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store):

@@ -143,17 +143,23 @@ def attempted(
                 made.append(None)
         return made
 
-    finished = 0
+    finished, problems = 0, list[Exception]()
 
-    def heard(now: Going) -> None:
+    def heard(now: Going) -> bool:
         nonlocal finished
         if keep and now.finished > finished:
             finished = now.finished
-            there = rows({key: store.get(key) for key in missing if key in store})
-            keep(there)
-            tell(f"{sum(row is not None for row in there)} of {len(jobs)} passages done")
+            try:
+                there = rows({key: store.get(key) for key in missing if key in store})
+                keep(there)
+                tell(f"{sum(row is not None for row in there)} of {len(jobs)} passages done")
+            except Exception as error:  # a table that cannot be written is no failure of who is trained just now
+                problems.append(error)
+        return bool(problems)
 
     report = run(Plan(tuple(missing.values())), store, progress=progress, watch=heard)
+    if problems:
+        raise problems[0]
     for key, why in report.failed.items():
         tell(f"failed, and counted as not exact: {key[:12]}: {why}")
     made = rows({mem.key: mem for mem in report.results})
