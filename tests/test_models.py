@@ -423,3 +423,10 @@ def test_training_is_in_bfloat16_only_where_that_is_quicker(monkeypatch):
         assert hardware.best_dtype(torch.device("cpu")) == expected
     monkeypatch.undo()
     assert hardware._quicker_in_bfloat16() in (True, False)
+
+
+def test_a_dtype_goes_by_its_name():
+    assert load("toy:llama", dtype="bfloat16") is load("toy:llama", dtype=torch.bfloat16)
+    for strange in ("float8", "bf16", torch.float16):  # which would fail in every training, one at a time
+        with pytest.raises(ModelError, match="give float32 or bfloat16"):
+            load("toy:llama", dtype=strange)

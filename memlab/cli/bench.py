@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from memlab.cli.common import ModelOption, OutOption, StoreOption, fail, grid_of, recipe_of, told
+from memlab.cli.common import (
+    DtypeOption,
+    ModelOption,
+    OutOption,
+    StoreOption,
+    fail,
+    grid_of,
+    recipe_of,
+    told,
+)
 from memlab.experiments import read_table, write_table
 from memlab.store import Store
 from memlab.texts import load_texts
@@ -168,6 +177,7 @@ def bench_horizon(
     beside: Annotated[str | None, typer.Option(help="a growing recipe, at equal token passes")] = None,
     aim: Annotated[int, typer.Option(help="passages that end below it are pressed further; 0: none")] = 0,
     model: ModelOption = "smollm2-135m",
+    dtype: DtypeOption = None,
     store: StoreOption = None,
     earlier: Annotated[
         Path | None,
@@ -183,7 +193,7 @@ def bench_horizon(
     from memlab.models import load
 
     span = grid_of(lengths, first)
-    lm, kept = load(model), Store(store)
+    lm, kept = load(model, dtype=dtype), Store(store)
     chosen = [text for name in texts or ["originals"] for text in load_texts(name, count=count)]
     wanted = recipe_of(recipe, budget=budget)
     there = [table for table in (read_table(out), read_table(earlier)) if table is not None]

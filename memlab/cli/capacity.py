@@ -12,11 +12,11 @@ import typer
 
 from memlab.cli.common import (
     BinOption,
+    DtypeOption,
     JsonOption,
     ModelOption,
     RevisionOption,
     StoreOption,
-    dtype_of,
     fail,
     grid_of,
     numbers,
@@ -58,9 +58,7 @@ def capacity_command(
         typer.Option(help="exact: token passes at most, each vector of a run; of recipes that grow their text"),
     ] = None,
     start: Annotated[str, typer.Option(help="character to begin at, or paper: the second half, by sentence")] = "0",
-    dtype: Annotated[
-        str | None, typer.Option(help="train in float32 or bfloat16 [default: the faster one; checks are in float32]")
-    ] = None,
+    dtype: DtypeOption = None,
     revision: RevisionOption = None,
     allow_bin: BinOption = False,
     store: StoreOption = None,
@@ -78,7 +76,6 @@ def capacity_command(
     counts = _counts(count, ks)
     span = grid_of(grid, first)
     begin: int | str = int(start) if start.isdigit() else start
-    trained_in = dtype_of(dtype)
     if begin != "paper" and not isinstance(begin, int):
         raise typer.BadParameter(f"{start!r}; expected a character's number, or paper", param_hint="--start")
     wanted, at = recipe_of(recipe, budget=budget, token_budget=passes), numbers(lengths, "--lengths")
@@ -98,7 +95,7 @@ def capacity_command(
     from memlab.experiments import protocols
     from memlab.models import load
 
-    lm, kept = load(model, revision=revision, dtype=trained_in, allow_bin=allow_bin), Store(store)
+    lm, kept = load(model, revision=revision, dtype=dtype, allow_bin=allow_bin), Store(store)
 
     def tell(line: str) -> None:
         typer.echo(line, err=True)

@@ -28,6 +28,9 @@ StoreOption = Annotated[
 ]
 RevisionOption = Annotated[str | None, typer.Option(help="branch, tag or commit of a Hugging Face model")]
 BinOption = Annotated[bool, typer.Option("--allow-bin", help="load pickled .bin weights, where nothing else is")]
+DtypeOption = Annotated[
+    str | None, typer.Option("--dtype", help="train in float32 or bfloat16 [default: the faster one; checks: float32]")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -100,17 +103,6 @@ def texts_of(files: list[str] | None, text: str | None, what: str) -> list[Text]
     if not texts:
         raise fail(f"nothing to {what}: give a file, or --text 'some text'", 2)
     return texts
-
-
-def dtype_of(name: str | None) -> Any:
-    """The torch dtype to train in; None for whichever is the faster one."""
-    if name is None:
-        return None
-    if name not in ("float32", "bfloat16"):
-        raise typer.BadParameter(f"{name!r}; expected float32 or bfloat16", param_hint="--dtype")
-    import torch
-
-    return getattr(torch, name)
 
 
 def numbers(text: str, option: str) -> list[int]:

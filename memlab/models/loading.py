@@ -23,23 +23,30 @@ def load(
     *,
     revision: str | None = None,
     device: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     allow_bin: bool = False,
 ) -> FrozenLM:
     """A frozen model by preset name, Hugging Face id, folder, GGUF file or ``toy:<family>``.
 
-    ``device`` defaults to CUDA, then Apple's MPS, then the CPU; ``dtype`` is that of training passes (bfloat16 where
-    the hardware is quicker in it, else float32): weights are kept, and checks made, in float32. ``allow_bin`` lets a
+    ``device`` defaults to CUDA, then Apple's MPS, then the CPU; ``dtype``, float32 or bfloat16, is that of training
+    passes (the quicker one, unless said): weights are kept, and checks made, in float32. ``allow_bin`` lets a
     repository without safetensors load through ``weights_only``. The same call gives the same object.
     Raises ``ModelError``.
     """
-    where = torch.device(device or best_device())
+    where, dtype = torch.device(device or best_device()), _training_dtype(dtype)
     asked = (name, revision, where, dtype, allow_bin)
     with _loading:
         if asked not in _loaded:
             _loaded[asked] = _load(name, revision, where, dtype, allow_bin)
             _loaded[asked].loaded_with = {"dtype": dtype, "allow_bin": allow_bin}
         return _loaded[asked]
+
+
+def _training_dtype(asked: torch.dtype | str | None) -> torch.dtype | None:
+    name = str(asked).removeprefix("torch.")
+    if asked is not None and name not in ("float32", "bfloat16"):
+        raise ModelError(f"no training in {asked!r}: give float32 or bfloat16, or leave dtype out for the quicker one")
+    return None if asked is None else getattr(torch, name)
 
 
 def _load(
