@@ -144,12 +144,14 @@ def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store):
     reached = horizons(table)
     assert (reached.failed_at.isna() == table.exact.to_numpy()).all()
     assert (reached.horizon < reached.failed_at)[~table.exact].all()
-    # Pressed further: from where it stood, from another seed, with a free norm.
+    # Pressed further: as a whole, from where it stood, from another seed, with a free norm.
     aim = int(table.exact_prefix.max()) + 1
     rows = grown_further(toy, texts, store, table, aim=aim, recipe=recipe, longest=40, progress=False)
     counts = rows.way.value_counts().to_dict()
     ended = int((~table.exact).sum())
-    assert counts == dict.fromkeys(["as it ended", "four times the patience", "another seed", "free norm"], ended)
+    ways = ["as it ended", "as a whole", "four times the patience", "another seed", "free norm"]
+    assert counts == dict.fromkeys(ways, ended)
+    assert not store.get(rows.key[rows.way == "as a whole"].iloc[0]).recipe.grow
     assert (rows.tokens[rows.way != "as it ended"] == min(aim, 40)).all()  # up to there, and no further
     warm = rows[rows.way == "four times the patience"].set_index("text_id")
     for row in rows[rows.way == "as it ended"].itertuples():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def attempted(
     known: pd.DataFrame | None = None,
     progress: bool = True,
     tell: Callable[[str], None] = lambda line: None,
-    keep: Callable[[list[dict[str, Any] | None]], None] | None = None,
+    keep: Callable[[list[dict[str, Any] | None]], object] | None = None,
 ) -> list[dict[str, Any] | None]:
     """The row of each attempt (text, length asked for, job), from ``known`` or trained now; None where it failed.
 
@@ -294,17 +295,18 @@ def grown_further(
     tell: Callable[[str], None] = lambda line: None,
     keep: Callable[[pd.DataFrame], None] = lambda rows: None,
 ) -> pd.DataFrame:
-    """What ``pressed`` asks, of rows of ``growing``: texts that ended below ``aim`` tokens are grown up to there, anew
-    from another seed, on from where they stood with four times the patience, and anew by ``Recipe.fullmatrix``'s rule
-    (free norm).
+    """What ``pressed`` asks, of rows of ``growing``: texts that ended below ``aim`` tokens are taken up to there, as a
+    whole instead of by growing (the same rule, ``Recipe``'s own budget and margin), on from where they stood with four
+    times the patience, by growing anew from another seed, and by ``Recipe.fullmatrix``'s rule (free norm).
 
-    If some of them come further (``exact_prefix``, at most ``aim``), what ended was the search. Vectors to go on from
-    are those of the store or the ones that come with memlab; where neither has them they are trained again, up to
-    ``longest`` as they were. ``keep`` is given the rows so far as they come.
+    If some of them come further (``exact_prefix``, at most ``aim``), what ended was the search. One way after the
+    other; ``keep`` is given the rows so far as they come. Vectors to go on from are those of the store or the ones
+    that come with memlab; where neither has them they are trained again, up to ``longest`` as they were.
     """
     short = attempts[~attempts.exact & (attempts.exact_prefix < aim)]
     rows = [row | {"way": "as it ended"} for row in short.to_dict("records")]
     chosen = [text for text in texts if text.id in set(short.text_id)]
+    whole = recipe.replace(grow=0, margin=Recipe.margin, budget=Recipe.budget, patience=0, token_budget=0)
     free = Recipe.fullmatrix(
         k=recipe.k, grow=recipe.grow, margin=recipe.margin, patience=recipe.patience, budget=recipe.budget,
         schedule="inverse", token_budget=recipe.token_budget,
@@ -318,19 +320,26 @@ def grown_further(
             made.append((text, len(passage), plan.jobs[0]))
         return made
 
+    def added(before: list[dict[str, Any]], way: str, made: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
+        rows = [*before, *(row | {"way": way} for row in made if row)]
+        keep(pd.DataFrame(rows))
+        return rows
+
+    def stood() -> dict[str, MemVector]:
+        return _trained(jobs(recipe, longest), store, progress=progress)
+
     patient = recipe.replace(patience=4 * recipe.patience)
-    further = {
-        "another seed": jobs(recipe.replace(seed=recipe.seed + 1), aim),
-        "four times the patience": jobs(patient, aim, _trained(jobs(recipe, longest), store, progress=progress)),
-        "free norm": jobs(free, aim),
-    }
-    ways = [way for way, of_it in further.items() for _ in of_it]
-
-    def told(made: Sequence[dict[str, Any] | None]) -> pd.DataFrame:
-        return pd.DataFrame([*rows, *(row | {"way": way} for way, row in zip(ways, made, strict=True) if row)])
-
-    every = [job for of_it in further.values() for job in of_it]
-    return told(attempted(every, store, known=known, progress=progress, tell=tell, keep=lambda made: keep(told(made))))
+    further: dict[str, Callable[[], list[tuple[Text, int, Job]]]] = {
+        "as a whole": lambda: jobs(whole, aim),
+        "four times the patience": lambda: jobs(patient, aim, stood()),
+        "another seed": lambda: jobs(recipe.replace(seed=recipe.seed + 1), aim),
+        "free norm": lambda: jobs(free, aim),
+    }  # fmt: skip
+    for way, of_it in further.items():
+        tell(way)
+        told = partial(added, rows, way)
+        rows = told(attempted(of_it(), store, known=known, progress=progress, tell=tell, keep=told))
+    return pd.DataFrame(rows)
 
 
 def _trained(jobs: Sequence[tuple[Text, int, Job]], store: Store, *, progress: bool) -> dict[str, MemVector]:
