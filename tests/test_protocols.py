@@ -129,6 +129,7 @@ def test_a_table_is_gone_on_from(lm, tmp_path, monkeypatch):
     kept = []
     whole = protocols.fixed_lengths(lm, texts, Store(tmp_path / "one"), **asked, keep=kept.append)
     pd.testing.assert_frame_equal(kept[-1], whole)
+    assert set(map(len, kept)) >= {1, 4}  # not only when all are done
     elsewhere = Store(tmp_path / "other")
     again = protocols.fixed_lengths(lm, texts, elsewhere, **asked, known=whole)
     assert list(elsewhere.keys()) == []

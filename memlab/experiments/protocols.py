@@ -115,7 +115,7 @@ def fixed_lengths(
             pairs = [(text, n, job) for text, n, plan in plans for job in plan]
             for what, why in (left for *_, plan in plans for left in plan.rejected):
                 tell(f"left out: {what}: {why}")
-            made = attempted(pairs, store, known=known, progress=progress, tell=tell)
+            made = attempted(pairs, store, known=known, progress=progress, tell=tell, keep=measures.keeper(kind))
             rows = [row for row in made if row]
             tell(f"{kind}, k = {k}: {len(rows)} of {len(made)} runs")
             measures.add(kind, pd.DataFrame(rows))
@@ -157,7 +157,9 @@ def equal_information(
                 tokens = windows[0][1]
                 passage = lm.passage(text, tokens, start=start)
                 jobs.append((text, tokens, Plan.of(lm, [passage], recipe.replace(k=k)).jobs[0]))
-            rows = [row for row in attempted(jobs, store, known=known, progress=progress, tell=tell) if row]
+            keeper = measures.keeper(kind, bits_asked=asked)
+            made = attempted(jobs, store, known=known, progress=progress, tell=tell, keep=keeper)
+            rows = [row for row in made if row]
             tell(f"{kind}, k = {k}, {asked} bits: {sum(row['exact'] for row in rows)} of {len(rows)} exact")
             measures.add(kind, pd.DataFrame(rows).assign(bits_asked=asked))
             keep(measures.table())
@@ -191,6 +193,10 @@ class _Measures:
         if not len(runs):  # all of the first lot failed
             return
         self._keep(pd.concat([*self._tables, self._measured(kind, runs)], ignore_index=True))
+
+    def keeper(self, kind: str, **told: Any) -> Callable[[Sequence[dict[str, Any] | None]], None]:
+        """What shows rows of attempts, as ``attempted`` has them; ``told`` says more of each."""
+        return lambda made: self.show(kind, pd.DataFrame([row for row in made if row]).assign(**told))
 
     def table(self) -> pd.DataFrame:
         """All that are over."""
