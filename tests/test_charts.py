@@ -22,6 +22,7 @@ def test_the_strip_of_horizons_shows_each_passage_and_the_median():
             "text_id": list("abcabc"),
             "source": ["prose", "prose", "words"] * 2,
             "horizon": [176, 128, 144, 32, 40, 30],
+            "failed_at": pd.Series([184, None, float("nan"), 40, 48, 32], dtype=object),  # NaN is no JSON
         }
     )
     marks = spoken(charts.horizon_strip(table))

@@ -86,7 +86,7 @@ def exact_by_step(curves: pd.DataFrame, *, highlight: str | None = None, width: 
 
 def horizon_strip(table: pd.DataFrame) -> Any:
     """Exact horizons, one tick a passage. Columns ``way text_id source horizon`` (tokens)."""
-    base = alt.Chart(table).encode(
+    base = alt.Chart(table[["way", "text_id", "source", "horizon"]]).encode(
         alt.X("horizon:Q", title="exact horizon, tokens"),
         alt.Y("way:N", title=None, sort=None, axis=alt.Axis(labelFontSize=13, labelLimit=200)),
     )
