@@ -239,6 +239,8 @@ def bench_horizon(
     typer.echo(repr(lm))
     for way, rows in tables.items():
         typer.echo(_reached(way, rows) if way in (name, beside) else _pressed(way, rows, bool(wanted.grow)))
+    if beside:
+        typer.echo(_times(found, horizons(tables[beside]), beside))
 
 
 @bench_app.command("kills")
@@ -286,6 +288,16 @@ def _reached(way: str, rows: Any) -> str:
         f"{way}\n{reached.to_string(index=False)}\n"
         f"median horizon {middle:g} tokens, 95 % [{below:g}, {above:g}], {len(reached)} passages"
     )
+
+
+def _times(ours: Any, theirs: Any, name: str) -> str:
+    """How many times as far one way comes, passage by passage."""
+    from memlab.statistics import median_interval
+
+    pairs = ours.merge(theirs, on="text_id", suffixes=("", "_theirs"))
+    # One that brings nothing back is infinitely far behind: of no matter to a median, and no error.
+    middle, below, above = median_interval((pairs.horizon / pairs.horizon_theirs.astype(float)).fillna(1))
+    return f"times as many tokens as {name}, passage by passage: median {middle:.1f}, 95 % [{below:.1f}, {above:.1f}]"
 
 
 def _pressed(way: str, rows: Any, grown: bool) -> str:
