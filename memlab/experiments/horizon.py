@@ -299,13 +299,14 @@ def grown_further(
     whole instead of by growing (the same rule, ``Recipe``'s own budget and margin), on from where they stood with four
     times the patience, by growing anew from another seed, and by ``Recipe.fullmatrix``'s rule (free norm).
 
-    If some of them come further (``exact_prefix``, at most ``aim``), what ended was the search. One way after the
-    other; ``keep`` is given the rows so far as they come. Vectors to go on from are those of the store or the ones
-    that come with memlab; where neither has them they are trained again, up to ``longest`` as they were.
+    One way after the other, each for the texts that none before it has brought there: those that one does bring
+    (``exact_prefix``) ended for want of search. ``keep`` is given the rows so far as they come. Vectors to go on from
+    are those of the store or the ones that come with memlab; where neither has them they are trained again, up to
+    ``longest`` as they were.
     """
     short = attempts[~attempts.exact & (attempts.exact_prefix < aim)]
     rows = [row | {"way": "as it ended"} for row in short.to_dict("records")]
-    chosen = [text for text in texts if text.id in set(short.text_id)]
+    left = [text for text in texts if text.id in set(short.text_id)]
     whole = recipe.replace(grow=0, margin=Recipe.margin, budget=Recipe.budget, patience=0, token_budget=0)
     free = Recipe.fullmatrix(
         k=recipe.k, grow=recipe.grow, margin=recipe.margin, patience=recipe.patience, budget=recipe.budget,
@@ -314,7 +315,7 @@ def grown_further(
 
     def jobs(r: Recipe, tokens: int, stood: Mapping[str, MemVector] | None = None) -> list[tuple[Text, int, Job]]:
         made = []
-        for text in chosen if stood is None else [text for text in chosen if text.id in stood]:
+        for text in left if stood is None else [text for text in left if text.id in stood]:
             passage = longest_of(lm, text, min(tokens, room(lm, r)), start)
             plan = Plan.of(lm, [passage], r, start=[stood[text.id]] if stood is not None else None)
             made.append((text, len(passage), plan.jobs[0]))
@@ -336,9 +337,13 @@ def grown_further(
         "free norm": lambda: jobs(free, aim),
     }  # fmt: skip
     for way, of_it in further.items():
-        tell(way)
+        if not left:
+            break
+        tell(f"{way}: {len(left)} passages")
         told = partial(added, rows, way)
         rows = told(attempted(of_it(), store, known=known, progress=progress, tell=tell, keep=told))
+        there = {row["text_id"] for row in rows if row["exact"] or row["exact_prefix"] >= aim}
+        left = [text for text in left if text.id not in there]
     return pd.DataFrame(rows)
 
 
