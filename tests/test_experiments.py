@@ -151,8 +151,9 @@ def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store, m
         patch.setattr(Recipe, "budget", 2)  # of the way as a whole, which would bring them all there
         rows = grown_further(toy, texts, store, table, **asked)
     ways = dict(tuple(rows.groupby("way", sort=False)))
-    assert list(ways)[:3] == ["as it ended", "as a whole", "four times the patience"]
-    assert not store.get(ways["as a whole"].key.iloc[0]).recipe.grow
+    whole = "as a whole"
+    assert list(ways)[:4] == ["as it ended", whole, f"{whole}, four times the steps", "four times the patience"]
+    assert not store.get(ways[whole].key.iloc[0]).recipe.grow
     short = set(table.text_id[~table.exact])
     for way, made in ways.items():
         assert set(made.text_id) == short, way
@@ -163,8 +164,8 @@ def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store, m
     for row in ways["as it ended"].itertuples():
         assert store.get(warm.key[row.text_id]).parent == store.get(row.key).identity
     there = grown_further(toy, texts, store, table, **asked)
-    assert there[there.way == "as a whole"].exact.all()
-    assert set(there.way) == {"as it ended", "as a whole"}
+    assert there[there.way == whole].exact.all()
+    assert set(there.way) == {"as it ended", whole}
     assert not grown_further(toy, texts, store, table, **asked | {"aim": 1}).size
     # Out of passes, nothing is known of where it would have given up.
     short = growing(toy, texts[:1], store, recipe=recipe, token_passes=30, longest=40, progress=False)

@@ -296,8 +296,9 @@ def grown_further(
     keep: Callable[[pd.DataFrame], None] = lambda rows: None,
 ) -> pd.DataFrame:
     """What ``pressed`` asks, of rows of ``growing``: texts that ended below ``aim`` tokens are taken up to there, as a
-    whole instead of by growing (the same rule, ``Recipe``'s own budget and margin), on from where they stood with four
-    times the patience, by growing anew from another seed, and by ``Recipe.fullmatrix``'s rule (free norm).
+    whole instead of by growing (the same rule, ``Recipe``'s own budget and margin), so with four times the steps, on
+    from where they stood with four times the patience, by growing anew from another seed, and by
+    ``Recipe.fullmatrix``'s rule (free norm).
 
     One way after the other, each for the texts that none before it has brought there: those that one does bring
     (``exact_prefix``) ended for want of search. ``keep`` is given the rows so far as they come. Vectors to go on from
@@ -332,6 +333,7 @@ def grown_further(
     patient = recipe.replace(patience=4 * recipe.patience)
     further: dict[str, Callable[[], list[tuple[Text, int, Job]]]] = {
         "as a whole": lambda: jobs(whole, aim),
+        "as a whole, four times the steps": lambda: jobs(whole.replace(budget=4 * whole.budget), aim),
         "four times the patience": lambda: jobs(patient, aim, stood()),
         "another seed": lambda: jobs(recipe.replace(seed=recipe.seed + 1), aim),
         "free norm": lambda: jobs(free, aim),
