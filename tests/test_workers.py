@@ -8,6 +8,7 @@ import time
 import urllib.request
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -22,6 +23,16 @@ from tests.test_faults import forged
 pytestmark = pytest.mark.slow
 
 RECIPE = Recipe.default(k=2, budget=60)
+
+
+def spawned(*, recursive=False):
+    """This process's worker processes, those that have ended and are not waited for yet left out."""
+    found = []
+    for process in psutil.Process().children(recursive=recursive):
+        with suppress(psutil.NoSuchProcess):  # zombies too
+            if "spawn_main" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +73,7 @@ def test_a_killed_worker_costs_its_batch_only(plan, here, tmp_path, monkeypatch)
     killed = []
 
     def kill_one(going):
-        children = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+        children = spawned()
         if not killed and going.given_out and len(list(store.keys())) >= 1 and children:
             killed.append(children[0].pid)
             os.kill(children[0].pid, signal.SIGKILL)
@@ -126,7 +137,7 @@ def test_a_killed_dask_worker_costs_its_batch_only(plan, here, tmp_path):
 
     def kill_one(going):
         seen.append((set(store.keys()), going))
-        workers = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+        workers = spawned(recursive=True)
         if not killed and going.given_out and seen[-1][0] and workers:
             killed.append(workers[0].pid)
             os.kill(workers[0].pid, signal.SIGKILL)
