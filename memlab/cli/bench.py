@@ -7,16 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memlab.cli.common import (
-    DtypeOption,
-    ModelOption,
-    OutOption,
-    StoreOption,
-    fail,
-    grid_of,
-    recipe_of,
-    told,
-)
+from memlab.cli.common import DtypeOption, ModelOption, OutOption, StoreOption, fail, grid_of, recipe_of, told
 from memlab.experiments import read_table, write_table
 from memlab.store import Store
 from memlab.texts import load_texts
@@ -295,7 +286,7 @@ def _times(ours: Any, theirs: Any, name: str) -> str:
     from memlab.statistics import median_interval
 
     pairs = ours.merge(theirs, on="text_id", suffixes=("", "_theirs"))
-    # One that brings nothing back is infinitely far behind: of no matter to a median, and no error.
+    # One that brings nothing back is infinitely far behind, which a median bears; where neither does, they are equal.
     middle, below, above = median_interval((pairs.horizon / pairs.horizon_theirs.astype(float)).fillna(1))
     return f"times as many tokens as {name}, passage by passage: median {middle:.1f}, 95 % [{below:.1f}, {above:.1f}]"
 

@@ -327,14 +327,14 @@ def grown_further(
         keep(pd.DataFrame(rows))
         return rows
 
-    def stood() -> dict[str, MemVector]:
+    def where_they_stood() -> dict[str, MemVector]:
         return _trained(jobs(recipe, longest), store, progress=progress)
 
     patient = recipe.replace(patience=4 * recipe.patience)
     further: dict[str, Callable[[], list[tuple[Text, int, Job]]]] = {
         "as a whole": lambda: jobs(whole, aim),
         "as a whole, four times the steps": lambda: jobs(whole.replace(budget=4 * whole.budget), aim),
-        "four times the patience": lambda: jobs(patient, aim, stood()),
+        "four times the patience": lambda: jobs(patient, aim, where_they_stood()),
         "another seed": lambda: jobs(recipe.replace(seed=recipe.seed + 1), aim),
         "free norm": lambda: jobs(free, aim),
     }  # fmt: skip
