@@ -58,6 +58,12 @@ def test_the_speed_chart_tells_failures_apart_and_is_the_same_each_time():
     assert sum("outcome: does not" in m and "passage: a:16" in m and "paper2025" in m for m in marks) == 1
     assert sum("outcome: decodes" in m for m in marks) == 2
     assert svg == charts.to_svg(charts.speed_chart(table))
+    two = pd.concat([table.assign(device="cpu A"), table.assign(device="cpu B", seconds=table.seconds * 2)])
+    both = charts.to_svg(charts.speed_chart(two))
+    assert "cpu A" in both
+    assert "cpu B" in both
+    assert len([m for m in spoken(charts.speed_chart(two)) if "outcome: " in m]) == 6
+    assert "cpu A" not in charts.to_svg(charts.speed_chart(two[two.device == "cpu A"]))
 
 
 def at(chart, role):

@@ -272,6 +272,14 @@ def test_ratios_of_a_made_up_table():
     assert again.passages["both decode"] == 16
     for end in ("low", "high"):
         assert again[end]["with failures"] == pytest.approx(found[end]["with failures"])
+    # Seconds of a machine half as fast, which had only the first eight: each machine is compared with itself.
+    slow = table[table.passage < "p8"].copy()
+    slow[["seconds", "full_seconds"]] *= np.where(slow.method == "memlab", 2, 4)[:, None]
+    both = pd.concat([table.assign(device="fast"), slow.assign(device="slow")], ignore_index=True)
+    of_each = ratios(both).set_index(["device", "over"])
+    assert of_each.ratio["fast", "with failures"] == pytest.approx(found.ratio["with failures"])
+    assert of_each.ratio["slow", "both decode"] == pytest.approx(100)
+    assert of_each.passages["slow", "with failures"] == 8
 
 
 def test_the_products_of_a_step_are_all_seen(toy):

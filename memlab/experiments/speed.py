@@ -28,6 +28,8 @@ from memlab.training import initial_mem
 from memlab.vectors import MemVector
 
 PUBLISHED = {"paper2025": Recipe.paper2025, "progressive2026": Recipe.progressive2026}
+MACHINE = ("device", "threads", "model", "fingerprint")
+"""Columns that say whose seconds a row has: only rows that agree in them are compared."""
 
 
 def published(lm: FrozenLM, passage: Passage, recipe: Recipe) -> dict[str, Any]:
@@ -94,10 +96,8 @@ def speed(
     token given (its code never trains that one); for the others from the vector alone. ``changes`` shortens the
     published recipes, in tests.
     """
-    machine = {
-        "device": device_name(lm.device), "threads": torch.get_num_threads(), "model": lm.name,
-        "fingerprint": lm.fingerprint,
-    }  # fmt: skip
+    here = (device_name(lm.device), torch.get_num_threads(), lm.name, lm.fingerprint)
+    machine = dict(zip(MACHINE, here, strict=True))
     table, others = _resumed(out, machine, tell)
     names = [f"{p.span.id}:{len(p)}" for p in passages]
 
@@ -237,13 +237,19 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def ratios(table: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """Time per decoded passage, published over ours, with 95 % bootstrap intervals over texts (paired): the lengths of
-    one text are drawn together.
+    one text are drawn together. Each machine by itself: seconds of two are not to be set beside each other.
 
     ``both decode``: over passages that both decode. ``with failures``: seconds of all passages, failures at the full
     budget, over the number that decode. ``with failures, as they stopped``: at what they took, since published code may
     give up before its budget is spent. ``with failures, and the metric``: as if ours had to measure the model's metric
     for these passages alone.
     """
+    if machine := [name for name in MACHINE if name in table]:
+        of_each = [
+            ratios(rows.drop(columns=machine), draws=draws, seed=seed).assign(**dict(zip(machine, values, strict=True)))
+            for values, rows in table.groupby(machine, sort=False)
+        ]
+        return pd.concat(of_each, ignore_index=True)
     rng = np.random.default_rng(seed)
     ours = table[table.method == "memlab"].set_index("passage")
     rows = []
