@@ -176,8 +176,9 @@ def test_a_store_that_cannot_be_written(cli, tmp_path):
     assert "--store" in result.stderr
 
 
-def test_interrupted_on_the_command_line(tmp_path):
-    """Control-C: 130, one line, and the passage that was finished is in the store."""
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_on_the_command_line(tmp_path, sent):
+    """Control-C, or a queue's polite kill: 130, one line, and the passage that was finished is in the store."""
     (tmp_path / "easy.txt").write_text("Yes.")
     (tmp_path / "hard.txt").write_text("All of this is far too much for a toy to remember. " * 8)
     command = [
@@ -207,7 +208,7 @@ def test_interrupted_on_the_command_line(tmp_path):
         if list((tmp_path / "store").rglob("*.safetensors")):
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "1 passages finished and 1 begun" in err.splitlines()[-1]

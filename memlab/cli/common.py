@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,7 +48,8 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            with _terminated_as_interrupted():
+                return command(*args, **kwargs)
         except (TextError, RecipeError, PlanError) as error:
             raise fail(error, 2) from None
         except StoreError as error:
@@ -82,6 +86,23 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return wrapped
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """What queues, containers and ``kill`` send before they kill is heard like Ctrl-C: what is begun is kept."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may hear signals
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def recipe_of(name: str, **changes: Any) -> Recipe:
