@@ -136,4 +136,12 @@ def speed_chart(table: pd.DataFrame) -> Any:
     both = alt.layer(points, middle).properties(width=520, height=alt.Step(56))
     if "device" not in table or table.device.nunique() < 2:
         return both
-    return both.facet(alt.Facet("device:N", title=None, sort=table.device.unique().tolist(), header=alt.Header(labelColor=GREY, labelFontSize=13)), columns=1)
+    return both.facet(
+        alt.Facet(
+            "device:N",
+            title=None,
+            sort=table.device.unique().tolist(),
+            header=alt.Header(labelColor=GREY, labelFontSize=13),
+        ),
+        columns=1,
+    )
