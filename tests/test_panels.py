@@ -279,6 +279,15 @@ def test_decoding_in_the_capacity_panel_can_be_stopped(capacity_runs, store):
     assert panel.told.value == panel.decoded.value == ""
 
 
+def test_capacity_panel_begins_with_what_is_exact(capacity_runs, store):
+    """A table may begin with runs of another protocol, whose vectors need not be there."""
+    lm, runs = capacity_runs
+    other = runs.assign(protocol="fixed", key=[f"{i:064x}" for i in range(len(runs))])
+    panel = capacity_panel(lm, pd.concat([other, runs], ignore_index=True), store)
+    assert panel.protocol.options == ("exact", "fixed")
+    assert not panel.start.disabled
+
+
 def test_capacity_panel_says_what_it_has_no_vector_of(capacity_runs, tmp_path):
     lm, runs = capacity_runs
     panel = capacity_panel(lm, runs, Store(tmp_path / "empty"))

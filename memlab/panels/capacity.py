@@ -43,7 +43,8 @@ class CapacityPanel(LivePanel):
             tooltip="Read the stored vector and decode it, freely: about 20 tokens a second",
         )
         self.lm, self.runs, self.store = lm, runs, store or Store.bundled()
-        protocols = list(dict.fromkeys(runs.protocol))
+        # Whatever the table begins with: what is called exact first.
+        protocols = sorted(dict.fromkeys(runs.protocol), key=lambda name: name != "exact")
         self.protocol = w.Dropdown(options=protocols, description="Protocol", style=_WIDE, layout=_LAYOUT)
         self.kind = w.Dropdown(description="Texts", style=_WIDE, layout=_LAYOUT)
         self.text = w.Dropdown(description="Passage", style=_WIDE, layout=_LAYOUT)
