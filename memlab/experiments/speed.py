@@ -247,7 +247,7 @@ def ratios(table: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) -> pd.Dat
     if machine := [name for name in MACHINE if name in table]:
         of_each = [
             ratios(rows.drop(columns=machine), draws=draws, seed=seed).assign(**dict(zip(machine, values, strict=True)))
-            for values, rows in table.groupby(machine, sort=False)
+            for values, rows in table.groupby(machine, sort=False, dropna=False)
         ]
         return pd.concat(of_each, ignore_index=True)
     rng = np.random.default_rng(seed)
