@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
 import torch
 
 from memlab.models import FrozenLM
+from memlab.replay import Layout, frames_of
 from memlab.vectors import MemVector, VectorError
 
 
@@ -44,6 +46,11 @@ class Row:
         """Positions fed."""
         return self.context + len(self.token_ids) - 1
 
+    @property
+    def fixed_ids(self) -> list[int]:
+        """What is fed, zeros standing where the vectors go."""
+        return [*self.prefix_ids, *[0] * self.k, *self.suffix_ids, *self.token_ids[:-1].tolist()]
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -70,8 +77,7 @@ class Batch:
         for i, row in enumerate(rows):
             if row.first_scored > len(row.token_ids):
                 raise ValueError(f"first_scored={row.first_scored}, but the passage has {len(row.token_ids)} tokens")
-            fixed = [*row.prefix_ids, *[0] * row.k, *row.suffix_ids, *row.token_ids[:-1].tolist()]
-            ids[i, : len(fixed)] = torch.tensor(fixed)
+            ids[i, : row.length] = torch.tensor(row.fixed_ids)
             first = i * size + len(row.prefix_ids)
             mems.append(torch.arange(first, first + row.k))
             scored.append(torch.arange(i * size + row.context + row.first_scored - 2, i * size + row.length))
@@ -81,7 +87,7 @@ class Batch:
         self._count = self.scored.to(lm.device)
         self._targets = torch.cat(targets).to(lm.device)
         self._owner = torch.repeat_interleave(torch.arange(len(rows)), self.scored).to(lm.device)
-        self._ids = ids
+        self._rows = rows
 
         # Places counted through all rows: gathering by index needs no wait for the device, a mask would.
         self._mems, self._scored = torch.cat(mems).to(lm.device), torch.cat(scored).to(lm.device)
@@ -98,7 +104,12 @@ class Batch:
         Vectors and gradients are on the CPU, where update rules work: the device is waited for once a step.
         """
         with self.lm.lock, torch.set_grad_enabled(gradient):
-            flat = torch.cat(list(mems)).detach().to(self.lm.device).requires_grad_(gradient)
+            flat = torch.cat(list(mems)).detach().to(self.lm.device)
+            frames = frames_of(self.lm) if gradient else None
+            if frames and (replayed := frames.run(self.lm, self, self._layout, flat, dtype)):
+                table, whole = (made.cpu() for made in replayed)
+                return self._scores(table.double()), list(whole.split([m.shape[0] for m in mems]))
+            flat.requires_grad_(gradient)
             embeddings = self._fixed.flatten(0, 1).index_copy(0, self._mems, flat).view_as(self._fixed)
             nats, lead = self.lm.losses(embeddings, self._scored, self._targets, dtype)
             loss = self._per_passage(nats) / self._count
@@ -113,8 +124,21 @@ class Batch:
         with torch.no_grad():
             worst = torch.full_like(loss, torch.inf).scatter_reduce_(0, self._owner, lead, "amin")
             right = self._per_passage((lead > 0).float())
-            table = torch.stack([loss.detach(), right, worst]).cpu().double()  # one wait for the device
+            return self._scores(torch.stack([loss.detach(), right, worst]).cpu().double())  # one wait for the device
+
+    def _scores(self, table: torch.Tensor) -> Scores:
         return Scores(table[0], table[1].long(), self.scored, table[2])
+
+    @cached_property
+    def _layout(self) -> Layout:
+        """The rows as ``replay`` takes them."""
+        return [
+            (
+                row.fixed_ids, len(row.prefix_ids), row.k, row.token_ids[row.first_scored - 1 :],
+                row.context + row.first_scored - 2,
+            )
+            for row in self._rows
+        ]  # fmt: skip
 
 
 def true_lead(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -63,7 +63,7 @@ def slots(lm: FrozenLM) -> Slots:
     short, long = _held(lm, 16), _held(lm, 48)
     # held(n) = n (a + b n)
     pair = max(0.0, (long / 48 - short / 16) / 32)
-    return Slots(MOST.get(lm.device.type, 4096), max(1.0, short / 16 - 16 * pair), pair, _free(lm.device))
+    return Slots(MOST.get(lm.device.type, 4096), max(1.0, short / 16 - 16 * pair), pair, free_bytes(lm.device))
 
 
 def _held(lm: FrozenLM, length: int) -> int:
@@ -86,7 +86,8 @@ def _held(lm: FrozenLM, length: int) -> int:
     return sum(storage.nbytes() for storage in held.values())
 
 
-def _free(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Memory that a pass can have now, bytes."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from memlab.models import load, passes
-from memlab.models.passes import SHORT, Pass
+from memlab.models.passes import FUSED, PLAIN, SHORT, Pass
 
 
 def case(lm, rows=2, length=9, seed=0):
@@ -36,6 +36,15 @@ def quick(lm, embeddings, at, targets, dtype=torch.float32):
     return nats.detach(), lead, slope
 
 
+def test_fused_attention_is_the_models_own_too(any_toy, monkeypatch):
+    """What a GPU takes, as far as a CPU can tell."""
+    given = case(any_toy, length=50)  # within the toy Gemma's sliding window
+    expected = own(any_toy, *given)
+    monkeypatch.setattr(any_toy._pass, "_found", (True, FUSED))
+    for mine, theirs in zip(quick(any_toy, *given), expected, strict=True):
+        assert float((mine - theirs).detach().norm() / theirs.detach().norm()) < 1e-4
+
+
 @pytest.mark.parametrize("length", [9, 100])  # 100: beyond the toy Gemma's sliding window of 64
 def test_losses_leads_and_slopes_are_the_models_own(any_toy, length):
     given = case(any_toy, length=length)
@@ -46,7 +55,7 @@ def test_losses_leads_and_slopes_are_the_models_own(any_toy, length):
 def test_families_that_are_built_otherwise_keep_their_own_forward(any_toy, monkeypatch):
     given = case(any_toy)
     expected = quick(any_toy, *given)
-    monkeypatch.setattr(any_toy._pass, "_found", (False, False))
+    monkeypatch.setattr(any_toy._pass, "_found", (False, None))
     for mine, theirs in zip(quick(any_toy, *given), expected, strict=True):
         assert float((mine - theirs).detach().norm() / theirs.detach().norm()) < 1e-4
 
@@ -60,15 +69,15 @@ def test_a_head_that_is_not_what_it_seems_is_found_out():
         num_key_value_heads=1, head_dim=16, final_logit_softcapping=0.5, initializer_range=0.3,
     )  # fmt: skip
     model = hf.AutoModelForCausalLM.from_config(config).eval()
-    assert Pass(model, 32)._find() == (False, False)
+    assert Pass(model, 32)._find() == (False, None)
     config.final_logit_softcapping = None
     config.attn_logit_softcapping = 0.1  # plain products know nothing of this one
     model = hf.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    assert Pass(model, 32)._find() == (True, False)
+    assert Pass(model, 32)._find() == (True, None)
 
 
 def test_every_toy_is_quick(any_toy):
-    assert any_toy._pass._find() == (True, True)
+    assert any_toy._pass._find() == (True, PLAIN)
 
 
 def test_blocks_of_logits_change_nothing(toy, monkeypatch):
@@ -82,12 +91,12 @@ def test_blocks_of_logits_change_nothing(toy, monkeypatch):
 def test_long_rows_keep_the_models_attention(toy, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        passes, "_attention", lambda model, short: (seen.append(short), passes.contextlib.nullcontext())[1]
+        passes, "_attention", lambda model, name: (seen.append(name), passes.contextlib.nullcontext())[1]
     )
     for length in (SHORT, SHORT + 1):
         last = torch.tensor([length - 1])
         toy.losses(torch.zeros(1, length, toy.d), last, torch.zeros(1, dtype=torch.long), torch.float32)
-    assert seen[-2:] == [True, False]
+    assert seen[-2:] == [PLAIN, None]
 
 
 def test_decoding_keeps_the_models_attention(toy):

@@ -55,9 +55,9 @@ def test_rows_follow_length_and_memory():
 
 
 def test_free_memory_decides(toy, monkeypatch):
-    monkeypatch.setattr(module, "_free", lambda device: 50_000_000)
+    monkeypatch.setattr(module, "free_bytes", lambda device: 50_000_000)
     assert 1 <= slots(toy).rows(100) < 10
-    monkeypatch.setattr(module, "_free", lambda device: 10)
+    monkeypatch.setattr(module, "free_bytes", lambda device: 10)
     assert slots(toy).rows(100) == 1  # one passage always may
 
 

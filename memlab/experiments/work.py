@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from memlab.models import FrozenLM, ModelError
 from memlab.objective import Batch, Row
+from memlab.replay import RECORD_AT, frames_of, unrecorded
 from memlab.slots import give_back
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -77,40 +78,47 @@ def training_step(lm: FrozenLM, rows: int, tokens: int, *, seed: int = 0) -> Cal
 def step_work(lm: FrozenLM, shapes: Sequence[tuple[int, int]], *, repeats: int = 7) -> pd.DataFrame:
     """One row a shape (passages, tokens): seconds of a step, of its bare matrix products, and peak memory.
 
-    ``share_linear`` counts the products with weights only, ``share`` those of attention too. Peak memory is what the
-    process (or the card) holds above the loaded model while the step runs.
+    ``share_linear`` counts the products with weights only, ``share`` those of attention too (on a GPU they are inside
+    fused kernels, and not counted). Peak memory is what the process (or the card) holds above the loaded model while
+    the step runs. Where passes are recorded (``replay``) there is a second row of the shape, ``replayed``.
     """
     out = []
     for rows, tokens in shapes:
         step = training_step(lm, rows, tokens)
-        step()
-        with _Products() as products:
+        with unrecorded():
             step()
-        flops = step_flops(step)
+            with _Products() as products:
+                step()
+            flops = step_flops(step)
         bare = {shape: _bare(shape, lm.device) for shape in products.seen}
         linear = sum(bare[s] * n for s, n in products.seen.items() if len(s[1]) == 2)
         attention = sum(bare[s] * n for s, n in products.seen.items() if len(s[1]) == 3)
-        seconds = sorted(_timed(step) for _ in range(repeats))
-        middle = statistics.median(seconds)
-        peak = peak_memory(step, lm.device)
-        out.append(
-            {
-                "passages": rows,
-                "tokens": tokens,
-                "seconds": middle,
-                "fastest": seconds[0],
-                "slowest": seconds[-1],
-                "linear_seconds": linear,
-                "attention_seconds": attention,
-                "share_linear": linear / middle,
-                "share": (linear + attention) / middle,
-                "tflops": flops / middle / 1e12,
-                "peak_gib": peak / 2**30,
-                "dtype": str(lm.dtype).removeprefix("torch."),
-                "threads": torch.get_num_threads(),
-                "device": device_name(lm.device),
-            }
-        )
+        for replayed in (False, True) if frames_of(lm) else (False,):
+            with nullcontext() if replayed else unrecorded():
+                for _ in range(RECORD_AT + 1 if replayed else 1):
+                    step()
+                seconds = sorted(_timed(step) for _ in range(repeats))
+                peak = peak_memory(step, lm.device)
+            middle = statistics.median(seconds)
+            out.append(
+                {
+                    "passages": rows,
+                    "tokens": tokens,
+                    "replayed": replayed,
+                    "seconds": middle,
+                    "fastest": seconds[0],
+                    "slowest": seconds[-1],
+                    "linear_seconds": linear,
+                    "attention_seconds": attention,
+                    "share_linear": linear / middle,
+                    "share": (linear + attention) / middle,
+                    "tflops": flops / middle / 1e12,
+                    "peak_gib": peak / 2**30,
+                    "dtype": str(lm.dtype).removeprefix("torch."),
+                    "threads": torch.get_num_threads(),
+                    "device": device_name(lm.device),
+                }
+            )
     return pd.DataFrame(out)
 
 
@@ -182,7 +190,7 @@ def machine_rate(device: torch.device, dtype: torch.dtype, *, size: int = 2048) 
 
 def step_flops(step: Callable[[], Any]) -> int:
     """Multiplications and additions in the matrix products of ``step``."""
-    with FlopCounterMode(display=False) as counter:
+    with unrecorded(), FlopCounterMode(display=False) as counter:  # a replay would count nothing
         step()
     return int(counter.get_total_flops())
 

@@ -4,12 +4,14 @@ Two things make it quick, and both are asked for once whether they give this mod
 model's own forward is used. (1) Backbone and head are called apart, so that the head sees only scored positions, a
 chunk of them at a time, and turns them into losses and slopes on the spot: logits are never held for the backward
 pass, and memory does not grow as positions x vocabulary. (2) On the CPU, attention over short rows is a few plain
-matrix products; the backward pass of the fused kernels there is slower.
+matrix products; the backward pass of the fused kernels there is slower. On a GPU it is torch's fused kernels, told
+outright that rows are causal: transformers would look at the positions to find out, and wait for the device each pass.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,8 +22,8 @@ LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}
 """Logits held at a time. On a CPU two such blocks should about fit its caches."""
 SHORT = 512
 """Positions up to which plain attention is used; its memory grows with their square."""
-ATTENTION = "memlab_short"
-"""Name of the plain attention among those of transformers."""
+PLAIN, FUSED = "memlab_plain", "memlab_fused"
+"""Names of our attentions among those of transformers."""
 
 
 class Pass:
@@ -30,7 +32,8 @@ class Pass:
     def __init__(self, model: Any, d: int) -> None:
         self._probe = torch.randn(2, 24, d, generator=torch.Generator().manual_seed(0))
         self._model = model
-        self._found: tuple[bool, bool] | None = None
+        self._found: tuple[bool, str | None] | None = None
+        self._longest = SHORT
 
     def losses(
         self, model: Any, embeddings: torch.Tensor, at: torch.Tensor, targets: torch.Tensor
@@ -40,8 +43,8 @@ class Pass:
         ``nats`` is the cross-entropy of ``targets`` (rows,), ``lead`` that of the target's logit over the best other
         one; it has no gradient. Causal, without a mask: pad on the right.
         """
-        apart, short = self._found or self._find()
-        with _attention(model, short and embeddings.shape[1] <= SHORT):
+        apart, attention = self._found or self._find()
+        with _attention(model, attention if embeddings.shape[1] <= self._longest else None):
             if apart:
                 hidden = model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
                 head = model.get_output_embeddings()
@@ -53,8 +56,8 @@ class Pass:
         return _Losses.apply(logits, None, None, targets)
 
     @torch.no_grad()
-    def _find(self) -> tuple[bool, bool]:
-        """Whether backbone and head can be called apart, and attention replaced, without another result."""
+    def _find(self) -> tuple[bool, str | None]:
+        """Whether backbone and head can be called apart, and which attention can be put in, without another result."""
         model = self._model
         probe = self._probe.to(next(model.parameters()).device)
         # Of many tokens: a padding token's embedding is often zero, and would prove nothing.
@@ -63,9 +66,9 @@ class Pass:
         probe = probe * embedding(some).std()
         own = model(inputs_embeds=probe, use_cache=False).logits
 
-        def same(short: bool) -> bool:
+        def same(attention: str | None) -> bool:
             try:
-                with _attention(model, short):
+                with _attention(model, attention):
                     hidden = model.base_model(inputs_embeds=probe, use_cache=False).last_hidden_state
                 head = model.get_output_embeddings()
                 logits = linear(hidden, head.weight, getattr(head, "bias", None))
@@ -73,9 +76,14 @@ class Pass:
                 return False
             return logits.shape == own.shape and bool((logits - own).norm() < 1e-4 * own.norm())
 
-        apart = same(False)
-        short = apart and probe.device.type == "cpu" and _register() and same(True)
-        self._found = (apart, short)
+        apart = same(None)
+        attention = {"cpu": PLAIN, "cuda": FUSED}.get(probe.device.type)
+        self._found = (apart, attention if apart and attention and _register() and same(attention) else None)
+        if attention == FUSED:
+            # Whether a row is longer than a window that slides, the short probe cannot show.
+            config = model.config.get_text_config()
+            windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+            self._longest = min((window for window in windows if window), default=sys.maxsize)
         return self._found
 
 
@@ -147,24 +155,36 @@ def _short_attention(
     return (shares @ value).view(b, heads, s, -1).transpose(1, 2), None
 
 
+def _fused_attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scaling: float, **_: Any
+) -> tuple[torch.Tensor, None]:
+    """The same by torch's kernels, without a mask."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:  # the kernels for float32 take no grouped heads, and what would replace them holds all weights
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+    return out.transpose(1, 2), None
+
+
 def _register() -> bool:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
-    AttentionInterface.register(ATTENTION, _short_attention)
-    AttentionMaskInterface.register(ATTENTION, eager_mask)
+    AttentionInterface.register(PLAIN, _short_attention)
+    AttentionMaskInterface.register(PLAIN, eager_mask)
+    AttentionInterface.register(FUSED, _fused_attention)  # for an attention that has no mask of its name none is made
     return True
 
 
 @contextlib.contextmanager
-def _attention(model: Any, short: bool) -> Iterator[None]:
-    """Plain attention while this lasts. Decoding and checks keep the model's own."""
+def _attention(model: Any, name: str | None) -> Iterator[None]:
+    """Another attention while this lasts. Decoding and checks keep the model's own."""
     config = model.config
     before = config._attn_implementation
-    if short:
-        config._attn_implementation = ATTENTION
+    if name:
+        config._attn_implementation = name
     try:
         yield
     finally:
-        if short:
+        if name:
             config._attn_implementation = before

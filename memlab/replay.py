@@ -1,0 +1,223 @@
+"""Training passes on a CUDA device, recorded once and replayed: of a small model a pass is mostly launches of kernels.
+
+A *frame* is a pass of a fixed shape: so many rows, of so many positions, with so many vectors each. What its rows hold
+may change, so passages that grow, leave and enter find the frame of their shape again; rows are filled up with others
+that nothing is asked of. Losses and gradients are those of ``objective.Batch``, which they are tested against. What a
+search finds is in any case decoded, and scored in float32, kernel by kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from memlab.models import FrozenLM
+from memlab.slots import free_bytes
+
+WORTH = {torch.bfloat16: 1 << 40, torch.float32: 1 << 38}
+"""Positions x weights up to which a pass is worth recording: in a larger one launches hide behind the work."""
+RECORD_AT = 3
+"""Which use of a shape is recorded: that costs about two passes."""
+FRAMES = 8
+"""Kept a model; the one that was not used for the longest makes way."""
+ROOM = 8
+"""Times the memory of a pass that must be free for it to be recorded. A frame keeps memory of its own: when frames
+shared it, trainings went wrong on a card that other programs had filled."""
+CHECK_EVERY = 64
+AGREE = {torch.bfloat16: 3e-2, torch.float32: 1e-3}
+"""Largest relative difference between a replayed and a launched pass."""
+SWITCH = "MEMLAB_REPLAY"
+"""Set to 1, this environment variable switches recording on."""
+
+Layout = Sequence[tuple[Sequence[int], int, int, np.ndarray, int]]
+"""Per row: fixed ids (s,), where its vectors begin, how many, targets (n,), position whose logits say the first one."""
+
+
+class Frame:
+    """One shape. ``load`` says what its rows hold, ``run`` takes vectors."""
+
+    def __init__(self, lm: FrozenLM, rows: int, size: int, k: int, dtype: torch.dtype) -> None:
+        self._lm, self._shape, self._k, self._dtype = lm, (rows, size), k, dtype
+        device = lm.device
+        self._ids = torch.zeros(rows, size, dtype=torch.long, device=device)
+        self._fixed = lm.embed(self._ids)
+        self._flat = torch.zeros(rows * k, lm.d, device=device)
+        self._places = torch.arange(rows, device=device).mul(size).repeat_interleave(k)
+        self._places += torch.arange(k, device=device).repeat(rows)
+        self._free = self._places.clone()
+        self._every = torch.arange(rows * size, device=device)
+        self._targets = torch.zeros(rows * size, dtype=torch.long, device=device)
+        self._share = torch.zeros(rows, size, device=device)
+        self._graph: Any = None
+        self._made: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._runs = 0
+        self.holds: object = None
+        """Who loaded it last."""
+
+    @torch.no_grad()
+    def load(self, owner: object, layout: Layout) -> None:
+        """Fill the rows."""
+        rows, size = self._shape
+        ids = torch.zeros(rows, size, dtype=torch.long)
+        places, targets = self._free.cpu(), torch.zeros(rows, size, dtype=torch.long)
+        share = torch.zeros(rows, size)
+        for i, (fixed, first, k, said, at) in enumerate(layout):
+            ids[i, : len(fixed)] = torch.tensor(fixed)
+            places[i * k : (i + 1) * k] = i * size + first + torch.arange(k)
+            targets[i, at : at + len(said)] = torch.from_numpy(said.copy())
+            share[i, at : at + len(said)] = 1 / len(said)
+        self._ids.copy_(ids)
+        self._fixed.copy_(self._lm.embed(self._ids))
+        self._places.copy_(places)
+        self._targets.copy_(targets.flatten())
+        self._share.copy_(share)
+        self.holds = owner
+
+    def work(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(loss, tokens right, smallest lead) (3, rows) and the slope (vectors, d) of what is loaded."""
+        with torch.enable_grad():
+            flat = self._flat.detach().requires_grad_()
+            embeddings = self._fixed.flatten(0, 1).index_copy(0, self._places, flat).view_as(self._fixed)
+            nats, lead = self._lm.losses(embeddings, self._every, self._targets, self._dtype)
+            loss = (nats.view(self._shape) * self._share).sum(1)
+            (slope,) = torch.autograd.grad(loss.sum(), flat)
+        scored, lead = self._share > 0, lead.view(self._shape)
+        right = ((lead > 0) & scored).sum(1)
+        return torch.stack([loss.detach(), right.float(), lead.masked_fill(~scored, torch.inf).amin(1)]), slope
+
+    def record(self) -> bool:
+        """Record the kernels of ``work``, which keep what memory they need; False if the card has little left."""
+        device = self._lm.device
+        with torch.cuda.device(device):
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                self.work()  # what libraries set up at their first call must not be recorded
+            torch.cuda.current_stream().wait_stream(side)
+            if free_bytes(device) < ROOM * (torch.cuda.max_memory_allocated() - before):
+                return False
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._made = self.work()
+        self._graph = graph
+        return True
+
+    def run(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``work`` for (vectors, d), replayed if it was recorded; read it before the next call.
+
+        Now and then, the first time included, both are done; raises ``ReplayError`` where they differ.
+        """
+        self._flat[: len(vectors)].copy_(vectors)
+        if self._graph is None or self._made is None:
+            return self.work()
+        self._graph.replay()
+        if self._runs % CHECK_EVERY == 0:
+            self._compare(self.work(), self._made)
+        self._runs += 1
+        return self._made
+
+    def _compare(
+        self, launched: tuple[torch.Tensor, torch.Tensor], replayed: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
+        (table, slope), (again, slope_again) = launched, replayed
+        off = (slope - slope_again).norm() / slope.norm().clamp_min(1e-30)
+        off_loss = (table[0] - again[0]).abs().max() / table[0].abs().max().clamp_min(1e-30)
+        most = max(float(off), float(off_loss))
+        if not most < AGREE[self._dtype] and torch.isfinite(slope).all():
+            raise ReplayError(f"a replayed pass is {most:.1e} off the same one launched kernel by kernel")
+
+
+class ReplayError(RuntimeError):
+    """A recorded pass no longer does what it was recorded from."""
+
+
+class Frames:
+    """The frames of one model, and when a shape is worth one."""
+
+    def __init__(self) -> None:
+        self._frames: OrderedDict[tuple[Any, ...], Frame] = OrderedDict()
+        self._seen: Counter[tuple[Any, ...]] = Counter()
+        self.broken = ""
+        """Why nothing is recorded any more."""
+
+    def run(
+        self, lm: FrozenLM, owner: object, layout: Layout, vectors: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """(3, rows) and the slope (vectors, d); None for a pass that is not worth recording, or not yet."""
+        ks = {row[2] for row in layout}
+        rows, size = _up(len(layout), 4), _up(max(len(row[0]) for row in layout), 8)
+        shape = (rows, size, *ks, dtype)
+        if self.broken or len(ks) > 1 or rows * size * lm.parameters > WORTH[dtype]:
+            return None
+        self._seen[shape] += 1
+        often = self._seen[shape] >= RECORD_AT
+        if shape not in self._frames and not (often and self._make(lm, shape, owner, layout)):
+            return None
+        frame = self._frames[shape]
+        self._frames.move_to_end(shape)
+        try:
+            if frame.holds is not owner:
+                frame.load(owner, layout)
+            made, slope = frame.run(vectors)
+        except ReplayError as error:
+            self._give_up(lm, error)
+            return None
+        return made[:, : len(layout)], slope[: len(vectors)]
+
+    def _make(self, lm: FrozenLM, shape: tuple[Any, ...], owner: object, layout: Layout) -> bool:
+        while len(self._frames) >= FRAMES:
+            self._frames.popitem(last=False)
+        try:
+            frame = Frame(lm, *shape)
+            frame.load(owner, layout)
+            if not frame.record():
+                return False
+        except Exception as error:  # a family whose pass waits for the device, say, or a card that is full after all
+            self._give_up(lm, error)
+            return False
+        self._frames[shape] = frame
+        return True
+
+    def _give_up(self, lm: FrozenLM, error: Exception) -> None:
+        """From now on passes run as they did before."""
+        self.broken = f"{type(error).__name__}: {error}"
+        self._frames.clear()
+        warnings.warn(f"{lm.name}: passes are not replayed any more ({self.broken[:200]})", stacklevel=2)
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.synchronize(lm.device)
+
+
+_frames: WeakKeyDictionary[FrozenLM, Frames] = WeakKeyDictionary()
+_paused = ContextVar("memlab_replay_paused", default=False)
+
+
+def frames_of(lm: FrozenLM) -> Frames | None:
+    """The model's frames; None where there is nothing to record on, or nobody has asked for it."""
+    if lm.device.type != "cuda" or os.environ.get(SWITCH) != "1" or _paused.get():
+        return None
+    return _frames.setdefault(lm, Frames())
+
+
+@contextlib.contextmanager
+def unrecorded() -> Iterator[None]:
+    """Passes launch their kernels one by one while this lasts: for who counts them, or compares."""
+    token = _paused.set(True)
+    try:
+        yield
+    finally:
+        _paused.reset(token)
+
+
+def _up(number: int, step: int) -> int:
+    return -(-number // step) * step
