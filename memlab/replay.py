@@ -182,6 +182,7 @@ class Frames:
             frame = Frame(lm, *shape)
             frame.load(owner, layout)
             if not frame.record():
+                self._seen[shape] = -CHECK_EVERY  # asked again when there may be room
                 return False
         except Exception as error:  # a family whose pass waits for the device, say, or a card that is full after all
             self._give_up(lm, error)

@@ -301,6 +301,16 @@ def test_a_step_takes_longer_than_its_products(toy):
     assert row.peak_gib < 1
 
 
+def test_processors_of_one_name_are_told_apart(monkeypatch):
+    """Rented machines call several generations by one name, and their seconds are not to be set beside each other."""
+    names = set()
+    for has in ({}, {"avx512_bf16": True}, {"avx512_bf16": True, "amx_bf16": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
+        names.add(work.device_name(torch.device("cpu")))
+    assert len(names) == 3
+    assert any(name.endswith("AVX512 BF16, AMX BF16)") for name in names)
+
+
 def test_a_step_of_a_published_shape_needs_no_weights(monkeypatch):
     tiny = dict(work.SHAPES["llama-3.1-8b"], hidden_size=64, intermediate_size=96, num_hidden_layers=2, vocab_size=50)
     monkeypatch.setitem(work.SHAPES, "tiny", tiny | dict(num_attention_heads=4, num_key_value_heads=2))

@@ -97,6 +97,16 @@ def test_what_cannot_be_recorded_goes_on_as_it_was(toy, frames, monkeypatch, err
     assert str(error) in frames.broken
 
 
+def test_where_room_is_short_it_is_not_tried_each_time(toy, frames, monkeypatch):
+    tried = []
+    monkeypatch.setattr(Recorded, "record", lambda self: tried.append(self) or False)
+    batch = Batch(toy, rows_of(toy, [5]))
+    for _ in range(20):
+        assert frames.run(toy, batch, batch._layout, torch.zeros(2, toy.d), torch.float32) is None
+    assert len(tried) == 1
+    assert not frames.broken
+
+
 def test_a_replay_that_goes_wrong_is_found_out(toy, frames, monkeypatch):
     """Memory torn from under a graph, say: the first replay, and every 64th after it, is compared."""
 

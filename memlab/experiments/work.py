@@ -196,15 +196,20 @@ def step_flops(step: Callable[[], Any]) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """The card's or the processor's name."""
+    """The card's or the processor's name; of a processor also what its vector units can do, since rented machines call
+    several generations by one name.
+    """
     import platform
 
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
+    name = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration):  # Linux has it
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        return f"{device.type} " + next(s.partition(":")[2].strip() for s in lines if s.startswith("model name"))
-    return f"{device.type} {platform.processor() or platform.machine()}"
+        name = next(s.partition(":")[2].strip() for s in lines if s.startswith("model name"))
+    has: Any = getattr(torch.cpu, "get_capabilities", dict)()
+    units = [torch.backends.cpu.get_cpu_capability(), *(unit for unit in ("avx512_bf16", "amx_bf16") if has.get(unit))]
+    return f"{device.type} {name} ({', '.join(unit.upper().replace('_', ' ') for unit in units)})"
 
 
 def _timed(work: Callable[[], Any]) -> float:
