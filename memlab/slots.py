@@ -89,9 +89,9 @@ def _held(lm: FrozenLM, length: int) -> int:
 def free_bytes(device: torch.device) -> int:
     """Memory that a pass can have now, bytes."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(free + cached)
+        # What the allocator holds back may be a recorded pass's own (``replay``): only what it can give back counts.
+        torch.cuda.empty_cache()
+        return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 

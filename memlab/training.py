@@ -305,6 +305,7 @@ def _provenance(lm: FrozenLM) -> dict[str, Any]:
         "device": str(lm.device),
         "dtype": str(lm.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        **({"replayed": lm.recorded.replayed} if lm.recorded else {}),
         "machine": platform.machine(),
         "config_sha256": lm.config_hash,
         "tokenizer_sha256": lm.tokenizer_hash,

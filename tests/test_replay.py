@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from memlab.models.passes import FUSED
 from memlab.objective import Batch, Row
-from memlab.replay import Frame, Frames, frames_of, unrecorded
+from memlab.replay import Frame, Frames, ReplayError, frames_of, let_go, unrecorded
 
 
 def rows_of(lm, lengths, k=2, first_scored=1, seed=0):
@@ -56,7 +57,8 @@ class Recorded(Frame):
 
 
 @pytest.fixture
-def frames(monkeypatch):
+def frames(toy, monkeypatch):
+    monkeypatch.setattr(toy._pass, "_found", (True, FUSED))  # as on a GPU
     monkeypatch.setattr("memlab.replay.Frame", Recorded)
     monkeypatch.setattr("torch.cuda.synchronize", lambda device=None: None)
     return Frames()
@@ -97,6 +99,52 @@ def test_what_cannot_be_recorded_goes_on_as_it_was(toy, frames, monkeypatch, err
     assert str(error) in frames.broken
 
 
+def test_rows_that_a_window_slides_over_are_not_recorded(toy, frames, monkeypatch):
+    monkeypatch.setattr(toy._pass, "_longest", 8)
+    for lengths, known in (([3, 2], True), ([9, 3], False)):
+        rows = rows_of(toy, lengths)
+        batch, flat = Batch(toy, rows), torch.cat(vectors_of(toy, rows))
+        made = [frames.run(toy, batch, batch._layout, flat, torch.float32) for _ in range(4)]
+        assert (made[-1] is not None) == known
+
+
+def test_a_full_card_lets_go_of_what_is_recorded(toy, frames, monkeypatch):
+    """And the pass is launched instead; the shape is recorded again later."""
+    batch = Batch(toy, rows_of(toy, [5]))
+    flat = torch.zeros(2, toy.d)
+    for _ in range(3):
+        frames.run(toy, batch, batch._layout, flat, torch.float32)
+    (frame,) = frames._frames.values()
+
+    def full(vectors):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(frame, "run", full)
+    assert frames.run(toy, batch, batch._layout, flat, torch.float32) is None
+    assert not frames._frames
+    assert not frames.broken
+    monkeypatch.setattr(toy, "recorded", frames)
+    assert not let_go(toy)
+    for _ in range(100):
+        frames.run(toy, batch, batch._layout, flat, torch.float32)
+    assert let_go(toy)
+    assert not let_go(toy)
+
+
+def test_a_loss_that_is_no_number_is_told_from_one_that_was_none(toy, frames):
+    rows = rows_of(toy, [5, 6])
+    batch, flat = Batch(toy, rows), torch.cat(vectors_of(toy, rows))
+    frame = Frame(toy, 4, 16, 2, torch.float32)
+    frame.load(batch, batch._layout)
+    frame._flat[:4] = flat
+    table, slope = frame.work()
+    broken = table.clone()
+    broken[0, 1] = torch.nan
+    with pytest.raises(ReplayError):
+        frame._compare((table, slope), (broken, slope))
+    frame._compare((broken, slope), (broken, slope))  # a training that diverged
+
+
 def test_where_room_is_short_it_is_not_tried_each_time(toy, frames, monkeypatch):
     tried = []
     monkeypatch.setattr(Recorded, "record", lambda self: tried.append(self) or False)
@@ -134,6 +182,7 @@ def test_a_replay_that_goes_wrong_is_found_out(toy, frames, monkeypatch):
 
 def test_it_is_for_who_asks_for_it(toy, monkeypatch):
     monkeypatch.setattr(toy, "device", torch.device("cuda"))
+    monkeypatch.setattr(toy, "recorded", None)
     assert frames_of(toy) is None
     monkeypatch.setenv("MEMLAB_REPLAY", "1")
     assert frames_of(toy) is not None

@@ -80,7 +80,8 @@ def step_work(lm: FrozenLM, shapes: Sequence[tuple[int, int]], *, repeats: int =
 
     ``share_linear`` counts the products with weights only, ``share`` those of attention too (on a GPU they are inside
     fused kernels, and not counted). Peak memory is what the process (or the card) holds above the loaded model while
-    the step runs. Where passes are recorded (``replay``) there is a second row of the shape, ``replayed``.
+    the step runs. A shape that is recorded (``replay``) has a second row, ``replayed``, without a peak: its memory is
+    there all the time.
     """
     out = []
     for rows, tokens in shapes:
@@ -93,12 +94,12 @@ def step_work(lm: FrozenLM, shapes: Sequence[tuple[int, int]], *, repeats: int =
         bare = {shape: _bare(shape, lm.device) for shape in products.seen}
         linear = sum(bare[s] * n for s, n in products.seen.items() if len(s[1]) == 2)
         attention = sum(bare[s] * n for s, n in products.seen.items() if len(s[1]) == 3)
-        for replayed in (False, True) if frames_of(lm) else (False,):
+        for replayed in (False, True):
+            if replayed and not _recorded(lm, step):
+                continue
             with nullcontext() if replayed else unrecorded():
-                for _ in range(RECORD_AT + 1 if replayed else 1):
-                    step()
                 seconds = sorted(_timed(step) for _ in range(repeats))
-                peak = peak_memory(step, lm.device)
+                peak = np.nan if replayed else peak_memory(step, lm.device)
             middle = statistics.median(seconds)
             out.append(
                 {
@@ -122,6 +123,17 @@ def step_work(lm: FrozenLM, shapes: Sequence[tuple[int, int]], *, repeats: int =
     return pd.DataFrame(out)
 
 
+def _recorded(lm: FrozenLM, step: Callable[[], None]) -> bool:
+    """Whether the step is replayed by now, having been taken often enough."""
+    if not (frames := frames_of(lm)):
+        return False
+    for _ in range(RECORD_AT):
+        step()
+    before = frames.replayed
+    step()
+    return frames.replayed > before
+
+
 def _bare(shape: tuple[Any, ...], device: torch.device, repeats: int = 9) -> float:
     """Median seconds of one matrix product of that shape and layout, on data that no cache holds warm for long."""
     dtype, size_a, stride_a, size_b, stride_b = shape
@@ -143,8 +155,9 @@ def _bare(shape: tuple[Any, ...], device: torch.device, repeats: int = 9) -> flo
 def seconds_a_token(lm: FrozenLM, *, tokens: int = 32, rows: int = 8, steps: int = 2) -> float:
     """Seconds of a training step for each token in it, at this shape, now: a median of ``steps``."""
     step = training_step(lm, rows, tokens)
-    step()
-    return statistics.median(_timed(step) for _ in range(steps)) / (rows * tokens)
+    with unrecorded():
+        step()
+        return statistics.median(_timed(step) for _ in range(steps)) / (rows * tokens)
 
 
 def peak_memory(work: Callable[[], Any], device: torch.device) -> int:

@@ -55,6 +55,8 @@ class FrozenLM:
         """Held for each forward pass: notebook callbacks can come from several threads."""
         self.loaded_with: dict[str, Any] = {}
         """What ``load`` was asked for beside name, revision and device."""
+        self.recorded: Any = None
+        """What ``replay`` keeps of it."""
         self._facts = sources.Facts(folder) if folder else None
         self._other_dtypes: dict[torch.dtype, Any] = {torch.float32: self.model}
         self._embedding = self.model.get_input_embeddings()
@@ -255,6 +257,10 @@ class FrozenLM:
         reduced dtype the head's rounding stays in: what decides (stops, checks) is asked in float32.
         """
         return self._pass.losses(self.weights(dtype), embeddings.to(dtype), at, targets)
+
+    def fused(self, size: int) -> bool:
+        """Whether ``losses`` of rows of so many positions goes through without waiting for a CUDA device."""
+        return self._pass.fused(size)
 
     @torch.no_grad()
     def step(

@@ -55,6 +55,10 @@ class Pass:
             logits = model(inputs_embeds=embeddings, use_cache=False, logits_to_keep=keep).logits
         return _Losses.apply(logits, None, None, targets)
 
+    def fused(self, size: int) -> bool:
+        """Whether rows of so many positions go through the fused attention that asks nothing of the device."""
+        return (self._found or self._find())[1] == FUSED and size <= self._longest
+
     @torch.no_grad()
     def _find(self) -> tuple[bool, str | None]:
         """Whether backbone and head can be called apart, and which attention can be put in, without another result."""
