@@ -63,6 +63,9 @@ def test_the_speed_chart_tells_failures_apart_and_is_the_same_each_time():
     assert "cpu A" in both
     assert "cpu B" in both
     assert len([m for m in spoken(charts.speed_chart(two)) if "outcome: " in m]) == 6
+    (drawn,) = charts.speed_chart(two).to_dict()["datasets"].values()
+    offsets = pd.DataFrame(drawn).groupby(["device", "method"]).jitter.min()
+    assert (offsets == 0).all()  # a second device's points lie where the first one's do
     assert "cpu A" not in charts.to_svg(charts.speed_chart(two[two.device == "cpu A"]))
 
 

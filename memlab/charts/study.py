@@ -120,7 +120,8 @@ def speed_chart(table: pd.DataFrame) -> Any:
     order = table.groupby("method").seconds.median().sort_values().index.tolist()
     table = table.assign(
         outcome=table.decoded.map({True: "decodes", False: "does not"}),
-        jitter=table.groupby("method").cumcount(),  # points of equal time side by side, the same each time
+        # Points of equal time side by side, the same each time.
+        jitter=table.groupby([name for name in ("device", "method") if name in table]).cumcount(),
     )
     base = alt.Chart(table).encode(
         alt.Y("method:N", title=None, sort=order, axis=alt.Axis(labelFontSize=13)),
