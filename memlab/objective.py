@@ -101,7 +101,7 @@ class Batch:
     ) -> tuple[Scores, list[torch.Tensor]]:
         """Score vectors, each (k, d) float32; with ``gradient`` also d loss / d vectors, float32, of those shapes.
 
-        Vectors and gradients are on the CPU, where update rules work: the device is waited for once a step.
+        Vectors and gradients are on the CPU, where update rules work: the device is waited for at a step's end only.
         """
         with self.lm.lock, torch.set_grad_enabled(gradient):
             flat = torch.cat(list(mems)).detach().to(self.lm.device)
