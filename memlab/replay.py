@@ -47,7 +47,7 @@ class Frame:
     """One shape. ``load`` says what its rows hold, ``run`` takes vectors."""
 
     def __init__(self, lm: FrozenLM, rows: int, size: int, k: int, dtype: torch.dtype) -> None:
-        self._lm, self._shape, self._k, self._dtype = lm, (rows, size), k, dtype
+        self._lm, self._shape, self._dtype = lm, (rows, size), dtype
         device = lm.device
         self._ids = torch.zeros(rows, size, dtype=torch.long, device=device)
         self._fixed = lm.embed(self._ids)

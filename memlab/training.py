@@ -305,7 +305,7 @@ def _provenance(lm: FrozenLM) -> dict[str, Any]:
         "device": str(lm.device),
         "dtype": str(lm.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        **({"replayed": lm.recorded.replayed} if lm.recorded else {}),
+        **({"replay": True} if lm.recorded and lm.recorded.replayed else {}),
         "machine": platform.machine(),
         "config_sha256": lm.config_hash,
         "tokenizer_sha256": lm.tokenizer_hash,

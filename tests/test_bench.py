@@ -70,6 +70,22 @@ def test_out_of_memory_costs_slots_and_nothing_else(toy, store, monkeypatch):
     assert mems[-1].provenance["slots"]["positions"] <= 30
 
 
+def test_recorded_passes_make_way_before_a_passage_is_given_up(toy, monkeypatch):
+    """Even one passage alone goes on: what is let go is the memory that recorded passes kept (``replay``)."""
+    real, full = Batch.scores, [True]
+    monkeypatch.setattr("memlab.bench.let_go", lambda lm: full.pop() if full else False)
+
+    def scores(self, mems, dtype, *, gradient=False):
+        if gradient and full:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, mems, dtype, gradient=gradient)
+
+    monkeypatch.setattr(Batch, "scores", scores)
+    (mem,) = cram(toy, random_passages(toy, 1, 6), Recipe.default(k=4, whiten=0.0), progress=False)
+    assert mem.exact
+    assert not full
+
+
 def test_who_leaves_for_want_of_memory_goes_on_where_it_was(toy, monkeypatch):
     """Memory runs out in the middle of training: each passage's loss goes on from where it stood, not from noise."""
     passages = random_passages(toy, 6, 6)
