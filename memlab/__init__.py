@@ -11,26 +11,30 @@ from typing import TYPE_CHECKING, Any
 from memlab._version import __version__
 
 if TYPE_CHECKING:
-    from memlab.checks import Check
-    from memlab.cramming import CramInterrupted, Progress, cram
-    from memlab.decoding import check, decode
+    from memlab.decoding.decode import check, decode
+    from memlab.decoding.peft import export_peft
+    from memlab.errors import MemlabError
     from memlab.models import FrozenLM, ModelError, Passage, PassageError, load
     from memlab.recipes import Recipe, RecipeError
-    from memlab.runs import Plan, run
-    from memlab.store import Store, StoreError
+    from memlab.results.checks import Check
+    from memlab.results.mem_vector import MemVector, VectorError
+    from memlab.results.store import Store, StoreError
+    from memlab.sweeps.runner import Plan, run
     from memlab.texts import Text, TextError, load_texts
-    from memlab.vectors import MemVector, VectorError
+    from memlab.training.cram import CramInterrupted, Progress, cram
 
 _HOMES = {
-    "memlab.cramming": ("CramInterrupted", "Progress", "cram"),
-    "memlab.decoding": ("check", "decode"),
+    "memlab.errors": ("MemlabError",),
+    "memlab.training.cram": ("CramInterrupted", "Progress", "cram"),
+    "memlab.decoding.decode": ("check", "decode"),
+    "memlab.decoding.peft": ("export_peft",),
     "memlab.models": ("FrozenLM", "ModelError", "Passage", "PassageError", "load"),
     "memlab.recipes": ("Recipe", "RecipeError"),
-    "memlab.runs": ("Plan", "run"),
-    "memlab.store": ("Store", "StoreError"),
+    "memlab.sweeps.runner": ("Plan", "run"),
+    "memlab.results.store": ("Store", "StoreError"),
     "memlab.texts": ("Text", "TextError", "load_texts"),
-    "memlab.checks": ("Check",),
-    "memlab.vectors": ("MemVector", "VectorError"),
+    "memlab.results.checks": ("Check",),
+    "memlab.results.mem_vector": ("MemVector", "VectorError"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -39,6 +43,7 @@ __all__ = [
     "CramInterrupted",
     "FrozenLM",
     "MemVector",
+    "MemlabError",
     "ModelError",
     "Passage",
     "PassageError",
@@ -55,6 +60,7 @@ __all__ = [
     "check",
     "cram",
     "decode",
+    "export_peft",
     "load",
     "load_texts",
     "run",

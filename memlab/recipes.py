@@ -13,8 +13,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from memlab.errors import MemlabError
+
 PREFIXES = ("sink", "none", "bos")
-RULES = ("rotation", "fullmatrix", "adamw")
+OPTIMIZERS = ("rotation", "fullmatrix", "adamw")
 SCHEDULES = ("constant", "cosine", "inverse")
 STOPS = ("exact", "teacher_forced")
 RETIRED: dict[str, Any] = {
@@ -24,8 +26,10 @@ RETIRED: dict[str, Any] = {
 """Fields that recipes once had, each at the value that changed nothing: files written then are still read."""
 
 
-class RecipeError(ValueError):
+class RecipeError(MemlabError, ValueError):
     """A recipe that cannot be run; the message names the field, the value given and what it may be."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ class Recipe:
     patience: int = 0
     """Give up after so many steps without a better teacher-forced accuracy (``grow``: without growth); 0: never."""
     rule: Literal["rotation", "fullmatrix", "adamw"] = "fullmatrix"
-    """Update rule, see ``memlab.rules``."""
+    """Update rule, see ``memlab.training.optimizers``."""
     lr: float = 2.0
     """Step size. For ``rotation``: the angle of a step, radians; for ``fullmatrix``: its length over sqrt(d)."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -118,7 +122,7 @@ class Recipe:
         for name in ("damping", "weight_decay", "norm", "whiten"):
             real(name, 0, open_end=False)
         need(self.stop in STOPS, "stop", f"one of {STOPS}")
-        need(self.rule in RULES, "rule", f"one of {RULES}")
+        need(self.rule in OPTIMIZERS, "rule", f"one of {OPTIMIZERS}")
         need(self.norm > 0 or self.rule != "rotation", "norm", "a number > 0 where the rule is rotation")
         need(self.schedule in SCHEDULES, "schedule", f"one of {SCHEDULES}")
         need(

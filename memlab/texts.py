@@ -11,13 +11,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from memlab.errors import MemlabError
+
 PLAIN = (".txt", ".md")
 TABLES = (".csv", ".jsonl", ".parquet")
 _COLUMNS = ("text", "content", "body")
 
 
-class TextError(ValueError):
+class TextError(MemlabError, ValueError):
     """A text that cannot be read or used; the message names the file and the way out."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,16 @@ class Text:
     def kind(self) -> str:
         """What kind of text: ``fiction-salt-ferry`` and ``long-fiction-the-accounts`` are both ``fiction``."""
         return self.id.removeprefix("long-").split("-")[0]
+
+
+@dataclass(frozen=True)
+class TextSpan:
+    """Which part of which text was crammed: characters ``start`` to ``end`` of the text ``id``."""
+
+    id: str = ""
+    source: str = ""
+    start: int = 0
+    end: int = 0
 
 
 def data_folder() -> Path:

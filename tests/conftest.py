@@ -17,7 +17,7 @@ os.environ.update(
 import numpy as np
 import pytest
 
-from memlab.store import Store
+from memlab.results.store import Store
 
 FAMILIES = ("llama", "gpt_neox", "opt", "olmo", "mamba", "gemma3", "qwen2")
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from memlab import ModelError, Recipe, cram, load
-from memlab.experiments import attention
-from memlab.experiments.gains import token_scores
+from memlab.probes import attention
+from memlab.probes.token_costs import token_scores
 from tests.conftest import random_passages
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from memlab import CramInterrupted, Recipe, cram, load, slots
-from memlab.objective import Batch
-from memlab.training import Training
+from memlab import CramInterrupted, Recipe, cram, load
+from memlab.scoring import memory
+from memlab.scoring.objective import Batch
+from memlab.training.job import TrainingJob
 from tests.conftest import random_passages
 
 
@@ -73,7 +74,7 @@ def test_out_of_memory_costs_slots_and_nothing_else(toy, store, monkeypatch):
 def test_recorded_passes_make_way_before_a_passage_is_given_up(toy, monkeypatch):
     """Even one passage alone goes on: what is let go is the memory that recorded passes kept (``replay``)."""
     real, full = Batch.scores, [True]
-    monkeypatch.setattr("memlab.bench.let_go", lambda lm: full.pop() if full else False)
+    monkeypatch.setattr("memlab.training.scheduler.release_graphs", lambda lm: full.pop() if full else False)
 
     def scores(self, mems, dtype, *, gradient=False):
         if gradient and full:
@@ -172,7 +173,7 @@ def test_what_the_bench_was_like_is_recorded(toy):
 
 def test_texts_that_grow_share_the_bench_by_what_is_trained_now(toy, store, monkeypatch):
     """Eight texts of 60 tokens have room for one row of their whole length; they begin at two tokens, all at once."""
-    monkeypatch.setitem(slots.MOST, "cpu", 64)
+    monkeypatch.setitem(memory.MAX_POSITIONS, "cpu", 64)
     passages = random_passages(toy, 8, 60)
     recipe = Recipe.growing(k=4, grow=2, margin=0.1, budget=120, patience=40)
     alone = {m.key: m for p in passages for m in cram(toy, p, recipe, progress=False)}
@@ -199,12 +200,12 @@ def test_texts_that_grow_share_the_bench_by_what_is_trained_now(toy, store, monk
 
 
 def test_waiting_is_no_time_of_a_training(toy):
-    job = Training(toy, 0, random_passages(toy, 1)[0], Recipe.default(), None)
+    job = TrainingJob(toy, 0, random_passages(toy, 1)[0], Recipe.default(), None)
     assert job.age == 0
-    job.enter()
-    job.leave()
+    job.start()
+    job.suspend()
     trained = job.age
     time.sleep(0.3)
     assert job.age == trained
-    job.enter()
+    job.start()
     assert trained < job.age < trained + 0.2

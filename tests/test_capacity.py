@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memlab import Recipe, capacity, limits
-from memlab.statistics import Estimate, bootstrap, median_interval, share_interval
+from memlab import Recipe
+from memlab.measures import capacity, capacity_fits
+from memlab.measures.statistics import Estimate, bootstrap, median_interval, share_interval
 from memlab.texts import data_folder
 
 
@@ -167,7 +168,7 @@ def test_saturation_is_the_least_squares_one():
     runs = simulated(np.random.default_rng(1))
     grid = np.arange(300, 600, 0.05)
     cost = [((np.maximum(0, runs.bits_without - c) - runs.bits_with) ** 2).sum() for c in grid]
-    assert limits.saturation(runs.bits_without, runs.bits_with) == pytest.approx(grid[np.argmin(cost)], abs=0.06)
+    assert capacity_fits.saturation(runs.bits_without, runs.bits_with) == pytest.approx(grid[np.argmin(cost)], abs=0.06)
 
 
 @pytest.mark.slow
@@ -175,7 +176,7 @@ def test_saturation_recovers_what_the_data_were_made_with():
     rng = np.random.default_rng(0)
     hits = 0
     for i in range(100):
-        found = limits.saturation_interval(simulated(rng), draws=300, seed=i)
+        found = capacity_fits.saturation_interval(simulated(rng), draws=300, seed=i)
         assert found.value == pytest.approx(450, abs=25)
         hits += found.low <= 450 <= found.high
     assert 85 <= hits <= 99  # nominal 95; a percentile interval of 24 passages falls a little short
@@ -190,15 +191,15 @@ def test_one_c_for_all_kinds_or_one_for_each():
         runs["bits_with"] = np.maximum(0, runs.bits_without - c)
         tables.append(runs.assign(exact=runs.bits_with == 0, tried=40.0, tokens=40))
     alike, apart = pd.concat(tables[:2]), pd.concat(tables)
-    told = limits.saturations(alike).set_index("texts")
+    told = capacity_fits.saturations(alike).set_index("texts")
     assert [round(told.C[kind].value) for kind in ("prose", "lists", "all")] == [450, 450, 450]
     assert told.off.max() < 1e-6
-    told = limits.saturations(apart).set_index("texts")
+    told = capacity_fits.saturations(apart).set_index("texts")
     assert told.off["all"] > 30 > told.off["noise"]
     # What grew and was not trained to its end says nothing; nor does a single kind of all.
     grown = alike[alike.texts == "prose"].assign(exact=False, tried=20.0)
-    assert not len(limits.saturations(grown))
-    assert limits.saturations(alike[alike.texts == "prose"]).texts.tolist() == ["prose"]
+    assert not len(capacity_fits.saturations(grown))
+    assert capacity_fits.saturations(alike[alike.texts == "prose"]).texts.tolist() == ["prose"]
 
 
 def attempts(rng, half=140.0, slope=8.0, passages=24):
@@ -213,7 +214,7 @@ def test_n50_recovers_where_half_come_back():
     rng = np.random.default_rng(0)
     hits = 0
     for i in range(40):
-        found = limits.n50_interval(attempts(rng), draws=100, seed=i)
+        found = capacity_fits.n50_interval(attempts(rng), draws=100, seed=i)
         assert found.value == pytest.approx(140, rel=0.12)
         hits += found.low <= 140 <= found.high
     assert 33 <= hits <= 40
@@ -234,7 +235,7 @@ def test_n50_of_a_search_is_that_of_its_passages(half):
     """Limits below the grid's first length, between its lengths and beyond its end are what they are: not known."""
     rng, hits, found = np.random.default_rng(half), 0, []
     for i in range(30):
-        estimate = limits.n50_of_search_interval(searched(rng, half, 24), draws=100, seed=i)
+        estimate = capacity_fits.n50_of_search_interval(searched(rng, half, 24), draws=100, seed=i)
         hits += estimate.low <= half <= estimate.high
         found.append(estimate.value)
     assert np.median(found) == pytest.approx(half, rel=0.05)
@@ -242,9 +243,9 @@ def test_n50_of_a_search_is_that_of_its_passages(half):
 
 
 def test_n50_of_a_search_that_says_nothing():
-    assert np.isnan(limits.n50_of_search([256, 256], [None, None]))  # at least 256, and no more is known
+    assert np.isnan(capacity_fits.n50_of_search([256, 256], [None, None]))  # at least 256, and no more is known
     # Nothing ever came back: somewhere below the first length.
-    assert limits.n50_of_search([0, 0, 0], [32, 32, 32]) < 32
+    assert capacity_fits.n50_of_search([0, 0, 0], [32, 32, 32]) < 32
 
 
 def test_horizons_fail_above_what_they_reach():
@@ -269,10 +270,12 @@ def test_a_charge_for_every_token_tells_a_vector_that_pays_for_both():
         tokens = budget / (bits_a_token + 2)
         rows.append((f"t{i}", f"kind{i % 3}", tokens, tokens * bits_a_token))
     table = pd.DataFrame(rows, columns=["text_id", "texts", "horizon", "horizon_bits"])
-    spreads = {c: limits.spread(limits.charged(table, c), "horizon_bits") for c in (0, 2, 1000)}
+    spreads = {c: capacity_fits.spread(capacity_fits.charged(table, c), "horizon_bits") for c in (0, 2, 1000)}
     assert spreads[2] < 0.1 * spreads[0] < spreads[1000]
-    assert limits.spread(limits.charged(table, 1e9), "horizon_bits") == pytest.approx(limits.spread(table, "horizon"))
-    given = limits.charged(table.assign(failed_at=200.0, failed_bits=900.0), 0.5)
+    assert capacity_fits.spread(capacity_fits.charged(table, 1e9), "horizon_bits") == pytest.approx(
+        capacity_fits.spread(table, "horizon")
+    )
+    given = capacity_fits.charged(table.assign(failed_at=200.0, failed_bits=900.0), 0.5)
     assert set(given.failed_bits) == {1000.0}
 
 
@@ -340,7 +343,7 @@ def test_saturation_counts_beside_a_table_without_rows():
          "tried": 64.0, "tokens": 64, "bits_without": 500.0, "bits_with": 10.0}
     )  # fmt: skip
     both = pd.concat([pd.DataFrame({"protocol": []}), runs], ignore_index=True)
-    assert limits.saturations(both.astype({"exact": object}))["not exact"].tolist() == [5]
+    assert capacity_fits.saturations(both.astype({"exact": object}))["not exact"].tolist() == [5]
 
 
 def test_two_parts_of_one_text_are_two_passages():
@@ -353,20 +356,20 @@ def test_two_parts_of_one_text_are_two_passages():
     assert capacity.horizons(attempts).horizon.tolist() == [50, 30]
     # And a slope is within passages: here each holds as much with two vectors as with one.
     four = capacity.horizons(pd.concat([attempts.assign(k=1), attempts.assign(k=2)]))
-    assert limits.vectors_slope(four) == pytest.approx(0)
+    assert capacity_fits.vectors_slope(four) == pytest.approx(0)
 
 
 def test_doublings_are_passage_by_passage():
     rows = [("a", "x", 1, 100), ("a", "x", 2, 210), ("a", "x", 4, 399), ("b", "x", 1, 80), ("b", "x", 2, 160),
             ("c", "y", 1, 50), ("c", "y", 2, 150), ("d", "y", 1, 500)]  # fmt: skip
     table = pd.DataFrame(rows, columns=["text_id", "texts", "k", "horizon"])
-    found = limits.doublings(table.assign(horizon_bits=table.horizon * 3.0)).set_index(["texts", "k"])
+    found = capacity_fits.doublings(table.assign(horizon_bits=table.horizon * 3.0)).set_index(["texts", "k"])
     assert found.twice.to_dict() == {("x", 1): 2, ("y", 1): 2, ("all", 1): 2, ("x", 2): 4}
     assert found.passages.to_dict() == {("x", 1): 2, ("y", 1): 1, ("all", 1): 3, ("x", 2): 1}
     assert found.tokens["x", 1] == pytest.approx(2.05)
     assert (found.least["all", 1], found.most["all", 1]) == pytest.approx((2.0, 3.0))
     assert found.bits["x", 2] == pytest.approx(1.9)
-    assert not len(limits.doublings(table[table.k == 1].assign(horizon_bits=1.0)))
+    assert not len(capacity_fits.doublings(table[table.k == 1].assign(horizon_bits=1.0)))
 
 
 def test_a_text_that_grew_failed_where_it_gave_up():
@@ -415,16 +418,16 @@ def test_gains_at_the_horizon_are_of_the_prefix_that_came_back():
 
 def test_saturation_is_open_above_where_everything_fits():
     runs = pd.DataFrame({"text_id": range(8), "bits_without": np.linspace(100, 400, 8), "bits_with": 0.1})
-    found = limits.saturation_interval(runs, draws=50)
+    found = capacity_fits.saturation_interval(runs, draws=50)
     assert found.value == pytest.approx(400, abs=1)
     assert found.high == math.inf
 
 
 def test_n50_where_there_is_nothing_to_fit():
-    assert np.isnan(limits.n50([10, 20], [True, True]))
-    assert np.isnan(limits.n50([10, 20, 30, 40], [False, False, True, True]))
+    assert np.isnan(capacity_fits.n50([10, 20], [True, True]))
+    assert np.isnan(capacity_fits.n50([10, 20, 30, 40], [False, False, True, True]))
     # Without overlap, half way (on a logarithm) between the longest exact and the shortest failed.
-    assert limits.n50([10, 20, 40, 80], [True, True, False, False]) == pytest.approx(math.sqrt(800), rel=0.01)
+    assert capacity_fits.n50([10, 20, 40, 80], [True, True, False, False]) == pytest.approx(math.sqrt(800), rel=0.01)
 
 
 def test_vectors_slope():
@@ -434,18 +437,18 @@ def test_vectors_slope():
     )
     # A passage only measured at one k says nothing about the slope.
     table = pd.concat([table, pd.DataFrame([("c", 8, 5.0)], columns=table.columns)])
-    assert limits.vectors_slope(table) == pytest.approx(0.9)
-    assert np.isnan(limits.vectors_slope(table[table.k == 1]))
+    assert capacity_fits.vectors_slope(table) == pytest.approx(0.9)
+    assert np.isnan(capacity_fits.vectors_slope(table[table.k == 1]))
     # What ended with the grid, and what held nothing, has no slope to tell.
     more = pd.DataFrame([("d", 1, 256.0, None), ("d", 2, 256.0, None), ("e", 1, 0.0, 32), ("e", 2, 50.0, 64)],
                         columns=["text_id", "k", "horizon", "failed_at"])  # fmt: skip
     both = pd.concat([table.assign(failed_at=999), more])
-    assert limits.vectors_slope(both) == pytest.approx(0.9)
+    assert capacity_fits.vectors_slope(both) == pytest.approx(0.9)
 
 
 def test_windows_of_equal_information():
     bits = np.random.default_rng(0).exponential(4, 500)
-    windows = limits.equal_information(bits, 60)
+    windows = capacity_fits.equal_information(bits, 60)
     assert windows[0][0] == 0
     assert all(a[1] == b[0] for a, b in itertools.pairwise(windows))
     held = [bits[a:b].sum() for a, b in windows]
@@ -454,16 +457,16 @@ def test_windows_of_equal_information():
         assert abs(sum_ - 60) <= abs(bits[a : b - 1].sum() - 60) + 1e-9
         assert abs(sum_ - 60) <= abs(bits[a : b + 1].sum() - 60) + 1e-9
     assert bits[windows[-1][1] :].sum() < 60 + bits.max()
-    assert limits.equal_information([np.nan, 1, 1], 1) == [(0, 2), (2, 3)]
-    assert limits.equal_information([1, 1], 5) == []
+    assert capacity_fits.equal_information([np.nan, 1, 1], 1) == [(0, 2), (2, 3)]
+    assert capacity_fits.equal_information([1, 1], 5) == []
     with pytest.raises(ValueError, match="more than 0"):
-        limits.equal_information([1, 1], 0)
+        capacity_fits.equal_information([1, 1], 0)
 
 
 def test_tokens_held():
-    assert limits.tokens_held([np.nan, 2, 3, 4], 5) == 3
-    assert limits.tokens_held([2, 3, 4], 4.9) == 1
-    assert limits.tokens_held([2, 3, 4], 100) == 3
+    assert capacity_fits.tokens_held([np.nan, 2, 3, 4], 5) == 3
+    assert capacity_fits.tokens_held([2, 3, 4], 4.9) == 1
+    assert capacity_fits.tokens_held([2, 3, 4], 100) == 3
 
 
 def kinds(rng, per_bits, passages=12):
@@ -484,7 +487,7 @@ def kinds(rng, per_bits, passages=12):
 @pytest.mark.parametrize("per_bits", [True, False])
 def test_information_not_length_tells_either_world(per_bits):
     table = kinds(np.random.default_rng(0), per_bits)
-    told = limits.information_not_length(table, draws=300).set_index("unit")
+    told = capacity_fits.information_not_length(table, draws=300).set_index("unit")
     apart, one = ("tokens", "bits") if per_bits else ("bits", "tokens")
     assert told.loc[apart, "p"] < 0.01
     assert told.loc[one, "p"] > 0.05
@@ -506,8 +509,8 @@ def test_a_coarse_step_does_not_draw_kinds_together():
     names = ["text_id", "texts", "horizon", "horizon_bits", "failed_at", "failed_bits"]
     table = pd.DataFrame(rows, columns=names)
     true = np.log2([600, 600 * 2**0.5]).std(ddof=1)
-    told = limits.information_not_length(table, draws=50).set_index("unit").spread
-    lower = limits.information_not_length(table[names[:4]], draws=50).set_index("unit").spread
+    told = capacity_fits.information_not_length(table, draws=50).set_index("unit").spread
+    lower = capacity_fits.information_not_length(table[names[:4]], draws=50).set_index("unit").spread
     assert abs(told.bits - true) < 0.06
     assert abs(told.bits - true) < abs(lower.bits - true)
 
@@ -521,7 +524,7 @@ def test_kinds_that_are_one_differ_as_often_as_p_says():
         bits = 500 * 2 ** rng.normal(0, 0.15, 36)
         table = pd.DataFrame({"text_id": range(36), "texts": np.repeat(list("abc"), 12), "horizon_bits": bits})
         table["horizon"] = bits / 4 * 2 ** rng.normal(0, 0.35, 36)
-        told = limits.information_not_length(table, draws=60, seed=i).set_index("unit")
+        told = capacity_fits.information_not_length(table, draws=60, seed=i).set_index("unit")
         for unit in wrong:
             wrong[unit] += told.loc[unit, "p"] <= 0.05
     assert all(count <= 14 for count in wrong.values()), wrong  # nominal 6 of 120
@@ -530,11 +533,11 @@ def test_kinds_that_are_one_differ_as_often_as_p_says():
 def test_a_kind_that_vanishes_is_no_finding():
     table = kinds(np.random.default_rng(0), True)
     table.loc[table.texts == "random", ["horizon", "horizon_bits"]] = 0
-    told = limits.information_not_length(table, draws=50)
+    told = capacity_fits.information_not_length(table, draws=50)
     assert told.p.isna().all()
     assert told.spread.isna().all()
     assert (told.left_out == 12).all()
-    told = limits.information_not_length(table[table.texts != "random"].assign(failed_at=None), draws=50)
+    told = capacity_fits.information_not_length(table[table.texts != "random"].assign(failed_at=None), draws=50)
     assert told.p.notna().all()
     assert (told.censored == 24).all()
 
@@ -563,7 +566,7 @@ def test_bootstrap_within_keeps_groups_their_size():
 def test_bootstrap_of_what_is_often_undefined_gives_no_interval():
     exact = [True, False, False, False, False, False]
     table = pd.DataFrame({"text_id": range(6), "exact": exact, "length": [10, 20, 30, 40, 50, 60]})
-    found = bootstrap(lambda t: limits.n50(t.length, t.exact), table, draws=200)
+    found = bootstrap(lambda t: capacity_fits.n50(t.length, t.exact), table, draws=200)
     assert np.isfinite(found.value)
     assert np.isnan(found.low)
     assert np.isnan(found.high)

@@ -108,7 +108,7 @@ def test_horizons_in_both_units_can_be_compared_by_eye():
             "horizon_bits": [400.0, 800.0, 500.0, 1000.0],
         }
     )
-    svg = charts.to_svg(charts.horizons_in_both(table))
+    svg = charts.to_svg(charts.horizons_tokens_and_bits(table))
     found = re.findall(r'aria-label="([^"]*)"[^>]*aria-roledescription="tick"[^>]* d="M([-\d.]+),', svg)
     place = {}
     for label, x in found:
@@ -162,7 +162,7 @@ def test_bits_along_a_text_says_where_it_goes_wrong():
 
 
 def test_a_ladder_shows_every_attempt():
-    marks = spoken(charts.ladder(runs()))
+    marks = spoken(charts.attempts_by_length(runs()))
     assert sum(m.startswith("tokens: ") for m in marks) == 3
     assert any("tokens: 192; bits left: 400" in m and "not exact" in m for m in marks)
 
@@ -171,7 +171,7 @@ def test_shares_codecs_vectors_and_predictions_are_drawn():
     shares = pd.DataFrame(
         {"bits_a_number": [4, 8], "share": [0.25, 1.0], "low": [0.1, 0.9], "high": [0.5, 1.0], "form": ["int4", "int8"]}
     )
-    assert len(at(charts.still_exact(shares), "point")) == 2
+    assert len(at(charts.survival_by_bits(shares), "point")) == 2
     codecs = pd.DataFrame({"codec": ["zip", "coder"], "texts": ["prose"] * 2, "bits_a_token": [32.0, 4.0]})
     marks = spoken(charts.codec_bars(codecs))
     assert any("codec: coder" in m and "4" in m for m in marks)

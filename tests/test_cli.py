@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from memlab import __version__
 from memlab.cli import app
-from memlab.store import Store
+from memlab.results.store import Store
 from tests.conftest import hears_sigint
 from tests.test_store import unwritable
 

@@ -12,8 +12,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memlab import codecs
-from memlab.codecs import CodecError, Coded
+from memlab.measures import codecs
+from memlab.measures.codecs import CodecError, Coded
 
 
 def source(seed, count, vocabulary, sharpness=3.0):

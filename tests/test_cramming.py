@@ -20,8 +20,8 @@ from memlab import (
     load,
     run,
 )
-from memlab.cramming import key_of
-from memlab.training import Training, initial_mem
+from memlab.training.cram import key_of
+from memlab.training.job import TrainingJob, initial_mem
 from tests.conftest import hears_sigint, random_passages
 from tests.test_decoding import generated
 from tests.test_store import unwritable
@@ -52,7 +52,7 @@ def test_the_vector_kept_is_the_one_that_was_checked(toy, store):
 
 
 def _scores(lm, mem):
-    from memlab.objective import Batch, Row
+    from memlab.scoring.objective import Batch, Row
 
     r = Row(mem.token_ids, mem.prefix_ids.tolist(), mem.suffix_ids.tolist(), mem.k, mem.recipe.first_scored)
     scores, _ = Batch(lm, [r]).scores([torch.tensor(mem.mem)], torch.float32)
@@ -114,7 +114,7 @@ def test_a_watcher_sees_what_the_trace_keeps(toy):
 
 
 def test_more_passages_than_places_on_the_bench(toy, store, monkeypatch):
-    monkeypatch.setattr("memlab.slots.MOST", {"cpu": 40})
+    monkeypatch.setattr("memlab.scoring.memory.MAX_POSITIONS", {"cpu": 40})
     seen = []
     mems = cram(
         toy,
@@ -337,9 +337,9 @@ def test_an_interrupt_between_a_result_and_the_store(toy, store, monkeypatch):
 
 
 def test_any_other_failure_hands_over_what_was_done(toy, monkeypatch):
-    from memlab.training import Training
+    from memlab.training.job import TrainingJob
 
-    result, calls = Training.result, []
+    result, calls = TrainingJob.result, []
 
     def failing(job):
         calls.append(job.key)
@@ -347,7 +347,7 @@ def test_any_other_failure_hands_over_what_was_done(toy, monkeypatch):
             raise MemoryError
         return result(job)
 
-    monkeypatch.setattr(Training, "result", failing)
+    monkeypatch.setattr(TrainingJob, "result", failing)
     with pytest.raises(MemoryError) as caught:
         cram(toy, random_passages(toy, 4), Recipe.default(k=4), progress=False)
     assert [m.key for m in caught.value.finished] == calls[:2]
@@ -377,7 +377,7 @@ def test_an_exact_vector_outlives_its_portable_checks(toy, store, monkeypatch):
     def too_much(lm, mem):
         raise MemoryError
 
-    monkeypatch.setattr("memlab.decoding.check_portable", too_much)
+    monkeypatch.setattr("memlab.decoding.decode.check_portable", too_much)
     with pytest.raises(MemoryError):
         cram(toy, random_passages(toy, 1), Recipe.default(k=4), store, portable=True, progress=False)
     assert [store.get(key).exact for key in store.keys()] == [True]
@@ -412,7 +412,7 @@ def test_a_run_with_a_loss_that_is_no_number_and_one_that_fills_the_memory(toy, 
     passages, recipe = random_passages(toy, 5, 4), Recipe.default(k=4, budget=60)
     plan = Plan.of(toy, passages, recipe)
     lost, large = plan.jobs[1].key, plan.jobs[3].key
-    usual, enter = Training.measured, Training.enter
+    usual, enter = TrainingJob.record_scores, TrainingJob.start
 
     def measured(job, loss, right, margin):
         return usual(job, float("nan") if job.key == lost and job.steps == 3 else loss, right, margin)
@@ -422,8 +422,8 @@ def test_a_run_with_a_loss_that_is_no_number_and_one_that_fills_the_memory(toy, 
             raise torch.OutOfMemoryError("CUDA out of memory")
         return enter(job, *rest)
 
-    monkeypatch.setattr(Training, "measured", measured)
-    monkeypatch.setattr(Training, "enter", entered)
+    monkeypatch.setattr(TrainingJob, "record_scores", measured)
+    monkeypatch.setattr(TrainingJob, "start", entered)
     report = run(plan, store, progress=False)
     assert list(report.failed) == [large]
     assert "OutOfMemoryError" in store.failures()[large]

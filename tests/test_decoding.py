@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from memlab import FrozenLM, MemVector, ModelError, Recipe, VectorError, check, cram, decode
-from memlab.decoding import check_portable, teacher_forced
+from memlab.decoding.decode import check_portable, teacher_forced
 from tests.conftest import random_passages
 
 

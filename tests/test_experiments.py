@@ -7,26 +7,28 @@ import pandas as pd
 import pytest
 import torch
 
-from memlab import ModelError, Recipe, Store, cram, decode, decoding
-from memlab.capacity import horizons
-from memlab.experiments import TableNotWrittenError, sink, speed, stored, study, work
-from memlab.experiments.horizon import ATTEMPT, Ladder, growing, grown_further, horizon, pressed
+from memlab import ModelError, Recipe, Store, cram, decode
+from memlab.decoding import decode as decoding
+from memlab.experiments import optimizer_study, sink_position, speed, step_profile
+from memlab.experiments.horizon import ATTEMPT, LengthSearch, extend_growth, growing, horizon, retry_failures
 from memlab.experiments.speed import published, ratios
-from memlab.runs import RunsFailedError
-from memlab.statistics import share_interval
+from memlab.experiments.tables import TableNotWrittenError, stored
+from memlab.measures.capacity import horizons
+from memlab.measures.statistics import share_interval
+from memlab.sweeps.runner import RunsFailedError
 from memlab.texts import random_words
 from tests.conftest import random_passages
 
 
 def climb(capacity, lengths=range(16, 129, 16), first=64, attempts=2, luck=()):
     """Search where a length is exact up to ``capacity``, or where (length, seed) is in ``luck``."""
-    ladder, tried = Ladder(lengths, list(lengths).index(first), attempts), []
-    while not ladder.over:
-        length, seed = ladder.next
+    attempts_by_length, tried = LengthSearch(lengths, list(lengths).index(first), attempts), []
+    while not attempts_by_length.over:
+        length, seed = attempts_by_length.next
         tried.append((length, seed))
-        ladder.report(length <= capacity or (length, seed) in luck)
+        attempts_by_length.report(length <= capacity or (length, seed) in luck)
         assert len(tried) < 50
-    return (lengths[ladder.best] if ladder.best >= 0 else 0), tried
+    return (lengths[attempts_by_length.best] if attempts_by_length.best >= 0 else 0), tried
 
 
 @pytest.mark.parametrize("capacity", [0, 16, 40, 63, 64, 80, 111, 112, 128, 500])
@@ -71,13 +73,13 @@ def test_a_search_goes_on_from_another_machines_table(toy, store, tmp_path):
     pd.testing.assert_frame_equal(again[[*ATTEMPT]], whole[[*ATTEMPT]])
     assert set(elsewhere.keys()) == set(whole.key) - set(kept[0].key)
     # The longest exact vectors are not there: they are made again, and pressing comes to the same.
-    rows = pressed(toy, texts, elsewhere, whole, aim=60, recipe=search["recipe"], progress=False)
-    here = pressed(toy, texts, store, whole, aim=60, recipe=search["recipe"], progress=False)
+    rows = retry_failures(toy, texts, elsewhere, whole, aim=60, recipe=search["recipe"], progress=False)
+    here = retry_failures(toy, texts, store, whole, aim=60, recipe=search["recipe"], progress=False)
     assert list(rows.way) == list(here.way)
     # What starts from a vector that was trained again starts from its last bits too: rounding depends on the company.
     pd.testing.assert_frame_equal(*(t[t.way != "from the longest exact"] for t in (rows, here)))
     third = Store(tmp_path / "third")
-    known = pressed(toy, texts, third, whole, aim=60, recipe=search["recipe"], known=rows, progress=False)
+    known = retry_failures(toy, texts, third, whole, aim=60, recipe=search["recipe"], known=rows, progress=False)
     pd.testing.assert_frame_equal(known, rows)
 
 
@@ -85,8 +87,10 @@ def test_what_failed_is_pressed_at_the_length_it_failed_at(toy, store):
     texts = random_words(3, seed=3)
     recipe = Recipe.default(budget=8, k=4)
     table = horizon(toy, texts, store, lengths=[2, 4, 60], first=4, attempts=1, recipe=recipe, progress=False)
-    assert not pressed(toy, texts, store, table, aim=59, recipe=recipe, progress=False).size  # all reach 4 of 59 aimed
-    rows = pressed(toy, texts, store, table, aim=60, recipe=recipe, progress=False)
+    assert not retry_failures(
+        toy, texts, store, table, aim=59, recipe=recipe, progress=False
+    ).size  # all reach 4 of 59 aimed
+    rows = retry_failures(toy, texts, store, table, aim=60, recipe=recipe, progress=False)
     assert set(rows.length) == {60}
     assert set(rows.text_id) == {t.id for t in texts}
     counts = rows.way.value_counts()
@@ -149,7 +153,7 @@ def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store, m
     asked = dict(aim=aim, recipe=recipe, longest=40, progress=False)
     with monkeypatch.context() as patch:
         patch.setattr(Recipe, "budget", 2)  # of the way as a whole, which would bring them all there
-        rows = grown_further(toy, texts, store, table, **asked)
+        rows = extend_growth(toy, texts, store, table, **asked)
     ways = dict(tuple(rows.groupby("way", sort=False)))
     whole = "as a whole"
     assert list(ways)[:4] == ["as it ended", whole, f"{whole}, four times the steps", "four times the patience"]
@@ -162,11 +166,11 @@ def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store, m
             short = set(made.text_id[made.exact_prefix < aim])
     warm = ways["four times the patience"].set_index("text_id")
     for row in ways["as it ended"].itertuples():
-        assert store.get(warm.key[row.text_id]).parent == store.get(row.key).identity
-    there = grown_further(toy, texts, store, table, **asked)
+        assert store.get(warm.key[row.text_id]).parent == store.get(row.key).lineage_id
+    there = extend_growth(toy, texts, store, table, **asked)
     assert there[there.way == whole].exact.all()
     assert set(there.way) == {"as it ended", whole}
-    assert not grown_further(toy, texts, store, table, **asked | {"aim": 1}).size
+    assert not extend_growth(toy, texts, store, table, **asked | {"aim": 1}).size
     # Out of passes, nothing is known of where it would have given up.
     short = growing(toy, texts[:1], store, recipe=recipe, token_passes=30, longest=40, progress=False)
     assert horizons(short).failed_at.isna().all()
@@ -284,18 +288,18 @@ def test_ratios_of_a_made_up_table():
 
 def test_the_products_of_a_step_are_all_seen(toy):
     """Their shapes account for every multiplication that torch's own counter sees."""
-    step = work.training_step(toy, 3, 7)
+    step = step_profile.training_step(toy, 3, 7)
     step()
-    with work._Products() as products:
+    with step_profile._Products() as products:
         step()
     counted = 0
     for (_, a, _, b, _), times in products.seen.items():
         counted += 2 * int(np.prod(a)) * b[-1] * times
-    assert counted == work.step_flops(step)
+    assert counted == step_profile.step_flops(step)
 
 
 def test_a_step_takes_longer_than_its_products(toy):
-    table = work.step_work(toy, [(4, 16)], repeats=3)
+    table = step_profile.profile_steps(toy, [(4, 16)], repeats=3)
     row = table.iloc[0]
     assert 0 < row.share_linear < row.share < 1.2
     assert row.peak_gib < 1
@@ -306,20 +310,22 @@ def test_processors_of_one_name_are_told_apart(monkeypatch):
     names = set()
     for has in ({}, {"avx512_bf16": True}, {"avx512_bf16": True, "amx_bf16": True}):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
-        names.add(work.device_name(torch.device("cpu")))
+        names.add(step_profile.device_name(torch.device("cpu")))
     assert len(names) == 3
     assert any(name.endswith("AVX512 BF16, AMX BF16)") for name in names)
 
 
 def test_a_step_of_a_published_shape_needs_no_weights(monkeypatch):
-    tiny = dict(work.SHAPES["llama-3.1-8b"], hidden_size=64, intermediate_size=96, num_hidden_layers=2, vocab_size=50)
-    monkeypatch.setitem(work.SHAPES, "tiny", tiny | dict(num_attention_heads=4, num_key_value_heads=2))
-    lm = work.random_weights("tiny")
+    tiny = dict(
+        step_profile.SHAPES["llama-3.1-8b"], hidden_size=64, intermediate_size=96, num_hidden_layers=2, vocab_size=50
+    )
+    monkeypatch.setitem(step_profile.SHAPES, "tiny", tiny | dict(num_attention_heads=4, num_key_value_heads=2))
+    lm = step_profile.random_weights("tiny")
     assert lm.parameters > 2 * 64 * 50
-    (row,) = work.step_work(lm, [(2, 20)], repeats=2).to_dict("records")
+    (row,) = step_profile.profile_steps(lm, [(2, 20)], repeats=2).to_dict("records")
     assert row["tokens"] == 20
     with pytest.raises(ModelError, match=r"llama-3\.1-8b"):
-        work.random_weights("gpt-9")
+        step_profile.random_weights("gpt-9")
 
 
 def test_peak_memory_sees_what_comes_and_goes():
@@ -334,33 +340,35 @@ def test_peak_memory_sees_what_comes_and_goes():
             self.own, self.block = self, torch.ones(300_000_000, dtype=torch.uint8)
 
     Cycle()  # nobody can reach it: the collector frees it, and that must not be while the work is measured
-    assert 80e6 < work.peak_memory(hold, torch.device("cpu")) < 200e6
+    assert 80e6 < step_profile.peak_memory(hold, torch.device("cpu")) < 200e6
 
 
 def test_first_lead_is_the_margin_of_a_one_token_passage(toy):
     (mem,) = cram(toy, random_passages(toy, 1, 1), Recipe.default(k=2), progress=False)
-    assert sink.first_lead(toy, mem) == pytest.approx(mem.margin, abs=1e-3)
+    assert sink_position.first_token_margin(toy, mem) == pytest.approx(mem.margin, abs=1e-3)
 
 
 def test_sink_compares_three_placements(toy, store):
-    table = sink.sink(toy, random_passages(toy, 2, 3), store, recipe=Recipe.default(k=2, budget=40), progress=False)
+    table = sink_position.sink(
+        toy, random_passages(toy, 2, 3), store, recipe=Recipe.default(k=2, budget=40), progress=False
+    )
     assert table.placement.tolist() == ["[mem] text"] * 2 + ["s [mem] text"] * 2 + ["[mem] s text"] * 2
-    usual = sink.sink(toy, random_passages(toy, 1, 1), store, progress=False)
+    usual = sink_position.sink(toy, random_passages(toy, 1, 1), store, progress=False)
     # The metric is measured behind the sink prefix: whitened with it, that placement alone would be at home.
     assert not any("whiten" in recipe for recipe in usual.recipe)
-    summary = sink.summary(table)
+    summary = sink_position.summary(table)
     assert len(summary) == 3
     assert summary.exact.str.match(r"\d/2 \[").all()
     # Three times the steps on every passage is three, with no doubt about it.
     many = pd.concat([table.iloc[[0, 2]].assign(text_id=str(i), steps=[300 + 30 * i, 100 + 10 * i]) for i in range(8)])
-    assert sink.summary(many)["steps, over without"].tolist() == ["1", "0.33 [0.33, 0.33]"]
+    assert sink_position.summary(many)["steps, over without"].tolist() == ["1", "0.33 [0.33, 0.33]"]
 
 
 def test_sink_goes_on_from_another_machines_table(toy, store, tmp_path):
     passages, recipe = random_passages(toy, 2, 3), Recipe.default(k=2, budget=4, whiten=0)
-    first = sink.sink(toy, passages[:1], store, recipe=recipe, progress=False)
+    first = sink_position.sink(toy, passages[:1], store, recipe=recipe, progress=False)
     empty = Store(tmp_path / "another")
-    both = sink.sink(toy, passages, empty, recipe=recipe, known=first, progress=False)
+    both = sink_position.sink(toy, passages, empty, recipe=recipe, known=first, progress=False)
     assert both.placement.tolist() == ["[mem] text"] * 2 + ["s [mem] text"] * 2 + ["[mem] s text"] * 2
     pd.testing.assert_frame_equal(both[both.text_id == "random-0"].reset_index(drop=True), first)
     assert set(empty.keys()) == set(both.key[both.text_id == "random-1"])
@@ -368,18 +376,18 @@ def test_sink_goes_on_from_another_machines_table(toy, store, tmp_path):
 
 def test_the_study_resumes_where_it_stopped(toy, store, tmp_path):
     passages, out, told = random_passages(toy, 3, 4), tmp_path / "t.parquet", []
-    contenders = {"q": {"incumbent": {}, "adamw": study.ADAMW | dict(lr=0.5)}}
-    first = study.study(toy, passages, {"q": {"incumbent": {}}}, store, budget=40, out=out, tell=told.append)
-    both = study.study(toy, passages, contenders, store, budget=40, out=out, tell=told.append)
+    contenders = {"q": {"incumbent": {}, "adamw": optimizer_study.ADAMW | dict(lr=0.5)}}
+    first = optimizer_study.study(toy, passages, {"q": {"incumbent": {}}}, store, budget=40, out=out, tell=told.append)
+    both = optimizer_study.study(toy, passages, contenders, store, budget=40, out=out, tell=told.append)
     assert len(told) == 2
     pd.testing.assert_frame_equal(both[both.contender == "incumbent"], first)
-    ranked = study.ranking(both)
+    ranked = optimizer_study.ranking(both)
     assert set(ranked.contender) == set(contenders["q"])
     assert ranked.passes_per_exact.is_monotonic_increasing
 
     # Of other passages nothing is there yet, whatever the contender is called; and the first ones' rows stay.
     others = random_passages(toy, 2, 6)
-    more = study.study(toy, others, {"q": {"incumbent": {}}}, store, budget=40, out=out, tell=told.append)
+    more = optimizer_study.study(toy, others, {"q": {"incumbent": {}}}, store, budget=40, out=out, tell=told.append)
     assert len(told) == 3
     assert more.tokens.tolist() == [6, 6]
     assert len(pd.read_parquet(out)) == 8
@@ -388,31 +396,31 @@ def test_the_study_resumes_where_it_stopped(toy, store, tmp_path):
 def test_seeds_are_no_passages_in_the_ranking():
     rows = [("c", text, 0, seed, True, 10, 5, 0.0, 1.0) for text in "ab" for seed in range(20)]
     columns = ["contender", "text_id", "start", "seed", "exact", "token_passes", "steps", "bits", "seconds"]
-    (row,) = study.ranking(pd.DataFrame(rows, columns=columns)).to_dict("records")
+    (row,) = optimizer_study.ranking(pd.DataFrame(rows, columns=columns)).to_dict("records")
     assert row["exact"] == "40/40"
     assert row["low"] == pytest.approx(share_interval(2, 2)[0], abs=1e-3)
 
 
 def test_an_experiment_with_failed_runs_says_so_and_makes_no_table(toy, store, monkeypatch):
-    from memlab.training import Training
+    from memlab.training.job import TrainingJob
 
     passages = random_passages(toy, 2, 4)
-    usual = Training.result
+    usual = TrainingJob.result
 
     def unlucky(self):
         if self.passage.ids.tolist() == passages[1].ids.tolist():
             raise RuntimeError("made to fail")
         return usual(self)
 
-    monkeypatch.setattr(Training, "result", unlucky)
+    monkeypatch.setattr(TrainingJob, "result", unlucky)
     with pytest.raises(RunsFailedError, match=r"1 of 2 runs failed.*made to fail"):
-        study.study(toy, passages, {"q": {"incumbent": {}}}, store, budget=40)
+        optimizer_study.study(toy, passages, {"q": {"incumbent": {}}}, store, budget=40)
 
 
 def test_every_contender_is_a_recipe():
-    names = [name for group in study.SCREEN.values() for name in group]
+    names = [name for group in optimizer_study.SCREEN.values() for name in group]
     assert len(set(names)) == len(names)
-    for stage in (study.SCREEN, study.FINAL):
+    for stage in (optimizer_study.SCREEN, optimizer_study.FINAL):
         for changes in (dict(c) for group in stage.values() for c in group.values()):
             base = changes.pop("base", "default")
             Recipe.named(base, **{k: v for k, v in changes.items() if k != "start" and v != "bos"})
@@ -420,12 +428,12 @@ def test_every_contender_is_a_recipe():
 
 def test_the_stored_tables_are_of_what_the_study_says():
     screen, final = stored("recipe-screen"), stored("recipe-final")
-    assert {name for group in study.SCREEN.values() for name in group} <= set(screen.contender)
-    assert {name for group in study.FINAL.values() for name in group} == set(final.contender)
+    assert {name for group in optimizer_study.SCREEN.values() for name in group} <= set(screen.contender)
+    assert {name for group in optimizer_study.FINAL.values() for name in group} == set(final.contender)
     assert (screen.groupby("contender").size() == 8).all()
     assert (final.groupby("contender").size() == 32 * 3).all()
     # What the half that chooses put first is the default.
-    winner = study.halves(final).contender[0]
+    winner = optimizer_study.halves(final).contender[0]
     recipes = final.recipe[final.contender == winner]
     assert {Recipe.from_json(r).replace(budget=400, seed=0) for r in recipes} == {Recipe.default()}
 
@@ -441,4 +449,4 @@ def test_what_was_freed_before_does_not_hide_what_is_held_now():
 
     step()
     step()
-    assert 80 < work.peak_memory(step, torch.device("cpu")) / 2**20 < 200
+    assert 80 < step_profile.peak_memory(step, torch.device("cpu")) / 2**20 < 200

@@ -13,11 +13,11 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memlab import fileformat
-from memlab.fileformat import FORM, payload_hash
 from memlab.recipes import Recipe
-from memlab.store import Store, StoreError
-from memlab.vectors import DamagedError, MemVector, VectorError
+from memlab.results import file_format
+from memlab.results.file_format import METADATA_SCHEMA, payload_hash
+from memlab.results.mem_vector import DamagedError, MemVector, VectorError
+from memlab.results.store import Store, StoreError
 from tests.test_vectors import made, make
 
 MEM = make(checks=(made(),))
@@ -200,7 +200,7 @@ def test_damage_that_cannot_be_moved_away_is_named_all_the_same(among, monkeypat
     store, file, _ = among
     file.write_bytes(b"rubbish")
     monkeypatch.setattr(
-        "memlab.store.os.replace", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system"))
+        "memlab.results.store.os.replace", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system"))
     )
     with pytest.raises(StoreError, match=rf"{file.name} is damaged.*Read-only file system"):
         store.fetch(MEM.key)
@@ -209,8 +209,8 @@ def test_damage_that_cannot_be_moved_away_is_named_all_the_same(among, monkeypat
 def test_a_migration_that_fails_is_damage_not_silence(among, monkeypatch):
     store, file, _ = among
     file.write_bytes(SOUND)
-    monkeypatch.setattr(fileformat, "SCHEMA", 2)
-    monkeypatch.setattr(fileformat, "MIGRATIONS", {1: lambda meta: meta | {"more": meta["less"]}})
+    monkeypatch.setattr(file_format, "SCHEMA", 2)
+    monkeypatch.setattr(file_format, "MIGRATIONS", {1: lambda meta: meta | {"more": meta["less"]}})
     assert "not what schema 1 wrote" in str(store.verify()[MEM.key])
     with pytest.warns(UserWarning, match="KeyError"):
         assert store.fetch(MEM.key) is None
@@ -249,21 +249,21 @@ def test_an_older_format_is_read_through_its_migrations_and_keeps_its_key(among,
     def count(meta):
         return meta | {"steps": meta["steps"] + 1}
 
-    monkeypatch.setattr(fileformat, "SCHEMA", 3)
+    monkeypatch.setattr(file_format, "SCHEMA", 3)
     with pytest.raises(VectorError, match="schema 1"):
         store.get(MEM.key)
-    monkeypatch.setattr(fileformat, "MIGRATIONS", {1: rename, 2: count})
-    told = fileformat.FORM | {
-        "properties": {("span" if n == "text" else n): v for n, v in FORM["properties"].items()},
-        "required": [("span" if n == "text" else n) for n in FORM["required"]],
+    monkeypatch.setattr(file_format, "MIGRATIONS", {1: rename, 2: count})
+    told = file_format.METADATA_SCHEMA | {
+        "properties": {("span" if n == "text" else n): v for n, v in METADATA_SCHEMA["properties"].items()},
+        "required": [("span" if n == "text" else n) for n in METADATA_SCHEMA["required"]],
     }
-    monkeypatch.setattr(fileformat, "_check_form", fileformat.fastjsonschema.compile(told))
-    meta = fileformat.read_metadata(file)
+    monkeypatch.setattr(file_format, "_check_form", file_format.fastjsonschema.compile(told))
+    meta = file_format.read_metadata(file)
     assert (meta["schema"], meta["steps"], meta["span"]["id"]) == (3, 2, "tale")
     assert meta["key"] == MEM.key
     assert file.read_bytes() == SOUND  # read, not rewritten
-    monkeypatch.setattr(fileformat, "MIGRATIONS", {1: lambda m: m | {"fingerprint": "new"}, 2: count})
-    monkeypatch.setattr(fileformat, "_check_form", fileformat.fastjsonschema.compile(FORM))
+    monkeypatch.setattr(file_format, "MIGRATIONS", {1: lambda m: m | {"fingerprint": "new"}, 2: count})
+    monkeypatch.setattr(file_format, "_check_form", file_format.fastjsonschema.compile(METADATA_SCHEMA))
     with pytest.raises(DamagedError, match="claims key"):
         store.get(MEM.key)
 
@@ -283,7 +283,7 @@ _array = st.sampled_from(
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.dictionaries(st.sampled_from([*FORM["properties"], "schema"]), _json, max_size=3),
+    st.dictionaries(st.sampled_from([*METADATA_SCHEMA["properties"], "schema"]), _json, max_size=3),
     st.dictionaries(st.sampled_from([*TENSORS, "more"]), _array, max_size=2),
 )
 def test_any_forged_file_is_a_vector_or_one_clear_error(tmp_path_factory, changes, tensors):

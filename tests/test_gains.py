@@ -5,13 +5,15 @@ import pandas as pd
 import pytest
 import torch
 
-from memlab import Recipe, capacity, check, cram, decode, load
-from memlab.codecs import CodecError
-from memlab.experiments import coding, precision
-from memlab.experiments.gains import gains, token_scores
+from memlab import Recipe, check, cram, decode, load
+from memlab.experiments import codecs as codecs_experiment
+from memlab.experiments import precision
 from memlab.experiments.precision import Form, fewest_bits
+from memlab.measures import capacity
+from memlab.measures.codecs import CodecError
+from memlab.probes.token_costs import gains, token_scores
+from memlab.results.mem_vector import MemVector
 from memlab.texts import originals
-from memlab.vectors import MemVector
 from tests.conftest import random_passages
 
 
@@ -172,8 +174,8 @@ def test_pruning(toy, crammed):
 def test_the_model_codes_its_passages_and_reads_them_back(any_toy):
     lm = any_toy
     for passage in random_passages(lm, 2, 40):
-        coded = coding.encode(lm, passage.ids)
-        np.testing.assert_array_equal(coding.decode(lm, coded, 40), passage.ids)
+        coded = codecs_experiment.encode(lm, passage.ids)
+        np.testing.assert_array_equal(codecs_experiment.decode(lm, coded, 40), passage.ids)
         bits = lm.token_bits(passage.ids)
         ideal = np.where(np.isnan(bits), np.log2(lm.vocabulary), bits).sum()
         # Two bits more at most. Fewer only by luck: the last interval holds a number j bits shorter once in 2^j.
@@ -181,7 +183,7 @@ def test_the_model_codes_its_passages_and_reads_them_back(any_toy):
 
 
 def test_a_reader_is_read_once_in_order(toy):
-    reader = coding._Reader(toy)
+    reader = codecs_experiment._Reader(toy)
     reader([])
     with pytest.raises(ValueError, match="in order"):
         reader([1, 2])
@@ -191,9 +193,9 @@ def test_the_wrong_model_does_not_read_it(toy):
     other = load("toy:gemma3")
     assert other.fingerprint != toy.fingerprint
     ids = random_passages(toy, 1, 30)[0].ids
-    coded = coding.encode(toy, ids)
+    coded = codecs_experiment.encode(toy, ids)
     try:
-        got = coding.decode(other, coded, 30)
+        got = codecs_experiment.decode(other, coded, 30)
     except CodecError:
         return
     assert not np.array_equal(got, ids)
@@ -202,7 +204,7 @@ def test_the_wrong_model_does_not_read_it(toy):
 def test_the_table_holds_every_codec_and_counts_only_what_came_back():
     lm = load("toy:llama")
     passages = [lm.passage(text, 60) for text in originals()[:2]]
-    table = coding.coding(lm, passages)
+    table = codecs_experiment.coding(lm, passages)
     assert len(table) == 2 * 6
     arithmetic = table[table.codec == "arithmetic, toy:llama"]
     assert arithmetic.round_trip.all()
@@ -230,7 +232,7 @@ def test_survived_counts_vectors_of_each_form():
 def test_vectors_stand_beside_the_codecs_in_the_fewest_bits_that_decode(toy, crammed):
     passages = list({mem.token_ids.tobytes(): toy.passage_of_ids(mem.token_ids) for mem in crammed}.values())
     other = random_passages(toy, 1, 5)[0]
-    table = coding.coding(toy, [*passages, other], crammed)
+    table = codecs_experiment.coding(toy, [*passages, other], crammed)
     vectors = table[table.codec == "mem vector, fewest bits"]
     assert len(vectors) == len(passages)
     assert (table[table.codec == "mem vector, float32"].bits == 32 * 2 * toy.d).all()
@@ -243,15 +245,15 @@ def test_vectors_stand_beside_the_codecs_in_the_fewest_bits_that_decode(toy, cra
 
 
 def test_a_vector_that_no_longer_decodes_here_stands_in_no_row(toy, crammed, monkeypatch):
-    usual = coding.precision
+    usual = codecs_experiment.precision
 
     def undone(lm, mems):
         table = usual(lm, mems)
         return table.assign(exact=table.exact & (table.key != crammed[0].key))
 
-    monkeypatch.setattr(coding, "precision", undone)
+    monkeypatch.setattr(codecs_experiment, "precision", undone)
     (passage,) = {toy.passage_of_ids(crammed[0].token_ids)}
-    table = coding.coding(toy, [passage], [crammed[0]])
+    table = codecs_experiment.coding(toy, [passage], [crammed[0]])
     assert not table.codec.str.startswith("mem vector").any()
 
 
@@ -259,8 +261,8 @@ def test_what_arithmetic_coding_cannot_read_back_is_said(toy, monkeypatch):
     def broken(*_):
         raise CodecError("damaged")
 
-    monkeypatch.setattr(coding, "decode", broken)
-    table = coding.coding(toy, random_passages(toy, 1, 5))
+    monkeypatch.setattr(codecs_experiment, "decode", broken)
+    table = codecs_experiment.coding(toy, random_passages(toy, 1, 5))
     assert table.round_trip.tolist()[-1] is False
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import ortho_group
 
-from memlab import geometry as g
-from memlab import spaces
+from memlab.measures import geometry as g
+from memlab.measures import similarity
 
 
 def cloud(groups=8, each=6, d=30, tight=0.0, seed=0):
@@ -271,8 +271,8 @@ def test_a_radius_is_where_it_first_fails():
 def test_a_rotated_copy_has_the_same_relative_representation():
     x, _ = cloud(10, 2, 12)
     turned = x @ ortho_group.rvs(12, random_state=1)
-    np.testing.assert_allclose(spaces.relative(x, x[:5]), spaces.relative(turned, turned[:5]), atol=1e-9)
-    same = spaces.agreement(g.cosines(x), g.cosines(turned))
+    np.testing.assert_allclose(similarity.relative(x, x[:5]), similarity.relative(turned, turned[:5]), atol=1e-9)
+    same = similarity.agreement(g.cosines(x), g.cosines(turned))
     assert same.correlation == pytest.approx((1, 1, 1))
     assert same.p < 0.01
     assert same.retrieval == 1
@@ -287,24 +287,24 @@ def test_two_spaces_without_anything_in_common_agree_as_often_as_p_says():
     for seed in range(120):
         rng = np.random.default_rng(seed)
         x, y = (rng.standard_normal((16, 24)) / 24**0.5 for _ in range(2))
-        plain.append(spaces.agreement(g.cosines(x), g.cosines(y), draws=99, seed=seed))
+        plain.append(similarity.agreement(g.cosines(x), g.cosines(y), draws=99, seed=seed))
         x, y = g.cosines(x + centre), g.cosines(y + centre)
-        same_kinds.append(spaces.agreement(x, y, kinds, draws=99, seed=seed).p)
-        told.append(spaces.agreement(x, y, draws=99, seed=seed).p)
+        same_kinds.append(similarity.agreement(x, y, kinds, draws=99, seed=seed).p)
+        told.append(similarity.agreement(x, y, draws=99, seed=seed).p)
     assert np.mean([found.p <= 0.05 for found in plain]) < 0.12
     assert np.mean([found.correlation.value for found in plain]) == pytest.approx(0, abs=0.03)
     assert np.mean([found.retrieval for found in plain]) == pytest.approx(1 / 16, abs=0.03)
     assert np.mean(np.array(same_kinds) <= 0.05) < 0.12
     assert np.mean(np.array(told) <= 0.05) > 0.5  # without kinds, the kinds are all it sees
     with pytest.raises(ValueError, match="two square tables"):
-        spaces.agreement(np.eye(5), np.eye(4))
+        similarity.agreement(np.eye(5), np.eye(4))
 
 
 def test_two_noisy_looks_at_one_space_agree():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((20, 30))
     here, there = (g.cosines(x + 0.5 * rng.standard_normal(x.shape)) for _ in range(2))
-    found = spaces.agreement(here, there)
+    found = similarity.agreement(here, there)
     assert found.p < 0.01
     assert found.correlation.low > found.null + 0.2
     assert found.retrieval > 0.5

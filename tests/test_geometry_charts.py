@@ -53,7 +53,7 @@ def test_norms_end_where_the_training_did():
             "last": [False, False, True] * 2,
         }
     )
-    ends = at(charts.norm_ways(table), "circle")
+    ends = at(charts.norm_trajectories(table), "circle")
     assert len(ends) == 2
     assert ends[0, 0] == ends[1, 0]
     assert ends[0, 1] > ends[1, 1]

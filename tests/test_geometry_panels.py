@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memlab import Recipe, Store, cram, geometry, load
+from memlab import Recipe, Store, cram, load
 from memlab.charts import along_a_path, to_svg
-from memlab.experiments import geometry as tables
+from memlab.experiments import geometry_tables as tables
+from memlab.measures import geometry
 from memlab.panels import attention_panel, map_panel, move_panel, path_panel
 from tests.conftest import random_passages
 

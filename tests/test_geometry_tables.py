@@ -9,9 +9,8 @@ from typer.testing import CliRunner
 
 from memlab import Plan, Recipe, Store, StoreError, cram, load, run
 from memlab.cli import app
-from memlab.experiments import geometry
-from memlab.texts import originals
-from memlab.vectors import TextSpan
+from memlab.experiments import geometry_tables
+from memlab.texts import TextSpan, originals
 from tests.conftest import random_passages
 
 pytestmark = pytest.mark.slow
@@ -30,10 +29,10 @@ def shelf(tmp_path_factory):
 def test_every_table_is_made_and_says_what_the_vectors_say(shelf, tmp_path):
     lm, store = shelf
     asked = ["bench", "geometry", "--model", "toy:llama", "--tokens", "4", "--store", str(store.path)]
-    result = CliRunner().invoke(app, [*asked, *geometry.TABLES, "--out", str(tmp_path)])
+    result = CliRunner().invoke(app, [*asked, *geometry_tables.TABLES, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    tables = {name: pd.read_parquet(tmp_path / f"geometry-{name}.parquet") for name in geometry.TABLES}
-    mems = geometry.solutions(store, lm, tokens=4)
+    tables = {name: pd.read_parquet(tmp_path / f"geometry-{name}.parquet") for name in geometry_tables.TABLES}
+    mems = geometry_tables.solutions(store, lm, tokens=4)
     paths = tables["paths"]
     assert set(paths.way) == {"line", "curve", "nowhere"}
     ends = paths[paths.t.isin([0.0, 1.0]) & (paths.way != "nowhere")]
@@ -79,24 +78,24 @@ def texts_shelf(tmp_path_factory):
 
 def test_radii_by_length_and_by_margin(texts_shelf, store):
     lm, shelf = texts_shelf
-    table = geometry.length_table(lm, shelf, store, count=3)
+    table = geometry_tables.length_table(lm, shelf, store, count=3)
     assert (table.groupby("text_id").tokens.value_counts() == 2).all()  # two draws of each length
     assert table.text_id.nunique() == 3
     assert set(table.direction) == {"random"}
     assert list(store.keys()) == []
-    table = geometry.margin_table(lm, shelf, store, tokens=3, count=2, margins=(0.5, 3.0))
+    table = geometry_tables.margin_table(lm, shelf, store, tokens=3, count=2, margins=(0.5, 3.0))
     assert table.text_id.nunique() == 2
     assert (table.margin >= table.asked).all()
     assert set(table.asked) == {0.5, 3.0}
     # A margin that none can reach leaves no passage, and says of how many.
-    assert len(geometry.margin_table(lm, shelf, store, tokens=3, count=2, margins=(0.5, 1e6))) == 0
+    assert len(geometry_tables.margin_table(lm, shelf, store, tokens=3, count=2, margins=(0.5, 1e6))) == 0
     with pytest.raises(StoreError, match="memlab bench shelf"):
-        geometry.margin_table(lm, shelf, store, tokens=77)
+        geometry_tables.margin_table(lm, shelf, store, tokens=77)
 
 
 def test_the_same_texts_in_three_spaces(texts_shelf, store):
     lm, shelf = texts_shelf
-    table = geometry.space_table(lm, shelf, store, other="toy:gemma3", tokens=3)
+    table = geometry_tables.space_table(lm, shelf, store, other="toy:gemma3", tokens=3)
     assert table.space.nunique() == 3
     n = table.text_id.nunique()
     assert n >= 4
@@ -110,7 +109,7 @@ def test_the_same_texts_in_three_spaces(texts_shelf, store):
 
 def test_norms_on_the_way_and_at_its_end(texts_shelf, store):
     lm, shelf = texts_shelf
-    table = geometry.norm_table(lm, shelf, store, count=2)
+    table = geometry_tables.norm_table(lm, shelf, store, count=2)
     assert table.text_id.nunique() == 2
     ends = table[table["last"]]
     assert len(ends) == ends.groupby(["text_id", "tokens"]).ngroups
@@ -134,11 +133,11 @@ def test_tables_of_a_shelf_through_the_command_line(texts_shelf, tmp_path, monke
 
 def test_what_was_trained_longer_is_no_other_solution(texts_shelf, store):
     lm, shelf = texts_shelf
-    mem = next(iter(geometry.solutions(shelf, lm, tokens=3, least=1)))
+    mem = next(iter(geometry_tables.solutions(shelf, lm, tokens=3, least=1)))
     passage = lm.passage_of_ids(mem.token_ids, name=mem.text.id)
     recipes = [mem.recipe.replace(margin=margin) for margin in (0.5, 1.5, 2.5)]
     cram(lm, [passage] * 3, recipes, store, progress=False)
-    assert geometry.solutions(store, lm, tokens=3, least=2) == []
+    assert geometry_tables.solutions(store, lm, tokens=3, least=2) == []
 
 
 def test_what_cannot_be_asked(shelf, tmp_path):
@@ -154,14 +153,14 @@ def test_what_cannot_be_asked(shelf, tmp_path):
 
 def test_solutions_and_one_of_each(shelf):
     lm, store = shelf
-    mems = geometry.solutions(store, lm, tokens=4)
+    mems = geometry_tables.solutions(store, lm, tokens=4)
     assert [m.text.id for m in mems] == sorted(m.text.id for m in mems)
     assert all(m.exact for m in mems)
-    each = geometry.one_each(mems, 2)
+    each = geometry_tables.one_each(mems, 2)
     assert [m.text.id for m in each] == sorted({m.text.id for m in mems})[:2]
     named = [
         dataclasses.replace(m, text=TextSpan(n)) for m, n in zip(mems, ("b", "random-1", "a", "random-0"), strict=False)
     ]
-    assert [m.text.id for m in geometry.one_each(named, 3)] == ["a", "random-0", "b"]
+    assert [m.text.id for m in geometry_tables.one_each(named, 3)] == ["a", "random-0", "b"]
     assert all(m.recipe.seed == min(o.recipe.seed for o in mems if o.text.id == m.text.id) for m in each)
-    assert geometry.solutions(store, lm, tokens=5) == []
+    assert geometry_tables.solutions(store, lm, tokens=5) == []

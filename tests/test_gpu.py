@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from memlab import Recipe, cram, decode, load
-from memlab.decoding import check
-from memlab.experiments import work
-from memlab.objective import Batch, Row
-from memlab.replay import frames_of
+from memlab.decoding.decode import check
+from memlab.experiments import step_profile
+from memlab.scoring.cuda_graphs import graph_cache_of
+from memlab.scoring.objective import Batch, Row
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,7 +52,7 @@ def test_loss_and_gradient_are_the_cpus(pair, replayed):
         for mine, theirs in zip(gradients, slopes, strict=True):
             assert float((mine - theirs).norm() / theirs.norm()) < 1e-4, use
     if replayed:
-        frames = frames_of(gpu)
+        frames = graph_cache_of(gpu)
         assert not frames.broken
         assert frames._frames, "nothing was recorded"
 
@@ -91,11 +91,14 @@ def test_a_full_card_loses_no_passage(monkeypatch):
     """Memory is limited for real, and the bench believes it has more."""
     lm = load("toy:llama", device="cuda")
     passages = passages_of(lm, 64, 24)
-    from memlab import bench, slots
+    from memlab.scoring import memory
+    from memlab.training import scheduler
 
-    measured = slots.slots(lm)
+    measured = memory.measure_budget(lm)
     monkeypatch.setattr(
-        bench, "slots", lambda lm: slots.Slots(1 << 20, measured.bytes_per_position, measured.bytes_per_pair, 1 << 50)
+        scheduler,
+        "measure_budget",
+        lambda lm: memory.MemoryBudget(1 << 20, measured.bytes_per_position, measured.bytes_per_pair, 1 << 50),
     )
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
@@ -112,9 +115,9 @@ def test_a_full_card_loses_no_passage(monkeypatch):
 
 def test_peak_memory_and_rate_are_the_cards(replayed):
     lm = load("toy:llama", device="cuda")
-    table = work.step_work(lm, [(4, 8)], repeats=3)
+    table = step_profile.profile_steps(lm, [(4, 8)], repeats=3)
     assert (table.share > 0).all()
     assert (table.peak_gib > 0).any()  # a replayed pass has its memory already
     assert set(table.replayed) == ({False, True} if replayed else {False})
     assert table.device[0] == torch.cuda.get_device_name(0)
-    assert work.machine_rate(lm.device, torch.bfloat16) > work.machine_rate(lm.device, torch.float32)
+    assert step_profile.machine_rate(lm.device, torch.bfloat16) > step_profile.machine_rate(lm.device, torch.float32)

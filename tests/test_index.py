@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from memlab import index
 from memlab.cli import app
-from memlab.shipping import pack, unpack
-from memlab.store import Store, StoreError
+from memlab.results import index
+from memlab.results.archive import export_tar, import_tar
+from memlab.results.store import Store, StoreError
 from tests.test_vectors import made, make
 
 
@@ -174,16 +174,16 @@ def test_gc_takes_what_killed_writers_left_and_nothing_else(store):
 
 def test_a_store_goes_through_a_tar_unchanged(store, tmp_path):
     keys = fill(store)
-    assert pack(store, tmp_path / "all.tar") == 5
+    assert export_tar(store, tmp_path / "all.tar") == 5
     other = Store(tmp_path / "other")
-    shipment = unpack(other, tmp_path / "all.tar")
+    shipment = import_tar(other, tmp_path / "all.tar")
     assert sorted(shipment.added) == sorted(keys)
     assert {k: other.file(k).read_bytes() for k in keys} == {k: store.file(k).read_bytes() for k in keys}
-    again = unpack(other, tmp_path / "all.tar")
+    again = import_tar(other, tmp_path / "all.tar")
     assert (again.added, len(again.present), again.refused) == ([], 5, {})
-    assert pack(store, tmp_path / "one.tar", keys[:1]) == 1
+    assert export_tar(store, tmp_path / "one.tar", keys[:1]) == 1
     with pytest.raises(StoreError, match="has no result"):
-        pack(store, tmp_path / "none.tar", ["0" * 64])
+        export_tar(store, tmp_path / "none.tar", ["0" * 64])
     assert not (tmp_path / "none.tar").exists()
 
 
@@ -228,7 +228,7 @@ def hostile(tmp_path, store):
 def test_nothing_hostile_gets_in_and_nothing_of_it_runs(store, tmp_path):
     key, file, ran, count = hostile(tmp_path, store)
     other = Store(tmp_path / "in" / "other")
-    shipment = unpack(other, file)
+    shipment = import_tar(other, file)
     assert shipment.added == [key]
     assert len(shipment.refused) == count  # all but the sound one, and the link
     assert all(why for why in shipment.refused.values())
@@ -242,12 +242,12 @@ def test_nothing_hostile_gets_in_and_nothing_of_it_runs(store, tmp_path):
 
 def test_a_backup_mends_a_damaged_store(store, tmp_path):
     keys = fill(store)
-    pack(store, tmp_path / "all.tar")
+    export_tar(store, tmp_path / "all.tar")
     file = store.file(keys[0])
     sound = file.read_bytes()
     file.write_bytes(sound[:-3])
     with pytest.warns(UserWarning, match="damaged"):
-        shipment = unpack(store, tmp_path / "all.tar")
+        shipment = import_tar(store, tmp_path / "all.tar")
     assert shipment.added == keys[:1]
     assert file.read_bytes() == sound
 
@@ -257,21 +257,21 @@ def test_links_are_followed_on_the_way_out(store, tmp_path):
     blob = tmp_path / "blob"
     store.file(key).rename(blob)
     store.file(key).symlink_to(blob)
-    pack(store, tmp_path / "all.tar")
-    assert unpack(Store(tmp_path / "other"), tmp_path / "all.tar").added == [key]
+    export_tar(store, tmp_path / "all.tar")
+    assert import_tar(Store(tmp_path / "other"), tmp_path / "all.tar").added == [key]
 
 
 def test_a_full_disk_is_not_the_tars_fault(store, tmp_path):
     mem = make(k=4, d=5000, checks=(made(),))
     store.put(mem)
-    pack(store, tmp_path / "all.tar")
+    export_tar(store, tmp_path / "all.tar")
     other = Store(tmp_path / "other")
     other.check_writable()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(StoreError, match=rf"the store {other.path} cannot be written"):
-            unpack(other, tmp_path / "all.tar")
+            import_tar(other, tmp_path / "all.tar")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not [p for p in other.path.rglob("*") if p.is_file()]
@@ -289,7 +289,7 @@ def test_tar_headers_with_absurd_sizes(tmp_path, kind, size):
     (tmp_path / "absurd.tar").write_bytes(bytes(raw) + bytes(2048))
     other = Store(tmp_path / "other")
     try:
-        assert unpack(other, tmp_path / "absurd.tar").refused
+        assert import_tar(other, tmp_path / "absurd.tar").refused
     except StoreError as error:
         assert "absurd.tar" in str(error)  # noqa: PT017 (either way it is told)
     assert list(other.keys()) == []
@@ -300,13 +300,13 @@ def test_packed_tars_are_read_and_damaged_ones_refused(store, tmp_path, pressed)
     keys = fill(store)
     with tarfile.open(tmp_path / "all.tar", f"w:{pressed}") as tar:
         tar.add(store.path / "objects", "objects")
-    assert sorted(unpack(Store(tmp_path / "one"), tmp_path / "all.tar").added) == sorted(keys)
+    assert sorted(import_tar(Store(tmp_path / "one"), tmp_path / "all.tar").added) == sorted(keys)
     raw = bytearray((tmp_path / "all.tar").read_bytes())
     raw[len(raw) // 2] ^= 0xFF
     (tmp_path / "all.tar").write_bytes(raw)
     other = Store(tmp_path / "two")
     try:
-        assert unpack(other, tmp_path / "all.tar").refused
+        assert import_tar(other, tmp_path / "all.tar").refused
     except StoreError as error:
         assert "all.tar" in str(error)  # noqa: PT017 (either way it is told)
     assert other.verify() == {}
@@ -314,15 +314,15 @@ def test_packed_tars_are_read_and_damaged_ones_refused(store, tmp_path, pressed)
 
 def test_a_tar_that_is_none_or_cut_short(store, tmp_path):
     fill(store)
-    pack(store, tmp_path / "all.tar")
+    export_tar(store, tmp_path / "all.tar")
     (tmp_path / "text.tar").write_text("no tar at all")
     (tmp_path / "cut.tar").write_bytes((tmp_path / "all.tar").read_bytes()[:7000])
     other = Store(tmp_path / "other")
     for name in ("text.tar", "cut.tar"):
         with pytest.raises(StoreError, match="no complete tar"):
-            unpack(other, tmp_path / name)
+            import_tar(other, tmp_path / name)
     with pytest.raises(StoreError, match="cannot be read"):
-        unpack(other, tmp_path / "absent.tar")
+        import_tar(other, tmp_path / "absent.tar")
     assert other.verify() == {}
     assert not list(other.path.rglob("*.tmp"))
 
@@ -332,7 +332,7 @@ def test_a_changed_vector_does_not_travel_under_its_old_name(store, tmp_path):
     store.get(key).perturb(0.1).save(tmp_path / "moved.safetensors")
     with tarfile.open(tmp_path / "moved.tar", "w") as tar:
         tar.add(tmp_path / "moved.safetensors", f"objects/{key[:2]}/{key}.safetensors")
-    shipment = unpack(Store(tmp_path / "other"), tmp_path / "moved.tar")
+    shipment = import_tar(Store(tmp_path / "other"), tmp_path / "moved.tar")
     assert "not what its key names" in next(iter(shipment.refused.values()))
 
 

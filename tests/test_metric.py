@@ -3,16 +3,16 @@ import pytest
 import torch
 
 from memlab import Recipe, cram, load
-from memlab import metric as module
-from memlab.metric import FLOOR, Metric, metric_of
 from memlab.models import FrozenLM, toys
+from memlab.training import preconditioner as module
+from memlab.training.preconditioner import FLOOR, Preconditioner, preconditioner_of
 from tests.conftest import random_passages
 
 
-def made_up(d=12, r=5, seed=0):
+def random_result(d=12, r=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(d, r, generator=generator)).Q.T
-    return Metric(basis, torch.logspace(0, -4, r))
+    return Preconditioner(basis, torch.logspace(0, -4, r))
 
 
 @pytest.mark.parametrize("power", [0.25, 0.5, 1.0])
@@ -21,8 +21,8 @@ def test_whitening_is_the_power_of_a_matrix(power):
 
     In float64: eigenvalues of nothing, of a matrix in float32, are uncertain by a ten-thousandth of the floor.
     """
-    made = made_up()
-    metric = Metric(torch.linalg.qr(made.basis.double().T).Q.T, made.spectrum.double())
+    made = random_result()
+    metric = Preconditioner(torch.linalg.qr(made.basis.double().T).Q.T, made.spectrum.double())
     moment = (metric.basis.T * metric.spectrum) @ metric.basis
     values, vectors = torch.linalg.eigh(moment)
     whole = (vectors * (values.clamp_min(0) + FLOOR) ** -power) @ vectors.T
@@ -32,25 +32,25 @@ def test_whitening_is_the_power_of_a_matrix(power):
 
 def test_no_power_changes_nothing():
     rows = torch.randn(2, 12)
-    torch.testing.assert_close(made_up().whiten(rows, 0.0), rows)
+    torch.testing.assert_close(random_result().whiten(rows, 0.0), rows)
 
 
 def test_it_is_the_second_moment_of_what_the_model_answers(toy, monkeypatch):
     monkeypatch.setattr(module, "SAMPLES", 64)
     fresh = FrozenLM(*toys.toy("llama"), name="fresh")
-    metric = metric_of(fresh)
+    metric = preconditioner_of(fresh)
     assert metric.basis.shape == (64, toy.d)
     torch.testing.assert_close(metric.basis @ metric.basis.T, torch.eye(64), atol=1e-4, rtol=0)
     assert float(metric.spectrum.sum()) == pytest.approx(1, rel=1e-4)  # of unit gradients
     assert (metric.spectrum.diff() <= 1e-7).all()
-    again = module.measure(fresh)
+    again = module.measure_preconditioner(fresh)
     assert again.digest == metric.digest
-    assert metric_of(fresh) is metric
+    assert preconditioner_of(fresh) is metric
 
 
 def test_where_memory_is_short_it_is_measured_in_parts(toy, monkeypatch):
     monkeypatch.setattr(module, "SAMPLES", 32)
-    whole, usual, sizes = module.measure(toy), module.Batch, []
+    whole, usual, sizes = module.measure_preconditioner(toy), module.Batch, []
 
     def small(lm, rows):
         sizes.append(len(rows))
@@ -59,7 +59,7 @@ def test_where_memory_is_short_it_is_measured_in_parts(toy, monkeypatch):
         return usual(lm, rows)
 
     monkeypatch.setattr(module, "Batch", small)
-    torch.testing.assert_close(module.measure(toy).spectrum, whole.spectrum, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(module.measure_preconditioner(toy).spectrum, whole.spectrum, rtol=1e-4, atol=1e-7)
     assert sizes[:3] == [32, 16, 8]
     assert sizes.count(8) == 4
 
@@ -71,18 +71,18 @@ def test_kept_on_disk_for_models_that_have_files(tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     lm = load(str(tmp_path / "model"))
-    digest = metric_of(lm).digest
+    digest = preconditioner_of(lm).digest
     (file,) = (tmp_path / "cache" / "metrics").iterdir()
     assert file.name == f"{lm.fingerprint}.safetensors"
-    monkeypatch.setattr(module, "measure", lambda *_, **__: pytest.fail("measured twice"))
+    monkeypatch.setattr(module, "measure_preconditioner", lambda *_, **__: pytest.fail("measured twice"))
     module._known.clear()
-    assert metric_of(lm).digest == digest
+    assert preconditioner_of(lm).digest == digest
     file.write_bytes(b"damaged")
     monkeypatch.undo()
     monkeypatch.setattr(module, "SAMPLES", 32)
     monkeypatch.setenv("MEMLAB_CACHE", str(tmp_path / "cache"))
     module._known.clear()
-    assert metric_of(lm).digest == digest
+    assert preconditioner_of(lm).digest == digest
     assert file.stat().st_size > 1000
 
 
@@ -92,12 +92,12 @@ def test_a_read_only_cache_only_costs_time(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     fresh = FrozenLM(*toys.toy("opt"), name="fresh")
     monkeypatch.setattr(FrozenLM, "has_files", property(lambda self: True))
-    assert metric_of(fresh).basis.shape == (32, 384)
+    assert preconditioner_of(fresh).basis.shape == (32, 384)
 
 
 def test_what_was_trained_with_it_says_so(toy):
     (mem,) = cram(toy, random_passages(toy, 1), Recipe.default(k=4), progress=False)
-    assert mem.provenance["metric"] == metric_of(toy).digest
+    assert mem.provenance["metric"] == preconditioner_of(toy).digest
     (mem,) = cram(toy, random_passages(toy, 1), Recipe(k=4), progress=False)
     assert "metric" not in mem.provenance
     assert np.isfinite(mem.mem).all()
@@ -106,7 +106,7 @@ def test_what_was_trained_with_it_says_so(toy):
 @pytest.mark.real
 def test_a_trained_model_answers_to_some_directions_far_more_than_to_others(real):
     """The point of measuring. A toy's random weights are nearly even in this."""
-    spectrum = metric_of(real).spectrum
+    spectrum = preconditioner_of(real).spectrum
     assert float(spectrum[0] / spectrum[300]) > 100
-    toy = metric_of(load("toy:llama")).spectrum
+    toy = preconditioner_of(load("toy:llama")).spectrum
     assert float(toy[0] / toy[200]) < 30

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from memlab.objective import Batch, Row, true_lead
+from memlab.scoring.objective import Batch, Row, true_margin
 
 
 def rows_and_mems(lm, seed=0):
@@ -67,4 +67,4 @@ def test_the_paper_scores_from_the_second_token(toy):
 
 def test_lead():
     logits = torch.tensor([[3.0, 1.0, 2.5], [3.0, 1.0, 2.5], [2.0, 2.0, 0.0]])
-    np.testing.assert_allclose(true_lead(logits, torch.tensor([0, 1, 0])), [0.5, -2.0, 0.0])
+    np.testing.assert_allclose(true_margin(logits, torch.tensor([0, 1, 0])), [0.5, -2.0, 0.0])

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memlab import Plan, Recipe, Store, StoreError, Text, charts, cramming, limits, load, prediction
-from memlab.experiments import protocols, study
+from memlab import Plan, Recipe, Store, StoreError, Text, charts, load
+from memlab.experiments import capacity as capacity_experiment
+from memlab.experiments import optimizer_study
+from memlab.measures import capacity_fits, prediction
 from memlab.panels import (
     OWN,
     capacity_panel,
@@ -23,8 +25,9 @@ from memlab.panels import (
     study_panel,
 )
 from memlab.panels.base import LastingThread
+from memlab.sweeps.executors import WorkerError, Workers
 from memlab.texts import originals, random_words
-from memlab.workers import WorkerError, Workers
+from memlab.training import cram as cram_module
 
 
 @pytest.fixture
@@ -184,12 +187,12 @@ def test_a_redacted_vector_can_be_read_out(panel):
 def study_table(store):
     lm = load("toy:gemma3")
     passages = [lm.passage(text, 6) for text in originals()[:3]]
-    return lm, study.study(lm, passages, CONTENDERS, store, budget=60)
+    return lm, optimizer_study.study(lm, passages, CONTENDERS, store, budget=60)
 
 
 CONTENDERS = {
     "the incumbent": {"incumbent": dict(k=4)},
-    "a question": {"AdamW": study.ADAMW | dict(lr=0.5, k=4), "other start": dict(k=4, start="other")},
+    "a question": {"AdamW": optimizer_study.ADAMW | dict(lr=0.5, k=4), "other start": dict(k=4, start="other")},
     "another question": {"a stride": dict(k=4, lr=0.2)},
 }
 
@@ -228,7 +231,7 @@ def test_study_panel_says_which_settings_are_gone(study_table):
 def capacity_runs(store):
     lm = load("toy:gemma3")
     texts = {"originals": originals()[:2], "random": random_words(1)}
-    runs = protocols.exact(
+    runs = capacity_experiment.exact(
         lm, texts, store, ks=(4,), lengths=(1, 2, 10), first=2, attempts=1, recipe=Recipe.default(budget=80),
         progress=False,
     )  # fmt: skip
@@ -312,7 +315,7 @@ def test_information_panel_reads_a_text_and_predicts():
     for width in (50, 20):
         panel.window.value = width
         windows = panel.shown.value.count("memlab-window")
-        assert windows == len(limits.equal_information(panel.bits, width)) > 0
+        assert windows == len(capacity_fits.equal_information(panel.bits, width)) > 0
         assert windows == pytest.approx(total / width, abs=1.5)
     assert f"<b>{predictor.vectors_needed(panel.bits)}</b> vector" in panel.told.value
     assert "2 (extrapolated)" in panel.told.value  # one vector was measured
@@ -336,14 +339,14 @@ def test_run_panel_shows_what_is_done_what_failed_and_goes_on(store, monkeypatch
     assert "0 of 8 done" in panel.counts.value
     assert "2 left out" in panel.counts.value
     assert "has 2 tokens" in panel.failures.value  # why a text was left out is there before anything runs
-    real = cramming.Training.result
+    real = cram_module.TrainingJob.result
 
     def stubborn(self):
         if self.passage.span.id == texts[0].id:
             raise RuntimeError("<b>out of luck</b>")
         return real(self)
 
-    monkeypatch.setattr(cramming.Training, "result", stubborn)
+    monkeypatch.setattr(cram_module.TrainingJob, "result", stubborn)
     panel.start.click()
     panel.wait(60)
     assert len(panel.report.failed) == 2

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from memlab.models import load, passes
-from memlab.models.passes import FUSED, PLAIN, SHORT, Pass
+from memlab.models import forward, load
+from memlab.models.forward import FUSED, PLAIN, SHORT, ForwardPass
 
 
 def case(lm, rows=2, length=9, seed=0):
@@ -69,11 +69,11 @@ def test_a_head_that_is_not_what_it_seems_is_found_out():
         num_key_value_heads=1, head_dim=16, final_logit_softcapping=0.5, initializer_range=0.3,
     )  # fmt: skip
     model = hf.AutoModelForCausalLM.from_config(config).eval()
-    assert Pass(model, 32)._find() == (False, None)
+    assert ForwardPass(model, 32)._find() == (False, None)
     config.final_logit_softcapping = None
     config.attn_logit_softcapping = 0.1  # plain products know nothing of this one
     model = hf.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    assert Pass(model, 32)._find() == (True, None)
+    assert ForwardPass(model, 32)._find() == (True, None)
 
 
 def test_every_toy_is_quick(any_toy):
@@ -83,7 +83,7 @@ def test_every_toy_is_quick(any_toy):
 def test_blocks_of_logits_change_nothing(toy, monkeypatch):
     given = case(toy, rows=3, length=20)
     whole = quick(toy, *given)
-    monkeypatch.setattr(passes, "LOGITS_AT_ONCE", {"cpu": toy.vocabulary * 7})
+    monkeypatch.setattr(forward, "LOGITS_AT_ONCE", {"cpu": toy.vocabulary * 7})
     for mine, theirs in zip(quick(toy, *given), whole, strict=True):
         assert float((mine - theirs).detach().norm() / theirs.detach().norm()) < 1e-5
 
@@ -91,7 +91,7 @@ def test_blocks_of_logits_change_nothing(toy, monkeypatch):
 def test_long_rows_keep_the_models_attention(toy, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        passes, "_attention", lambda model, name: (seen.append(name), passes.contextlib.nullcontext())[1]
+        forward, "_attention", lambda model, name: (seen.append(name), forward.contextlib.nullcontext())[1]
     )
     for length in (SHORT, SHORT + 1):
         last = torch.tensor([length - 1])
@@ -109,7 +109,7 @@ def test_in_bfloat16_what_is_nearly_certain_keeps_its_slope():
     logits = torch.zeros(4, 50, dtype=torch.bfloat16)
     logits[:, 3] = torch.tensor([2.0, 8.0, 11.0, 14.0])
     targets = torch.full((4,), 3)
-    nats, lead, slope = passes._scored(logits.clone(), targets, True)
+    nats, lead, slope = forward._scored(logits.clone(), targets, True)
     exact = cross_entropy(logits.double(), targets, reduction="none")
     torch.testing.assert_close(nats.double(), exact, rtol=0.01, atol=0)
     torch.testing.assert_close(slope[:, 3].double(), exact.neg().exp() - 1, rtol=0.01, atol=0)
@@ -118,7 +118,7 @@ def test_in_bfloat16_what_is_nearly_certain_keeps_its_slope():
 
 def test_losses_without_number_say_so():
     logits = torch.full((1, 5), torch.nan)
-    nats, _, _ = passes._scored(logits, torch.tensor([2]), False)
+    nats, _, _ = forward._scored(logits, torch.tensor([2]), False)
     assert torch.isnan(nats).all()
 
 

@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memlab import Recipe, check, cram, geometry
-from memlab.experiments import grids, paths, robustness
-from memlab.experiments.grids import Stopped, evaluate
-from memlab.statistics import share_interval
-from memlab.vectors import VectorError
+from memlab import Recipe, check, cram
+from memlab.measures import geometry
+from memlab.measures.statistics import share_interval
+from memlab.probes import evaluate as evaluation
+from memlab.probes import paths, perturbation
+from memlab.probes.evaluate import Stopped, evaluate
+from memlab.results.mem_vector import VectorError
 from tests.conftest import random_passages
 
 
@@ -44,7 +46,7 @@ def test_what_decodes_in_a_batch_only_is_not_exact(solutions, monkeypatch):
     """A decoder that gives everything back, were there not the check at batch 1."""
     lm, first, _ = solutions
     moved = [m.perturb(10 * float(np.linalg.norm(m.mem)), seed=i) for i, m in enumerate(first)]
-    monkeypatch.setattr(grids.decoding, "decode", lambda lm, mems, **_: [m.token_ids for m in mems])
+    monkeypatch.setattr(evaluation.decoding, "decode", lambda lm, mems, **_: [m.token_ids for m in mems])
     table = evaluate(lm, [first[0], *moved], again=1.0)
     assert table.decodes.all()
     assert table.exact.tolist() == [True] + [False] * 4
@@ -54,8 +56,10 @@ def test_what_decodes_in_a_batch_only_is_not_exact(solutions, monkeypatch):
 def test_every_table_has_a_sample_of_its_own(solutions, monkeypatch):
     lm, first, second = solutions
     asked = []
-    monkeypatch.setattr(grids.decoding, "check", lambda lm, mem: asked.append(mem.mem.tobytes()) or Check())
-    monkeypatch.setattr(grids, "_evaluated", lambda lm, mems, batch: pd.DataFrame({"decodes": [False] * len(mems)}))
+    monkeypatch.setattr(evaluation.decoding, "check", lambda lm, mem: asked.append(mem.mem.tobytes()) or Check())
+    monkeypatch.setattr(
+        evaluation, "_evaluated", lambda lm, mems, batch: pd.DataFrame({"decodes": [False] * len(mems)})
+    )
 
     class Check:
         exact = False
@@ -156,17 +160,17 @@ def test_a_way_to_nowhere_is_as_long_as_the_line(solutions):
 
 def test_noise_and_dropout_of_nothing_change_nothing(solutions):
     lm, first, _ = solutions
-    table = robustness.noise(lm, first[:2], radii=(0.0, 3.0), draws=2)
+    table = perturbation.noise(lm, first[:2], radii=(0.0, 3.0), draws=2)
     assert len(table) == 8
     assert table[table.radius == 0].exact.all()
     assert not table[table.radius == 3].exact.any()
-    table = robustness.dropout(lm, first[:2], shares=(0.0, 1.0), draws=1)
+    table = perturbation.dropout(lm, first[:2], shares=(0.0, 1.0), draws=1)
     assert table[table.dropped == 0].exact.all()
     assert not table[table.dropped == 1].exact.any()
     assert table.attrs["again"] >= 1
-    table = robustness.rounding(lm, first[:2], bits=(2, 16))
+    table = perturbation.rounding(lm, first[:2], bits=(2, 16))
     assert table.groupby("bits_a_number").exact.all().to_dict() == {2: False, 16: True}
-    table = robustness.along(lm, first[:2], "first principal", among=first, radii=(0.0, 3.0))
+    table = perturbation.along(lm, first[:2], "first principal", among=first, radii=(0.0, 3.0))
     assert len(table) == 8
     assert table[table.radius == 0].exact.all()
     assert not table[table.radius == 3].exact.any()
@@ -177,8 +181,8 @@ def test_both_sides_of_a_direction_are_tried(solutions):
     seen = []
     size = float(np.linalg.norm(first[0].mem))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(robustness, "evaluate", lambda lm, mems, **_: seen.extend(mems) or pd.DataFrame({"x": mems}))
-        robustness.along(lm, first[:1], "gradient", radii=(0.5,))
+        patch.setattr(perturbation, "evaluate", lambda lm, mems, **_: seen.extend(mems) or pd.DataFrame({"x": mems}))
+        perturbation.along(lm, first[:1], "gradient", radii=(0.5,))
     ahead, back = (mem.mem - first[0].mem for mem in seen)
     np.testing.assert_allclose(ahead, -back, atol=1e-3)
     assert np.linalg.norm(ahead) == pytest.approx(0.5 * size, rel=1e-5)
@@ -188,7 +192,7 @@ def test_survivors_by_hand():
     table = pd.DataFrame({"amount": [0.1] * 4 + [0.2] * 4, "exact": [True] * 3 + [False] * 5, "tokens": 8})
     table["key"] = [1, 1, 2, 2] * 2
     table["right"] = [8, 8, 8, 2, 4, 0, 0, 4]
-    near, far = robustness.survivors(table, "amount").to_dict("records")
+    near, far = perturbation.survivors(table, "amount").to_dict("records")
     assert (near["share"], far["share"]) == (0.75, 0)
     # Two vectors with two draws each are two vectors: as wide as two trials, not four.
     assert (near["low"], near["high"]) == share_interval(1.5, 2)
@@ -200,11 +204,11 @@ def test_an_exact_radius_brackets(solutions):
     lm, first, _ = solutions
     mem = first[0]
     size = np.linalg.norm(mem.mem)
-    ways = robustness.directions(lm, mem, first)
+    ways = perturbation.directions(lm, mem, first)
     assert set(ways) == {"random", "gradient", "outwards", "first principal", "last principal"}
     for way in ways.values():
         assert np.linalg.norm(way) == pytest.approx(1)
-    radius, fails = robustness.exact_radius(lm, mem, ways["random"], high=3.0)
+    radius, fails = perturbation.exact_radius(lm, mem, ways["random"], high=3.0)
     assert 0 < radius < fails < 3
 
     def moved(r):
@@ -217,7 +221,7 @@ def test_an_exact_radius_brackets(solutions):
 def test_the_gradient_points_uphill(solutions):
     lm, first, _ = solutions
     mem = first[0].perturb(0.3 * float(np.linalg.norm(first[0].mem)), seed=3)
-    way = robustness.directions(lm, mem, [])["gradient"]
+    way = perturbation.directions(lm, mem, [])["gradient"]
     size = float(np.linalg.norm(mem.mem))
     steps = [mem.with_mem((mem.mem + s * 1e-3 * size * way).astype(np.float32), "step") for s in (-1, 0, 1)]
     below, here, above = evaluate(lm, steps, again=0).bits
@@ -226,7 +230,7 @@ def test_the_gradient_points_uphill(solutions):
 
 def test_radii_table(solutions):
     lm, first, second = solutions
-    table = robustness.radii(lm, [*first[:3], second[0]], draws=2, high=3.0)
+    table = perturbation.radii(lm, [*first[:3], second[0]], draws=2, high=3.0)
     counts = table.groupby("key").direction.value_counts().unstack().fillna(0)
     assert (counts["random"] == 2).all()
     assert counts.loc[first[0].key, "first principal"] == 1
@@ -237,7 +241,7 @@ def test_radii_table(solutions):
 def test_a_plane_goes_through_its_points(solutions):
     lm, first, _ = solutions
     a, b, c = first[:3]
-    table = robustness.plane(lm, a, b, third=c.mem, cells=2, reach=0.5)
+    table = perturbation.plane(lm, a, b, third=c.mem, cells=2, reach=0.5)
     assert len(table) == 25
     x, y = table.attrs["third"]
     along, across = b.mem - a.mem, c.mem - a.mem
@@ -245,12 +249,12 @@ def test_a_plane_goes_through_its_points(solutions):
     np.testing.assert_allclose(np.hypot(x, y), np.linalg.norm(across) / np.linalg.norm(along), rtol=1e-5)
     assert {0.0, 1.0} <= set(table.x)
     assert 0.0 in set(table.y)
-    odd = robustness.plane(lm, a, b, cells=3, reach=0.5)
+    odd = perturbation.plane(lm, a, b, cells=3, reach=0.5)
     assert {0.0, 1.0} <= set(odd.x.round(9))
     assert odd.attrs["third"] is None
     at = table.set_index([table.x.round(6), table.y.round(6)])
     assert at.loc[(0.0, 0.0), "exact"]
     assert at.loc[(1.0, 0.0), "exact"]
-    ends = grids.evaluate(lm, [a, b], again=0)
+    ends = evaluation.evaluate(lm, [a, b], again=0)
     assert at.loc[(0.0, 0.0), "bits"] == pytest.approx(ends.bits[0], rel=1e-3, abs=1e-4)
     assert at.loc[(1.0, 0.0), "bits"] == pytest.approx(ends.bits[1], rel=1e-3, abs=1e-4)

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from memlab import Plan, Recipe, Store
 from memlab.cli import app
-from memlab.plans import PlanError, Study, estimate
 from memlab.recipes import RecipeError
+from memlab.sweeps.plan_file import PlanError, PlanFile, estimate
 
 SMALL = """
 models = ["toy:gemma3"]
@@ -32,7 +32,7 @@ def file(tmp_path):
 
 
 def test_a_plan_is_the_grid_it_says(file):
-    study = Study.read(file)
+    study = PlanFile.read(file)
     plan = study.plan()
     assert len(plan) == 2 * 2 * 2 * 2
     assert {(len(j.passage), j.recipe.k, j.recipe.seed) for j in plan} == {
@@ -44,7 +44,7 @@ def test_a_plan_is_the_grid_it_says(file):
 def test_what_need_not_be_said(tmp_path):
     file = tmp_path / "p.toml"
     file.write_text('texts = "originals"\ntokens = 8\n')
-    study = Study.read(file)
+    study = PlanFile.read(file)
     assert study.models == ("smollm2-135m",)
     assert study.recipes == (Recipe.default(),)
     assert (study.tokens, study.k, study.seeds) == ((8,), (), ())
@@ -54,11 +54,11 @@ def test_a_recipes_own_k_and_seed_stand(tmp_path):
     file = tmp_path / "p.toml"
     said = 'models = "toy:gemma3"\ntexts = "originals"\ncount = 1\ntokens = 4\nrecipes = [{ k = 4, seed = 7 }]\n'
     file.write_text(said)
-    (job,) = Study.read(file).plan()
+    (job,) = PlanFile.read(file).plan()
     assert (job.recipe.k, job.recipe.seed) == (4, 7)
     file.write_text(said + "k = [1, 2]")
     with pytest.raises(PlanError, match="one of the two"):
-        Study.read(file)
+        PlanFile.read(file)
 
 
 @pytest.mark.parametrize(
@@ -84,19 +84,19 @@ def test_what_a_plan_may_not_say(tmp_path, said, why):
     file = tmp_path / "p.toml"
     file.write_text(said)
     with pytest.raises(PlanError, match=why):
-        Study.read(file)
+        PlanFile.read(file)
     with pytest.raises(PlanError, match="cannot be read"):
-        Study.read(tmp_path / "absent.toml")
+        PlanFile.read(tmp_path / "absent.toml")
 
 
 def test_a_recipe_that_cannot_be_is_refused_by_name(tmp_path):
     file = tmp_path / "p.toml"
     file.write_text('texts = ["originals"]\ntokens = [8]\nrecipes = [{ lr = -1 }]')
     with pytest.raises(RecipeError, match="lr"):
-        Study.read(file)
+        PlanFile.read(file)
     file.write_text('texts = ["originals"]\ntokens = [8]\nrecipes = ["guess"]')
     with pytest.raises(RecipeError, match="no recipe is called"):
-        Study.read(file)
+        PlanFile.read(file)
 
 
 _toml = st.recursive(
@@ -104,14 +104,14 @@ _toml = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-_fields = st.sampled_from([*Study.__dataclass_fields__, "lr", "texts"])
+_fields = st.sampled_from([*PlanFile.__dataclass_fields__, "lr", "texts"])
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(_fields, _toml, max_size=8))
 def test_any_table_is_a_study_or_one_clear_error(said):
     with contextlib.suppress(PlanError, RecipeError):  # and nothing else
-        study = Study.of({"texts": ["originals"], "tokens": [4]} | said)
+        study = PlanFile.of({"texts": ["originals"], "tokens": [4]} | said)
         assert study.texts
         assert all(n >= 1 for n in study.tokens)
 
@@ -122,11 +122,11 @@ def test_any_file_is_a_study_or_one_clear_error(tmp_path_factory, data):
     file = tmp_path_factory.mktemp("plan") / "p.toml"
     file.write_bytes(data)
     with pytest.raises((PlanError, RecipeError)):
-        Study.read(file)
+        PlanFile.read(file)
 
 
 def test_an_estimate_falls_to_nothing(file, tmp_path):
-    store, plan = Store(tmp_path / "store"), Study.read(file).plan()
+    store, plan = Store(tmp_path / "store"), PlanFile.read(file).plan()
     before = estimate(plan, store)
     assert before.runs == 16
     assert 0 < before.likely <= before.at_most
@@ -138,7 +138,7 @@ def test_an_estimate_falls_to_nothing(file, tmp_path):
 
 
 def test_an_estimate_of_a_text_that_grows_counts_its_stages(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr("memlab.experiments.work.seconds_a_token", lambda *_, **__: 1.0)
+    monkeypatch.setattr("memlab.scoring.timing.seconds_a_token", lambda *_, **__: 1.0)
     recipe = Recipe.growing(grow=4, patience=10)
     plan = Plan.of(toy, [toy.passage_of_ids(range(1, 11))], recipe)
     # Ten steps each at 4, at 8 and at 10 tokens, and not a million steps.

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from memlab import prediction
 from memlab.cli.capacity import _accuracy
+from memlab.measures import prediction
 
 
 def world(rng, *, budget=500.0, constant=0.0, noise=0.05, passages=36, ks=(1,), slope=1.0):

@@ -8,10 +8,13 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from memlab import Recipe, Store, capacity, decode, load, prediction
+from memlab import Recipe, Store, decode, load
 from memlab.cli import app, bench
 from memlab.cli.capacity import _half_come_back, summaries
-from memlab.experiments import horizon, protocols, published, reference
+from memlab.experiments import capacity as capacity_experiment
+from memlab.experiments import horizon, published
+from memlab.experiments.tables import reference
+from memlab.measures import capacity, prediction
 from memlab.models import PRESETS
 from memlab.texts import Text, originals, random_words
 from tests.browser_lab import ROOT
@@ -95,7 +98,7 @@ def test_what_cannot_be_asked(cli, asked, told):
 def test_a_text_that_is_too_short_is_said_and_the_grid_ends_with_the_text(lm, tmp_path):
     texts = {"here": [Text("short", "ab"), Text("middle", "a bc d"), Text("long", "a bc def ghi jkl mno pqr")]}
     told = []
-    runs = protocols.exact(
+    runs = capacity_experiment.exact(
         lm, texts, Store(tmp_path), ks=(4,), lengths=(1, 4), first=1, attempts=1,
         recipe=Recipe.default(budget=80), progress=False, tell=told.append,
     )  # fmt: skip
@@ -108,7 +111,7 @@ def test_a_text_that_is_too_short_is_said_and_the_grid_ends_with_the_text(lm, tm
 def test_equal_information_is_equal_in_bits_and_not_in_tokens(lm, tmp_path):
     texts = {"originals": originals()[:2], "random": random_words(2, seed=1), "short": [Text("short", "ab")]}
     told = []
-    runs = protocols.equal_information(
+    runs = capacity_experiment.equal_information(
         lm, texts, Store(tmp_path), bits=[30, 60], recipe=Recipe.default(budget=3), progress=False, tell=told.append
     )
     assert runs.groupby(["texts", "bits_asked"]).size().to_dict() == {
@@ -127,11 +130,11 @@ def test_a_table_is_gone_on_from(lm, tmp_path, monkeypatch):
     texts = {"originals": originals()[:2]}
     asked = dict(lengths=(3, 5), recipe=Recipe.default(budget=3), protocol="fixed", progress=False)
     kept = []
-    whole = protocols.fixed_lengths(lm, texts, Store(tmp_path / "one"), **asked, keep=kept.append)
+    whole = capacity_experiment.fixed_lengths(lm, texts, Store(tmp_path / "one"), **asked, keep=kept.append)
     pd.testing.assert_frame_equal(kept[-1], whole)
     assert set(map(len, kept)) >= {1, 4}  # not only when all are done
     elsewhere = Store(tmp_path / "other")
-    again = protocols.fixed_lengths(lm, texts, elsewhere, **asked, known=whole)
+    again = capacity_experiment.fixed_lengths(lm, texts, elsewhere, **asked, known=whole)
     assert list(elsewhere.keys()) == []
     assert list(again.key) == list(whole.key)
     pd.testing.assert_frame_equal(again[whole.columns], whole, check_like=True)
@@ -172,13 +175,13 @@ def test_growing_and_predicting_from_the_command_line(cli, tmp_path, lm):
 def test_k_vectors_grow_by_k_times_as_much(lm, store):
     recipe = Recipe.growing(grow=2, margin=0.1, patience=5, budget=40)
     texts = {"originals": originals()[:1]}
-    runs = protocols.exact(
+    runs = capacity_experiment.exact(
         lm, texts, store, ks=(1, 4), lengths=range(2, 11, 2), first=2, recipe=recipe, progress=False
     )  # fmt: skip
     assert {row.k: store.get(row.key).recipe.grow for row in runs.itertuples()} == {1: 2, 4: 8}
     # As far, too, and with a budget as large.
     recipe = recipe.replace(token_budget=50)
-    runs = protocols.exact(
+    runs = capacity_experiment.exact(
         lm, texts, store, ks=(1, 4), lengths=range(2, 11, 2), first=2, recipe=recipe, progress=False
     )  # fmt: skip
     assert runs.groupby("k").length.max().to_dict() == {1: 10, 4: 40}
@@ -323,7 +326,7 @@ def test_more_vectors_are_tried_on_passages_that_fewer_were_tried_on(lm, store):
     texts = {"here": [Text("a", words), Text("b", words * 2), Text("c", words * 4), Text("d", words)]}
     sizes = [len(lm.passage(text, None)) for text in texts["here"]]
     recipe = Recipe.growing(grow=1, margin=0.1, patience=1, budget=2)
-    runs = protocols.exact(
+    runs = capacity_experiment.exact(
         lm, texts, store, ks=(1, 2, 4), counts=(2, 1, 1), first=sizes[2] // 4, lengths=(sizes[2] // 4,), recipe=recipe,
         progress=False,
     )  # fmt: skip
@@ -334,7 +337,7 @@ def test_more_vectors_are_tried_on_passages_that_fewer_were_tried_on(lm, store):
 def test_fixed_lengths_count_as_the_paper_counts(lm, tmp_path):
     texts = {"originals": originals()[:2]}
     recipe = Recipe.paper2025(budget=2)
-    runs = protocols.fixed_lengths(
+    runs = capacity_experiment.fixed_lengths(
         lm, texts, Store(tmp_path), recipe=recipe, protocol="paper2025", ks=(1,), lengths=(4, 6), progress=False
     )
     assert runs.groupby("length").size().to_dict() == {4: 2, 6: 2}
@@ -347,7 +350,7 @@ def test_fixed_lengths_count_as_the_paper_counts(lm, tmp_path):
 
 
 def test_nothing_long_enough_gives_an_empty_table(lm, tmp_path):
-    runs = protocols.exact(lm, {"here": [Text("a", "ab")]}, Store(tmp_path), first=128, progress=False)
+    runs = capacity_experiment.exact(lm, {"here": [Text("a", "ab")]}, Store(tmp_path), first=128, progress=False)
     assert not len(runs)
 
 

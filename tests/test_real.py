@@ -10,7 +10,7 @@ import time
 import pytest
 
 from memlab import Plan, Recipe, Store, cram, load_texts, run
-from memlab.decoding import check
+from memlab.decoding.decode import check
 from memlab.texts import originals
 from tests.browser_lab import ROOT
 

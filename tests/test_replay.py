@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from memlab.models.passes import FUSED
-from memlab.objective import Batch, Row
-from memlab.replay import Frame, Frames, ReplayError, frames_of, let_go, unrecorded
+from memlab.models.forward import FUSED
+from memlab.scoring.cuda_graphs import CapturedPass, GraphCache, ReplayError, eager, graph_cache_of, release_graphs
+from memlab.scoring.objective import Batch, Row
 
 
 def rows_of(lm, lengths, k=2, first_scored=1, seed=0):
@@ -33,14 +33,14 @@ def test_a_frame_gives_what_the_batch_gives(any_toy, first_scored):
     mems = vectors_of(any_toy, rows)
     batch = Batch(any_toy, rows)
     scores, gradients = batch.scores(mems, torch.float32, gradient=True)
-    frame = Frame(any_toy, 4, 16, 2, torch.float32)
+    frame = CapturedPass(any_toy, 4, 16, 2, torch.float32)
     frame.load(batch, batch._layout)
     made, slope = frame.run(torch.cat(mems))
     assert_same(made[:, :3], slope[:6], scores, gradients)
 
 
 def test_a_frame_keeps_nothing_of_what_it_held_before(toy):
-    frame = Frame(toy, 4, 24, 2, torch.float32)
+    frame = CapturedPass(toy, 4, 24, 2, torch.float32)
     for lengths in ([20, 9, 12, 6], [5, 8]):
         rows = rows_of(toy, lengths, seed=len(lengths))
         mems, batch = vectors_of(toy, rows, seed=len(lengths)), Batch(toy, rows)
@@ -49,19 +49,19 @@ def test_a_frame_keeps_nothing_of_what_it_held_before(toy):
         assert_same(made[:, : len(rows)], slope[: 2 * len(rows)], *batch.scores(mems, torch.float32, gradient=True))
 
 
-class Recorded(Frame):
+class Recorded(CapturedPass):
     """Records nothing: what would be replayed is worked out."""
 
-    def record(self):
+    def capture(self):
         return True
 
 
 @pytest.fixture
 def frames(toy, monkeypatch):
     monkeypatch.setattr(toy._pass, "_found", (True, FUSED))  # as on a GPU
-    monkeypatch.setattr("memlab.replay.Frame", Recorded)
+    monkeypatch.setattr("memlab.scoring.cuda_graphs.CapturedPass", Recorded)
     monkeypatch.setattr("torch.cuda.synchronize", lambda device=None: None)
-    return Frames()
+    return GraphCache()
 
 
 def test_only_shapes_that_come_again_are_recorded(toy, frames):
@@ -88,7 +88,7 @@ def test_what_cannot_be_recorded_goes_on_as_it_was(toy, frames, monkeypatch, err
     def fails(self):
         raise error
 
-    monkeypatch.setattr(Recorded, "record", fails)
+    monkeypatch.setattr(Recorded, "capture", fails)
     batch = Batch(toy, rows_of(toy, [5]))
     flat = torch.zeros(2, toy.d)
     for _ in range(2):
@@ -123,18 +123,18 @@ def test_a_full_card_lets_go_of_what_is_recorded(toy, frames, monkeypatch):
     assert frames.run(toy, batch, batch._layout, flat, torch.float32) is None
     assert not frames._frames
     assert not frames.broken
-    monkeypatch.setattr(toy, "recorded", frames)
-    assert not let_go(toy)
+    monkeypatch.setattr(toy, "graph_cache", frames)
+    assert not release_graphs(toy)
     for _ in range(100):
         frames.run(toy, batch, batch._layout, flat, torch.float32)
-    assert let_go(toy)
-    assert not let_go(toy)
+    assert release_graphs(toy)
+    assert not release_graphs(toy)
 
 
 def test_a_loss_that_is_no_number_is_told_from_one_that_was_none(toy, frames):
     rows = rows_of(toy, [5, 6])
     batch, flat = Batch(toy, rows), torch.cat(vectors_of(toy, rows))
-    frame = Frame(toy, 4, 16, 2, torch.float32)
+    frame = CapturedPass(toy, 4, 16, 2, torch.float32)
     frame.load(batch, batch._layout)
     frame._flat[:4] = flat
     table, slope = frame.work()
@@ -147,7 +147,7 @@ def test_a_loss_that_is_no_number_is_told_from_one_that_was_none(toy, frames):
 
 def test_where_room_is_short_it_is_not_tried_each_time(toy, frames, monkeypatch):
     tried = []
-    monkeypatch.setattr(Recorded, "record", lambda self: tried.append(self) or False)
+    monkeypatch.setattr(Recorded, "capture", lambda self: tried.append(self) or False)
     batch = Batch(toy, rows_of(toy, [5]))
     for _ in range(20):
         assert frames.run(toy, batch, batch._layout, torch.zeros(2, toy.d), torch.float32) is None
@@ -171,7 +171,7 @@ def test_a_replay_that_goes_wrong_is_found_out(toy, frames, monkeypatch):
         frames.run(toy, batch, batch._layout, flat, torch.float32)
     (frame,) = frames._frames.values()
     frame._graph, frame._made = Graph(), frame.work()
-    monkeypatch.setattr("memlab.replay.CHECK_EVERY", 4)
+    monkeypatch.setattr("memlab.scoring.cuda_graphs.CHECK_EVERY", 4)
     for _ in range(4):
         assert frames.run(toy, batch, batch._layout, flat, torch.float32) is not None
     frame._graph.wrong = True
@@ -182,9 +182,9 @@ def test_a_replay_that_goes_wrong_is_found_out(toy, frames, monkeypatch):
 
 def test_it_is_for_who_asks_for_it(toy, monkeypatch):
     monkeypatch.setattr(toy, "device", torch.device("cuda"))
-    monkeypatch.setattr(toy, "recorded", None)
-    assert frames_of(toy) is None
+    monkeypatch.setattr(toy, "graph_cache", None)
+    assert graph_cache_of(toy) is None
     monkeypatch.setenv("MEMLAB_REPLAY", "1")
-    assert frames_of(toy) is not None
-    with unrecorded():
-        assert frames_of(toy) is None
+    assert graph_cache_of(toy) is not None
+    with eager():
+        assert graph_cache_of(toy) is None

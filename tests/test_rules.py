@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memlab.recipes import Recipe
-from memlab.rules import FullMatrix, make_rule, step_size
+from memlab.training.optimizers import FullMatrix, make_optimizer, step_size
 
 
 def gradients(steps, k=2, d=7, seed=0):
@@ -52,7 +52,7 @@ def test_full_matrix_goes_straight_down_an_ill_conditioned_bowl():
     start = torch.randn(1, 20, generator=generator)
 
     def reached(recipe):
-        mem, rule = start.clone(), make_rule(recipe)
+        mem, rule = start.clone(), make_optimizer(recipe)
         for _ in range(100):
             mem = mem + rule.step(mem, mem @ bowl)
         return float((mem @ bowl @ mem.T).squeeze())
@@ -63,7 +63,7 @@ def test_full_matrix_goes_straight_down_an_ill_conditioned_bowl():
 
 def test_adamw_is_torchs():
     recipe = Recipe.paper2025(lr=0.03, weight_decay=0.1, betas=(0.9, 0.8))
-    rule = make_rule(recipe)
+    rule = make_optimizer(recipe)
     mem = torch.randn(2, 7)
     theirs = torch.nn.Parameter(mem.clone())
     optimiser = torch.optim.AdamW([theirs], lr=0.03, betas=(0.9, 0.8), weight_decay=0.1)
@@ -93,7 +93,7 @@ def turning(**changes):
 
 def test_rotation_turns_by_the_schedules_angle_and_holds_the_norm():
     recipe = turning(lr=0.3)
-    rule, mem = make_rule(recipe), torch.randn(2, 9)
+    rule, mem = make_optimizer(recipe), torch.randn(2, 9)
     for t, g in enumerate(gradients(20, d=9)):
         new = mem + rule.step(mem, g)
         torch.testing.assert_close(new.norm(dim=-1), torch.full((2,), 7.0 * 3))
@@ -110,7 +110,7 @@ def test_rotation_knows_directions_only():
 
     def path(norm):
         recipe = turning(norm=norm)
-        rule, mem, units = make_rule(recipe), torch.linspace(-1, 1, 9, dtype=torch.float64)[None], []
+        rule, mem, units = make_optimizer(recipe), torch.linspace(-1, 1, 9, dtype=torch.float64)[None], []
         for _ in range(8):
             leaf = mem.clone().requires_grad_()
             (torch.nn.functional.normalize(leaf, dim=-1) - target).square().sum().backward()
@@ -123,10 +123,10 @@ def test_rotation_knows_directions_only():
 
 def test_rotation_goes_on_where_a_parent_stopped():
     recipe, mem = turning(lr=0.4), torch.randn(1, 9)
-    new = mem + make_rule(recipe, begun=15).step(mem, gradients(1, k=1, d=9)[0])
+    new = mem + make_optimizer(recipe, begun=15).step(mem, gradients(1, k=1, d=9)[0])
     cosine = torch.nn.functional.cosine_similarity(mem, new)
     assert math.acos(float(cosine)) == pytest.approx(0.4 / 4, rel=1e-3)
     # From what another rule has found, with the first step of the schedule: it is no noise to turn away from.
-    new = mem + make_rule(recipe, begun=0).step(mem, gradients(1, k=1, d=9)[0])
+    new = mem + make_optimizer(recipe, begun=0).step(mem, gradients(1, k=1, d=9)[0])
     cosine = torch.nn.functional.cosine_similarity(mem, new)
     assert math.acos(float(cosine)) == pytest.approx(0.4, rel=1e-3)

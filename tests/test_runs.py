@@ -2,10 +2,11 @@ import time
 
 import pytest
 
-from memlab import PassageError, Plan, Recipe, Store, StoreError, cram, run, runs
+from memlab import PassageError, Plan, Recipe, Store, StoreError, cram, run
 from memlab.experiments.recovery import recovery, shares, summary
+from memlab.sweeps import retry
 from memlab.texts import Text, originals
-from memlab.training import Training
+from memlab.training.job import TrainingJob
 from tests.conftest import random_passages
 
 TEXTS = [Text("a", "Hello there, world."), Text("b", "Go on."), Text("c", "It rained all of the day long.")]
@@ -35,8 +36,8 @@ def test_run_trains_what_is_missing_and_resumes(toy, store):
 def test_a_failing_job_is_recorded_and_stops_no_other(toy, store, monkeypatch):
     plan = Plan.of(toy, random_passages(toy, 3), Recipe.default(k=4))
     bad = plan.jobs[1].key
-    enter = Training.enter
-    monkeypatch.setattr(Training, "enter", lambda job, *_: 1 / 0 if job.key == bad else enter(job))
+    enter = TrainingJob.start
+    monkeypatch.setattr(TrainingJob, "start", lambda job, *_: 1 / 0 if job.key == bad else enter(job))
     report = run(plan, store, progress=False)
     assert report.failed == {bad: "ZeroDivisionError: division by zero"}
     assert report.trained == len(report.results) == 2
@@ -50,10 +51,10 @@ def test_a_failure_in_company_leaves_the_company_together(toy, store, monkeypatc
     """Of 16, one brings down whatever bench it is on: the others are trained in halves, not one by one."""
     plan = Plan.of(toy, random_passages(toy, 16, 3), Recipe.default(k=4, budget=60))
     bad, benches = plan.jobs[11].key, []
-    enter, usual = Training.enter, runs.cram
-    monkeypatch.setattr(Training, "enter", lambda job, *_: 1 / 0 if job.key == bad else enter(job))
+    enter, usual = TrainingJob.start, retry.cram
+    monkeypatch.setattr(TrainingJob, "start", lambda job, *_: 1 / 0 if job.key == bad else enter(job))
     monkeypatch.setattr(
-        runs, "cram", lambda lm, passages, *a, **k: benches.append(len(passages)) or usual(lm, passages, *a, **k)
+        retry, "cram", lambda lm, passages, *a, **k: benches.append(len(passages)) or usual(lm, passages, *a, **k)
     )
     report = run(plan, store, progress=False)
     assert list(report.failed) == [bad]

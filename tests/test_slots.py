@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 import torch
 
-from memlab import slots as module
-from memlab.slots import PASS_COST, Slots, _held, groups, out_of_memory, slots
+from memlab.scoring import memory as module
+from memlab.scoring.memory import LAUNCH_COST, MemoryBudget, group_by_length, measure_budget, out_of_memory, saved_bytes
 
 
 def cost(parts, lengths):
-    return sum(len(p) * max(lengths[i] for i in p) + PASS_COST for p in parts)
+    return sum(len(p) * max(lengths[i] for i in p) + LAUNCH_COST for p in parts)
 
 
 def test_groups_are_the_cheapest_split_by_length():
     rng = np.random.default_rng(0)
     for _ in range(20):
         lengths = rng.integers(8, 130, 7).tolist()
-        parts = groups(lengths)
+        parts = group_by_length(lengths)
         assert sorted(i for p in parts for i in p) == list(range(7))
         order = sorted(range(7), key=lambda i: -lengths[i])
         every = []
@@ -32,33 +32,33 @@ def test_groups_are_the_cheapest_split_by_length():
 
 
 def test_like_lengths_stay_together():
-    assert groups([33] * 16) == [list(range(16))]
-    assert [sorted(p) for p in groups([129, 10, 128, 11, 127, 9, 126, 10])] == [[0, 2, 4, 6], [1, 3, 5, 7]]
-    assert groups([]) == []
+    assert group_by_length([33] * 16) == [list(range(16))]
+    assert [sorted(p) for p in group_by_length([129, 10, 128, 11, 127, 9, 126, 10])] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert group_by_length([]) == []
 
 
 def test_what_a_pass_holds_is_foretold(toy):
     """Counted on short rows; a longer one holds what the two numbers say."""
-    found = slots(toy)
+    found = measure_budget(toy)
     for length in (30, 120):
         foretold = length * (found.bytes_per_position + length * found.bytes_per_pair)
-        assert _held(toy, length) == pytest.approx(foretold, rel=0.1)
+        assert saved_bytes(toy, length) == pytest.approx(foretold, rel=0.1)
 
 
 def test_rows_follow_length_and_memory():
-    roomy = Slots(positions=1024, bytes_per_position=1e5, bytes_per_pair=0, free=2**40)
+    roomy = MemoryBudget(positions=1024, bytes_per_position=1e5, bytes_per_pair=0, free=2**40)
     assert [roomy.rows(n) for n in (8, 32, 128, 2000)] == [128, 32, 8, 1]
-    tight = Slots(positions=1024, bytes_per_position=1e6, bytes_per_pair=0, free=1_000_000_000)
-    assert tight.rows(32) == int(module.SHARE * 1000 / 32)
-    long = Slots(positions=10**6, bytes_per_position=0, bytes_per_pair=1e3, free=1_000_000_000)
+    tight = MemoryBudget(positions=1024, bytes_per_position=1e6, bytes_per_pair=0, free=1_000_000_000)
+    assert tight.rows(32) == int(module.MEMORY_FRACTION * 1000 / 32)
+    long = MemoryBudget(positions=10**6, bytes_per_position=0, bytes_per_pair=1e3, free=1_000_000_000)
     assert long.rows(100) == pytest.approx(4 * long.rows(200), abs=4)
 
 
 def test_free_memory_decides(toy, monkeypatch):
     monkeypatch.setattr(module, "free_bytes", lambda device: 50_000_000)
-    assert 1 <= slots(toy).rows(100) < 10
+    assert 1 <= measure_budget(toy).rows(100) < 10
     monkeypatch.setattr(module, "free_bytes", lambda device: 10)
-    assert slots(toy).rows(100) == 1  # one passage always may
+    assert measure_budget(toy).rows(100) == 1  # one passage always may
 
 
 def test_running_out_of_memory_is_told_from_other_errors():
@@ -77,7 +77,7 @@ def test_measuring_what_a_row_holds_leaves_nothing_behind(any_toy):
         gc.collect()
         return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
 
-    _held(any_toy, 16)
+    saved_bytes(any_toy, 16)
     before = tensors()
-    assert _held(any_toy, 16) == _held(any_toy, 16) > 0
+    assert saved_bytes(any_toy, 16) == saved_bytes(any_toy, 16) > 0
     assert tensors() == before

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from memlab.store import Store, StoreError
-from memlab.vectors import VectorError
+from memlab.results.mem_vector import VectorError
+from memlab.results.store import Store, StoreError
 from tests.test_vectors import made, make
 
 
@@ -149,7 +149,23 @@ def test_where_it_is(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "module",
-    ["recipes", "vectors", "texts", "store", "charts", "capacity", "geometry", "codecs", "prediction", "shipping"],
+    [
+        "recipes",
+        "texts",
+        "errors",
+        "charts",
+        "results.mem_vector",
+        "results.store",
+        "results.archive",
+        "results.checkpoints",
+        "measures.capacity",
+        "measures.capacity_fits",
+        "measures.geometry",
+        "measures.similarity",
+        "measures.codecs",
+        "measures.prediction",
+        "measures.statistics",
+    ],
 )
 def test_no_torch_where_none_is_needed(module):
     code = f"import memlab.{module}, sys; raise SystemExit('torch' in sys.modules)"

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from memlab.experiments.stress import endure, large, made_up
-from memlab.store import Store
+from memlab.experiments.store_stress import crash_writers, large, random_result
+from memlab.results.store import Store
 
 pytestmark = pytest.mark.slow
 
 
 def test_twenty_kills_lose_nothing(tmp_path):
-    found = endure(tmp_path / "store", 20)
+    found = crash_writers(tmp_path / "store", 20)
     assert found.kills == 20
     assert found.lost == []
     assert found.unreadable == []
@@ -23,14 +23,14 @@ def test_twenty_kills_lose_nothing(tmp_path):
 
 
 def test_writers_need_no_torch():
-    code = "import memlab.experiments.stress, sys; raise SystemExit('torch' in sys.modules)"
+    code = "import memlab.experiments.store_stress, sys; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_made_up_vectors_are_one_a_number(tmp_path):
     store = Store(tmp_path)
-    assert len({store.put(made_up(n)) for n in range(50)}) == 50
-    assert made_up(3).to_bytes() == made_up(3).to_bytes()
+    assert len({store.put(random_result(n)) for n in range(50)}) == 50
+    assert random_result(3).to_bytes() == random_result(3).to_bytes()
 
 
 def test_a_large_store_is_timed(tmp_path):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from memlab import CramInterrupted, Recipe, Store, StoreError, cram, cramming
-from memlab.bench import Bench
-from memlab.cramming import key_of
-from memlab.unfinished import Unfinished
+from memlab import CramInterrupted, Recipe, Store, StoreError, cram
+from memlab.results.checkpoints import CheckpointStore
+from memlab.training import cram as cram_module
+from memlab.training.cram import key_of
+from memlab.training.scheduler import BatchScheduler
 from tests.conftest import random_passages
 
 RECIPES = {
@@ -24,8 +25,8 @@ RECIPES = {
 @pytest.fixture
 def often(monkeypatch):
     """States are kept after every step, and whatever has been trained is worth it."""
-    monkeypatch.setattr(cramming, "KEEP_EVERY", 0.0)
-    monkeypatch.setattr(cramming, "WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(cram_module, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(cram_module, "CHECKPOINT_AFTER", 0.0)
 
 
 def stop_after(steps):
@@ -74,10 +75,11 @@ def test_a_killed_process_loses_no_more_than_was_not_kept(tmp_path):
     """A real one, with SIGKILL, in the middle of its work."""
     program = """
 import os, signal, sys
-from memlab import Recipe, Store, cram, cramming, load
+from memlab import Recipe, Store, cram, load
+from memlab.training import cram as cram_module
 from tests.conftest import random_passages
 
-cramming.KEEP_EVERY = cramming.WORTH_KEEPING = 0.0
+cram_module.CHECKPOINT_EVERY = cram_module.CHECKPOINT_AFTER = 0.0
 toy = load("toy:llama")
 watch = lambda p: os.kill(os.getpid(), signal.SIGKILL) if len(sys.argv) > 2 and p.steps[0] == 20 else False
 recipe = Recipe.default(budget=30, margin=50)
@@ -105,7 +107,10 @@ def test_short_trainings_leave_nothing(toy, store):
             lambda file: file.write_bytes(file.read_bytes()[:-3] + b"?" + file.read_bytes()[-2:]),
             "do not match the hash",
         ),
-        (lambda file: Unfinished(file.parent).keep(file.stem, {"mem": np.zeros(3)}, {"dtype": "float16"}), "made by"),
+        (
+            lambda file: CheckpointStore(file.parent).save(file.stem, {"mem": np.zeros(3)}, {"dtype": "float16"}),
+            "made by",
+        ),
     ],
 )
 def test_a_state_that_cannot_be_used_is_said_and_the_training_begins_anew(toy, store, often, spoil, said):
@@ -134,9 +139,9 @@ def test_a_state_of_another_form_is_no_reason_to_fail(toy, store, often, content
     recipe = RECIPES["rotation"]
     stopped(toy, passage, recipe, store)
     key = key_of(toy, passage, recipe)
-    made = cramming.Training(toy, 0, passage, recipe, None)
-    made.enter()
-    store.unfinished.keep(key, content, made._made())
+    made = cram_module.TrainingJob(toy, 0, passage, recipe, None)
+    made.start()
+    store.unfinished.save(key, content, made._compatibility())
     with pytest.warns(UserWarning, match="begins anew"):
         (mem,) = cram(toy, passage, recipe, store, progress=False)
     assert mem.steps == 40
@@ -169,16 +174,16 @@ def test_who_left_the_bench_for_want_of_memory_is_kept_as_well(toy, store, often
     """Two are on the bench, memory runs out, one waits again with all it has learnt, and then all is stopped."""
     passages = random_passages(toy, count=2, tokens=12)
     recipe = RECIPES["rotation"]
-    measure, calls = Bench._measure, []
+    measure, calls = BatchScheduler._measure, []
 
     def short_of_memory(bench):
-        calls.append(len(bench.jobs))
+        calls.append(len(bench.running))
         if len(calls) == 11:
             raise torch.cuda.OutOfMemoryError("out of memory")
         return measure(bench)
 
-    monkeypatch.setattr(Bench, "_measure", short_of_memory)
-    monkeypatch.setattr(cramming, "KEEP_EVERY", 1e9)
+    monkeypatch.setattr(BatchScheduler, "_measure", short_of_memory)
+    monkeypatch.setattr(cram_module, "CHECKPOINT_EVERY", 1e9)
     stopped(toy, passages, recipe, store)
     assert calls[:11] == [2] * 11
     assert calls[11:] == [1] * 5

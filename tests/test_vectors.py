@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from memlab.checks import PORTABLE, Check
 from memlab.recipes import Recipe
-from memlab.vectors import MemVector, TextSpan, VectorError, read_metadata
+from memlab.results.checks import PORTABLE, Check
+from memlab.results.mem_vector import MemVector, VectorError, read_metadata
+from memlab.texts import TextSpan
 
 
 def make(seed=0, k=2, d=6, **changes):
@@ -240,6 +241,6 @@ def test_restored_is_the_opposite_of_redacted():
 
 def test_a_derived_vector_is_another_parent():
     mem = make()
-    assert mem.identity == mem.key
-    assert len({mem.identity, mem.perturb(1.0).identity, mem.perturb(2.0).identity}) == 3
+    assert mem.lineage_id == mem.key
+    assert len({mem.lineage_id, mem.perturb(1.0).lineage_id, mem.perturb(2.0).lineage_id}) == 3
     assert mem.perturb(1.0).key == mem.key

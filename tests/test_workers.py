@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from memlab import ModelError, Plan, Recipe, Store, StoreError, load, run
-from memlab import workers as w
 from memlab.models import FrozenLM
+from memlab.sweeps import executors as w
 from tests.conftest import random_passages
 from tests.test_faults import forged
 
@@ -90,7 +90,7 @@ def test_a_killed_worker_costs_its_batch_only(plan, here, tmp_path, monkeypatch)
 
 
 def chunks_begun(monkeypatch):
-    begun, usual = [], w._Desk.give_out
+    begun, usual = [], w.Dispatcher.submit
 
     def noted(desk):
         before = set(desk.running)
@@ -98,7 +98,7 @@ def chunks_begun(monkeypatch):
         begun.extend(desk.running[future][0].keys for future in set(desk.running) - before)
         return going_on
 
-    monkeypatch.setattr(w._Desk, "give_out", noted)
+    monkeypatch.setattr(w.Dispatcher, "submit", noted)
     return begun
 
 
@@ -153,7 +153,7 @@ def test_a_killed_dask_worker_costs_its_batch_only(plan, here, tmp_path):
 
 def test_dask_gives_one_chunk_to_a_gpu(monkeypatch):
     """Cards that are made up: each worker sees one, and work asks for one."""
-    monkeypatch.setattr(w, "_cards", lambda: ["4", "GPU-7"])
+    monkeypatch.setattr(w, "visible_gpus", lambda: ["4", "GPU-7"])
     with w.dask_workers("local") as executor:
         pool = executor()
         seen = {pool.submit(_visible, i).result(timeout=60) for i in range(8)}
@@ -232,7 +232,7 @@ class Fated(Executor):
 
 
 def dispatched(lm, plan, store, fate, size=4):
-    parts = w.share_out(_chunk(lm, plan, store.path), size)
+    parts = w.split_by_length(_chunk(lm, plan, store.path), size)
     return w.dispatch(parts, store, lambda: Fated(fate))
 
 
@@ -290,7 +290,7 @@ def test_done_is_only_what_is_in_the_store(lm, plan, tmp_path, monkeypatch):
 
 def test_a_stop_waits_for_what_is_with_workers_and_gives_out_no_more(lm, plan, tmp_path):
     seen = []
-    parts = w.share_out(_chunk(lm, plan, tmp_path), 2)
+    parts = w.split_by_length(_chunk(lm, plan, tmp_path), 2)
 
     def slow(keys):
         time.sleep(0.3)
@@ -333,7 +333,7 @@ def test_a_store_that_cannot_be_written_ends_the_run(lm, plan, tmp_path):
 
 
 def test_watch_stops_a_run(lm, plan, tmp_path):
-    parts = w.share_out(_chunk(lm, plan, tmp_path), 1)
+    parts = w.split_by_length(_chunk(lm, plan, tmp_path), 1)
     store = Store(tmp_path)
     w.dispatch(parts, store, lambda: Fated(lambda keys: None, at_once=1), watch=lambda going: going.finished >= 3)
     assert len(list(store.keys())) == 3
@@ -342,7 +342,7 @@ def test_watch_stops_a_run(lm, plan, tmp_path):
 def test_chunks_hold_each_job_once_and_like_with_like(lm):
     passages = [p for n in (3, 9, 4, 8) for p in random_passages(lm, 2, n, seed=n)]
     whole = _chunk(lm, Plan.of(lm, passages, RECIPE), "nowhere")
-    parts = w.share_out(whole, 3)
+    parts = w.split_by_length(whole, 3)
     assert [len(p.keys) for p in parts] == [3, 3, 2]
     assert sorted(k for p in parts for k in p.keys) == sorted(whole.keys)
     lengths = [sorted(len(p) for p in part.passages) for part in parts]

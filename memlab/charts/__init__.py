@@ -1,15 +1,15 @@
 """One function a picture: a table in, an Altair chart out. Nothing is computed here."""
 
 from memlab.charts.capacity import (
+    attempts_by_length,
     before_and_after,
     bits_along,
     capacity_by_model,
     codec_bars,
-    horizons_in_both,
-    ladder,
+    horizons_tokens_and_bits,
     more_vectors,
     predictions,
-    still_exact,
+    survival_by_bits,
 )
 from memlab.charts.geometry import (
     along_a_path,
@@ -19,7 +19,7 @@ from memlab.charts.geometry import (
     from_text_to_text,
     knocked_out,
     loss_plane,
-    norm_ways,
+    norm_trajectories,
     radii_by_direction,
     scatter,
     survival,
@@ -31,6 +31,7 @@ from memlab.charts.theme import save, theme, to_svg, use_offline_renderer
 
 __all__ = [
     "along_a_path",
+    "attempts_by_length",
     "attention_map",
     "before_and_after",
     "bits_along",
@@ -41,12 +42,11 @@ __all__ = [
     "exact_by_step",
     "from_text_to_text",
     "horizon_strip",
-    "horizons_in_both",
+    "horizons_tokens_and_bits",
     "knocked_out",
-    "ladder",
     "loss_plane",
     "more_vectors",
-    "norm_ways",
+    "norm_trajectories",
     "predictions",
     "radii_by_direction",
     "readings",
@@ -54,8 +54,8 @@ __all__ = [
     "scatter",
     "spectrum",
     "speed_chart",
-    "still_exact",
     "survival",
+    "survival_by_bits",
     "theme",
     "to_svg",
     "token_waterfall",

@@ -93,7 +93,7 @@ def more_vectors(table: pd.DataFrame) -> Any:
     )
 
 
-def ladder(attempts: pd.DataFrame) -> Any:
+def attempts_by_length(attempts: pd.DataFrame) -> Any:
     """One passage's attempts: what its text still costs with the vector. Columns ``length bits_with exact seed``.
 
     Both axes start at nothing; on the way up a vector is exact while it leaves next to nothing.
@@ -144,7 +144,7 @@ def bits_along(without: Any, given: Any, exact_prefix: int) -> Any:
     return alt.layer(lines, rule.encode(alt.X("token:Q"))).properties(width=520, height=200, title=title)
 
 
-def horizons_in_both(table: pd.DataFrame) -> Any:
+def horizons_tokens_and_bits(table: pd.DataFrame) -> Any:
     """Exact horizons by kind of text, side by side in tokens and in bits, medians thick.
 
     Columns ``texts text_id horizon horizon_bits``. Both axes are logarithmic and span the same number of octaves, so
@@ -207,7 +207,7 @@ def before_and_after(runs: pd.DataFrame, c: float) -> Any:
     return alt.layer(nothing, fit, points).properties(width=560, height=320)
 
 
-def still_exact(shares: pd.DataFrame, *, title: str = "bits a number") -> Any:
+def survival_by_bits(shares: pd.DataFrame, *, title: str = "bits a number") -> Any:
     """Share of vectors that still decode, by bits a number. Columns ``bits_a_number share low high form``."""
     base = alt.Chart(shares).encode(
         alt.X("bits_a_number:Q", title=title, scale=alt.Scale(domain=[1, 17])),

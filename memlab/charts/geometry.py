@@ -58,7 +58,7 @@ def distance_matrix(matrix: Any, labels: list[str]) -> Any:
     )
 
 
-def norm_ways(table: pd.DataFrame) -> Any:
+def norm_trajectories(table: pd.DataFrame) -> Any:
     """Norms step by step, one line a training. Columns ``text_id kind tokens step norm last``."""
     base = alt.Chart(table.assign(way=table.text_id + " " + table.tokens.astype(str))).encode(
         alt.X("step:Q", title="step"),

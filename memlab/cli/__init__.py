@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 
 from memlab import __version__
-from memlab.checks import portability
 from memlab.cli.bench import bench_app
 from memlab.cli.bench_vectors import bench_codecs, bench_geometry, bench_precision, bench_shelf
 from memlab.cli.capacity import capacity_command, predict_command
@@ -30,8 +29,9 @@ from memlab.cli.common import (
 )
 from memlab.cli.run import run_command
 from memlab.recipes import NAMED
-from memlab.store import Store, StoreError
-from memlab.vectors import DamagedError, MemVector, VectorError
+from memlab.results.checks import portability
+from memlab.results.mem_vector import DamagedError, MemVector, VectorError
+from memlab.results.store import Store, StoreError
 
 app = typer.Typer(
     name="memlab",
@@ -85,8 +85,8 @@ def cram_command(
     chosen = recipe_of(recipe, k=k, seed=seed, budget=budget)
     texts = texts_of(files, text, "cram")
 
-    from memlab.cramming import cram
     from memlab.models import load
+    from memlab.training.cram import cram
 
     lm = load(model, revision=revision, allow_bin=allow_bin)
     place = Store(store)
@@ -118,7 +118,7 @@ def decode_command(
     """Decode a stored vector freely and print the text, nothing else."""
     mem = _open(result, Store(store))
 
-    from memlab.decoding import decode
+    from memlab.decoding.decode import decode
     from memlab.models import load
 
     lm = load(model or mem.model, revision=None if model else mem.revision, allow_bin=allow_bin)
@@ -144,7 +144,7 @@ def store_ls(store: StoreOption = None, as_json: JsonOption = False) -> None:
 @told
 def store_show(result: Annotated[str, typer.Argument(metavar="KEY_OR_FILE")], store: StoreOption = None) -> None:
     """Everything known about one result, as JSON."""
-    from memlab.vectors import read_metadata
+    from memlab.results.mem_vector import read_metadata
 
     place = Store(store)
     mem = _open(result, place)
@@ -190,10 +190,10 @@ def _quarantine(place: Store, key: str) -> None:
 
 
 def _decoded_again(place: Store, number: int, seed: int | None) -> int:
-    from memlab.verifying import decode_again
+    from memlab.decoding.verify import verify_sample
 
     seed = secrets.randbelow(10_000) if seed is None else seed
-    found = decode_again(place, number, seed=seed)
+    found = verify_sample(place, number, seed=seed)
     for key, why in found.not_asked.items():
         typer.echo(f"not decoded: {key[:12]}: {why}")
     for key, why in found.changed.items():
@@ -239,10 +239,10 @@ def store_export(
     store: StoreOption = None,
 ) -> None:
     """Pack results into one tar file."""
-    from memlab.shipping import pack
+    from memlab.results.archive import export_tar
 
     place = _there(store)
-    typer.echo(f"{pack(place, file, [place.find(key) for key in keys] if keys else None)} results in {file}")
+    typer.echo(f"{export_tar(place, file, [place.find(key) for key in keys] if keys else None)} results in {file}")
 
 
 @store_app.command("import")
@@ -251,10 +251,10 @@ def store_import(
     file: Annotated[Path, typer.Argument(help="tar file that memlab store export wrote")], store: StoreOption = None
 ) -> None:
     """Take in the results of a tar file; each is re-hashed first."""
-    from memlab.shipping import unpack
+    from memlab.results.archive import import_tar
 
     place = Store(store)
-    made = unpack(place, file)
+    made = import_tar(place, file)
     for name, why in made.refused.items():
         typer.echo(f"refused: {name}: {why}", err=True)
     typer.echo(f"{len(made.added)} results added to {place.path}, {len(made.present)} were there")
@@ -275,9 +275,9 @@ def models_command(
         from memlab.models import load
 
         lm = load(get)
-        from memlab.metric import metric_of
+        from memlab.training.preconditioner import preconditioner_of
 
-        metric = metric_of(lm, progress=True)  # measured now, so that the first cram does not have to
+        metric = preconditioner_of(lm, progress=True)  # measured now, so that the first cram does not have to
         typer.echo(f"{lm!r}\nfolder {lm.folder}\nweights {lm.fingerprint}")
         typer.echo(f"sink prefix {list(lm.sink_prefix)}\nmetric {metric.digest}")
         return
@@ -312,7 +312,7 @@ def _open(result: str, store: Store) -> MemVector:
 
 
 def _told(lm: Any, store: Store, mem: MemVector) -> dict[str, Any]:
-    from memlab.decoding import EXACT, decode
+    from memlab.decoding.decode import EXACT, decode
 
     alone = next(c for c in mem.checks if c.settings == EXACT)
     return {

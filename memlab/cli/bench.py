@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from memlab.cli.common import DtypeOption, ModelOption, OutOption, StoreOption, fail, grid_of, recipe_of, told
-from memlab.experiments import read_table, write_table
-from memlab.store import Store
+from memlab.experiments.tables import read_table, write_table
+from memlab.results.store import Store
 from memlab.texts import load_texts
 
 bench_app = typer.Typer(
@@ -59,11 +59,11 @@ def bench_step(
     """Where a training step's time goes: its bare matrix products, timed in the same run, and its peak memory."""
     wanted = [_shape(shape) for shape in shapes or (["4x1568"] if like else ["16x32", "16x64", "16x128"])]
 
-    from memlab.experiments.work import random_weights, step_work
+    from memlab.experiments.step_profile import profile_steps, random_weights
     from memlab.models import load
 
     lm = random_weights(like) if like else load(model)
-    table = step_work(lm, wanted)
+    table = profile_steps(lm, wanted)
     write_table(table, out)
     typer.echo(f"{lm!r}\n{table.round(3).to_string(index=False)}")
 
@@ -109,7 +109,7 @@ def bench_recipe(
     out: Annotated[Path | None, typer.Option(help="table, Parquet: written after each contender")] = None,
 ) -> None:
     """The optimiser study: contenders for the default recipe at equal compute."""
-    from memlab.experiments.study import STAGES, ranking, stage_passages, study
+    from memlab.experiments.optimizer_study import STAGES, ranking, stage_passages, study
     from memlab.models import load
 
     if stage not in STAGES:
@@ -140,7 +140,7 @@ def bench_sink(
     """Where a special token helps: before the vectors, behind them, or nowhere."""
     import pandas as pd
 
-    from memlab.experiments.sink import sink, sink_passages, summary
+    from memlab.experiments.sink_position import sink, sink_passages, summary
     from memlab.models import load
 
     names = model or ["smollm2-135m", "gemma-3-270m", *(f"toy:{family}" for family in _toys())]
@@ -179,8 +179,8 @@ def bench_horizon(
     """The longest prefix of each passage that is exact, and what it takes to go further."""
     import pandas as pd
 
-    from memlab.capacity import horizons
-    from memlab.experiments.horizon import growing, grown_further, horizon, pressed
+    from memlab.experiments.horizon import extend_growth, growing, horizon, retry_failures
+    from memlab.measures.capacity import horizons
     from memlab.models import load
 
     span = grid_of(lengths, first)
@@ -222,9 +222,9 @@ def bench_horizon(
     if aim:
         typer.echo(f"pressing the passages that end below {aim} tokens")
         if wanted.grow:
-            further = grown_further(lm, chosen, kept, table, aim=aim, keep=write, **common)
+            further = extend_growth(lm, chosen, kept, table, aim=aim, keep=write, **common)
         else:
-            further = pressed(lm, chosen, kept, table, aim=aim, **common)
+            further = retry_failures(lm, chosen, kept, table, aim=aim, **common)
         tables |= dict(list(further.groupby("way", sort=False))) if len(further) else {}
     write(pd.concat(tables.values(), ignore_index=True))
     typer.echo(repr(lm))
@@ -241,11 +241,11 @@ def bench_kills(
     folder: Annotated[Path, typer.Option(help="store to write into; must not exist")] = Path("killed-store"),
 ) -> None:
     """Kill writers at random moments and see what their store still holds. Takes minutes, needs no model."""
-    from memlab.experiments.stress import endure
+    from memlab.experiments.store_stress import crash_writers
 
     if folder.exists():
         raise typer.BadParameter(f"{folder} exists", param_hint="--folder")
-    found = endure(folder, count)
+    found = crash_writers(folder, count)
     typer.echo(
         f"{found.kills} kills, {found.writes} keys, begun {found.begun} times, {found.seconds:.0f} s; "
         f"lost {len(found.lost)}, unreadable {len(found.unreadable)}, damaged {len(found.wrong)}, "
@@ -262,7 +262,7 @@ def bench_store(
     folder: Annotated[Path, typer.Option(help="store to write into; kept, and filled up")] = Path("large-store"),
 ) -> None:
     """How long a large store takes to list, filter and verify in part. Needs no model."""
-    from memlab.experiments.stress import large
+    from memlab.experiments.store_stress import large
 
     for name, value in large(folder, entries).items():
         typer.echo(f"{name}: {value}")
@@ -270,8 +270,8 @@ def bench_store(
 
 def _reached(way: str, rows: Any) -> str:
     """Horizons of one way to find them, as a table and their median."""
-    from memlab.capacity import horizons
-    from memlab.statistics import median_interval
+    from memlab.measures.capacity import horizons
+    from memlab.measures.statistics import median_interval
 
     reached = horizons(rows)
     middle, below, above = median_interval(reached.horizon)
@@ -283,7 +283,7 @@ def _reached(way: str, rows: Any) -> str:
 
 def _times(ours: Any, theirs: Any, name: str) -> str:
     """How many times as far one way comes, passage by passage."""
-    from memlab.statistics import median_interval
+    from memlab.measures.statistics import median_interval
 
     pairs = ours.merge(theirs, on="text_id", suffixes=("", "_theirs"))
     # One that brings nothing back is infinitely far behind, which a median bears; where neither does, they are equal.

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from memlab.cli.common import ModelOption, OutOption, StoreOption, recipe_of, told
-from memlab.experiments import write_table
-from memlab.store import Store, StoreError
+from memlab.experiments.tables import write_table
+from memlab.results.store import Store, StoreError
 from memlab.texts import load_texts
 
 
@@ -76,7 +76,7 @@ def bench_codecs(
     """
     import pandas as pd
 
-    from memlab.experiments.coding import coding
+    from memlab.experiments.codecs import coding
     from memlab.experiments.precision import exact_vectors
     from memlab.models import load
 
@@ -113,11 +113,11 @@ def bench_shelf(
     ways: Annotated[Path, typer.Option(help="file of trajectories")] = Path("data/trajectories.safetensors"),
 ) -> None:
     """The vectors that come with memlab: originals and random words, several lengths, many seeds, some trajectories."""
-    from memlab.experiments.shelf import shelf, trajectories
+    from memlab.experiments.bundled_vectors import train_bundled, trajectories
     from memlab.models import load
 
     lm = load(model)
-    mems = shelf(lm, Store(store), Store(out), tell=typer.echo)
+    mems = train_bundled(lm, Store(store), Store(out), tell=typer.echo)
     many = [lm.passage(text, 32) for name in ("originals", "random") for text in load_texts(name, count=4)]
     trajectories(lm, many, recipe_of("default"), ways)
     typer.echo(f"{lm!r}\n{len({mem.key for mem in mems})} exact vectors in {out}, {len(many)} trajectories in {ways}")
@@ -135,7 +135,7 @@ def bench_geometry(
     out: Annotated[Path, typer.Option(help="folder for geometry-NAME.parquet")] = Path("data/bench"),
 ) -> None:
     """Paths between solutions, perturbations, radii, planes, attention: the tables behind the notebooks."""
-    from memlab.experiments.geometry import OF_SHELF, TABLES, solutions
+    from memlab.experiments.geometry_tables import OF_SHELF, TABLES, solutions
     from memlab.models import load
 
     if strange := [name for name in tables or [] if name not in {**TABLES, **OF_SHELF}]:

@@ -24,8 +24,8 @@ from memlab.cli.common import (
     texts_of,
     told,
 )
-from memlab.experiments import read_table, require_columns, stored, write_table
-from memlab.store import Store
+from memlab.experiments.tables import read_table, require_columns, stored, write_table
+from memlab.results.store import Store
 from memlab.texts import load_texts
 
 PROTOCOLS = ("exact", "paper2025", "fixed", "equal")
@@ -92,7 +92,7 @@ def capacity_command(
 
     import pandas as pd
 
-    from memlab.experiments import protocols
+    from memlab.experiments import capacity as capacity_experiment
     from memlab.models import load
 
     lm, kept = load(model, revision=revision, dtype=dtype, allow_bin=allow_bin), Store(store)
@@ -118,14 +118,18 @@ def capacity_command(
         ks=ks, counts=counts, start=begin, known=known, progress=False, tell=tell, keep=keep
     )  # fmt: skip
     if "exact" in chosen:
-        made = protocols.exact(lm, by_kind, kept, lengths=span, first=first, attempts=attempts, recipe=wanted, **common)
+        made = capacity_experiment.exact(
+            lm, by_kind, kept, lengths=span, first=first, attempts=attempts, recipe=wanted, **common
+        )
         tables.append(made)
     for name, way in (("paper2025", recipe_of("paper2025", budget=budget)), ("fixed", wanted)):
         if name in chosen:
-            tables.append(protocols.fixed_lengths(lm, by_kind, kept, recipe=way, protocol=name, lengths=at, **common))
+            tables.append(
+                capacity_experiment.fixed_lengths(lm, by_kind, kept, recipe=way, protocol=name, lengths=at, **common)
+            )
     if "equal" in chosen:
         asked = numbers(bits, "--bits")
-        tables.append(protocols.equal_information(lm, by_kind, kept, bits=asked, recipe=wanted, **common))
+        tables.append(capacity_experiment.equal_information(lm, by_kind, kept, bits=asked, recipe=wanted, **common))
     runs = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
     keep(runs.iloc[:0])
     told = summaries(runs, lm.d, lm.vocabulary)
@@ -151,7 +155,7 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
     """The tables that the terminal shows of a table of runs, by title."""
     import pandas as pd
 
-    from memlab import capacity, limits
+    from memlab.measures import capacity, capacity_fits
 
     made: dict[str, Any] = {}
     if not len(runs):
@@ -177,7 +181,8 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
         for kind, k in exact[["texts", "k"]].drop_duplicates().itertuples(index=False):
             found_here = reached[(reached.texts == kind) & (reached.k == k)]
             both = (
-                format(limits.n50_of_search_interval(found_here, unit), ".0f") for unit in ("horizon", "horizon_bits")
+                format(capacity_fits.n50_of_search_interval(found_here, unit), ".0f")
+                for unit in ("horizon", "horizon_bits")
             )
             rows.append((kind, k, *both))
         columns = ["texts", "k", "n50, tokens", "n50, bits"]
@@ -185,13 +190,13 @@ def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
         one = reached[reached.k == reached.k.min()]
         if one.texts.nunique() > 1:
             made["do kinds of text agree in bits where in tokens they do not? (spread in octaves)"] = (
-                limits.information_not_length(one).round(3)
+                capacity_fits.information_not_length(one).round(3)
             )
         if reached.k.nunique() > 1:
             made["twice the vectors: horizon over that of half of them, passage by passage; medians"] = (
-                limits.doublings(reached).round(2)
+                capacity_fits.doublings(reached).round(2)
             )
-    if len(fits := limits.saturations(runs)):
+    if len(fits := capacity_fits.saturations(runs)):
         fits["C"] = [format(found, ".0f") for found in fits.C]
         made["a vector takes C bits off a text: with = max(0, without - C)"] = fits.round(3)
     fixed = runs[runs.protocol == "fixed"]
@@ -217,15 +222,17 @@ def _half_come_back(runs: Any) -> Any:
     """n50 in tokens and in bits, every passage being tried at every length: one row a k and kind of text, and all."""
     import pandas as pd
 
-    from memlab import limits
-    from memlab.capacity import require_one_recipe
+    from memlab.measures import capacity_fits
+    from memlab.measures.capacity import require_one_recipe
 
     rows = []
     require_one_recipe(runs)
     for vectors, of_it in runs.groupby("k", sort=False):
         kinds = dict(tuple(of_it.groupby("texts", sort=False)))
         for kind, group in {**kinds, **({"all": of_it} if len(kinds) > 1 else {})}.items():
-            found = (format(limits.n50_interval(group, size, draws=300), ".0f") for size in ("length", "bits_without"))
+            found = (
+                format(capacity_fits.n50_interval(group, size, draws=300), ".0f") for size in ("length", "bits_without")
+            )
             rows.append((kind, vectors, group.text_id.nunique(), *found))
     return pd.DataFrame(rows, columns=["texts", "k", "passages", "n50, tokens", "n50, bits"])
 
@@ -234,8 +241,8 @@ def _equal(runs: Any) -> Any:
     """How many passages of as many bits come back, one row a cut, kind of text and k."""
     import pandas as pd
 
-    from memlab.capacity import require_one_recipe
-    from memlab.statistics import share_interval
+    from memlab.measures.capacity import require_one_recipe
+    from memlab.measures.statistics import share_interval
 
     rows = []
     require_one_recipe(runs)
@@ -263,8 +270,8 @@ def predict_command(
 
     import pandas as pd
 
-    from memlab import prediction
     from memlab.experiments.horizon import longest_of
+    from memlab.measures import prediction
     from memlab.models import load
 
     table: pd.DataFrame = stored("capacity") if runs is None else read_table(runs)

@@ -14,11 +14,11 @@ from typing import Annotated, Any
 
 import typer
 
-from memlab.plans import PlanError
 from memlab.recipes import Recipe, RecipeError
-from memlab.store import StoreError
+from memlab.results.mem_vector import DamagedError, VectorError
+from memlab.results.store import StoreError
+from memlab.sweeps.plan_file import PlanError
 from memlab.texts import Text, TextError, from_bytes, from_path
-from memlab.vectors import DamagedError, VectorError
 
 NOT_EXACT = 3
 
@@ -69,12 +69,12 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
             raise
         except (Exception, KeyboardInterrupt) as error:
             # Imported here only: listing a store should not wait for torch.
-            from memlab.capacity import MixedRecipesError
-            from memlab.cramming import CramInterrupted
-            from memlab.experiments import TableError, TableNotWrittenError
+            from memlab.experiments.tables import TableError, TableNotWrittenError
+            from memlab.measures.capacity import MixedRecipesError
             from memlab.models import ModelError, PassageError
-            from memlab.runs import RunsFailedError
-            from memlab.workers import WorkerError
+            from memlab.sweeps.executors import WorkerError
+            from memlab.sweeps.runner import RunsFailedError
+            from memlab.training.cram import CramInterrupted
 
             if isinstance(error, (ModelError, PassageError, TableError, MixedRecipesError, WorkerError)):
                 raise fail(error, 2) from None

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memlab.cli.common import NOT_EXACT, JsonOption, StoreOption, told
-from memlab.plans import Study
-from memlab.store import Store
+from memlab.results.store import Store
+from memlab.sweeps.plan_file import PlanFile
 
 if TYPE_CHECKING:
-    from memlab.workers import Factory
+    from memlab.sweeps.executors import ExecutorFactory
 
 
 @told
@@ -31,12 +31,12 @@ def run_command(
     as_json: JsonOption = False,
 ) -> None:
     """Train what a plan lacks in the store; stop it at any time and start it again."""
-    study = Study.read(file)
+    study = PlanFile.read(file)
     if processes and dask:
         raise typer.BadParameter("give --processes or --dask, not both")
 
-    from memlab.plans import estimate
-    from memlab.runs import run
+    from memlab.sweeps.plan_file import estimate
+    from memlab.sweeps.runner import run
 
     place = Store(store)
     plan = study.plan()
@@ -52,13 +52,13 @@ def run_command(
     if dry:
         return
     with ExitStack() as stack:
-        executor: Factory | None = None
+        executor: ExecutorFactory | None = None
         if processes:
-            from memlab.workers import processes as spawned
+            from memlab.sweeps.executors import processes as spawned
 
             executor = stack.enter_context(spawned(processes))
         elif dask:
-            from memlab.workers import dask_workers
+            from memlab.sweeps.executors import dask_workers
 
             executor = workers = stack.enter_context(dask_workers(dask))
             typer.echo(f"Dask's dashboard: {workers.dashboard}", err=True)

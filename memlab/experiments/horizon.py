@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from memlab.capacity import outcomes
-from memlab.experiments import require_columns
+from memlab.experiments.tables import require_columns
+from memlab.measures.capacity import outcomes
 from memlab.models import FrozenLM, Passage, PassageError
 from memlab.recipes import Recipe
-from memlab.runs import Job, Plan, run
-from memlab.store import Store
+from memlab.results.mem_vector import MemVector
+from memlab.results.store import Store
+from memlab.sweeps.executors import RunProgress
+from memlab.sweeps.runner import Job, Plan, run
 from memlab.texts import Text, TextError
-from memlab.vectors import MemVector
-from memlab.workers import Going
 
 
 @dataclass
-class Ladder:
+class LengthSearch:
     """One passage's search over the lengths of a grid: up after an exact one, and on a failure another attempt."""
 
     lengths: Sequence[int]
@@ -92,19 +92,19 @@ def horizon(
         raise TextError("two texts have one id: give each its own, since what was found is told by it")
     most = room(lm, recipe)
     grids = {text.id: _within(lm, text, [n for n in lengths if n <= max(first, most)], first, start) for text in texts}
-    ladders = {text.id: Ladder(grids[text.id], list(lengths).index(first), attempts) for text in texts}
+    ladders = {text.id: LengthSearch(grids[text.id], list(lengths).index(first), attempts) for text in texts}
     rows: list[dict[str, Any]] = []
     while climbing := [text for text in texts if not ladders[text.id].over]:
         jobs = []
         for text in climbing:
             tokens, seed = ladders[text.id].next
             jobs.append((text, tokens, _job(lm, text, tokens, recipe.replace(seed=seed), start)))
-        made = attempted(jobs, store, known=known, progress=progress, tell=tell)
+        made = run_attempts(jobs, store, known=known, progress=progress, tell=tell)
         for (text, *_), row in zip(jobs, made, strict=True):
             ladders[text.id].report(bool(row and row["exact"]))
         rows += [row for row in made if row]
         keep(pd.DataFrame(rows))
-        over = sum(ladder.over for ladder in ladders.values())
+        over = sum(attempts_by_length.over for attempts_by_length in ladders.values())
         tell(f"{len(rows)} attempts, {over} of {len(texts)} passages done")
     return pd.DataFrame(rows)
 
@@ -113,7 +113,7 @@ def _job(lm: FrozenLM, text: Text, tokens: int, recipe: Recipe, start: int | str
     return Plan.of(lm, [lm.passage(text, tokens, start=start)], recipe).jobs[0]
 
 
-def attempted(
+def run_attempts(
     jobs: Sequence[tuple[Text, int, Job]],
     store: Store,
     *,
@@ -146,7 +146,7 @@ def attempted(
 
     finished, problems = 0, list[Exception]()
 
-    def heard(now: Going) -> bool:
+    def heard(now: RunProgress) -> bool:
         nonlocal finished
         if keep and now.finished > finished:
             finished = now.finished
@@ -213,7 +213,9 @@ def growing(
     def told(made: Sequence[dict[str, Any] | None]) -> pd.DataFrame:
         return pd.DataFrame([row for row in made if row])
 
-    return told(attempted(jobs, store, known=known, progress=progress, tell=tell, keep=lambda made: keep(told(made))))
+    return told(
+        run_attempts(jobs, store, known=known, progress=progress, tell=tell, keep=lambda made: keep(told(made)))
+    )
 
 
 def longest_of(lm: FrozenLM, text: Text, tokens: int, start: int | str) -> Passage:
@@ -230,7 +232,7 @@ def room(lm: FrozenLM, recipe: Recipe) -> int:
     return min(lm.context - before + 1, lm.context - 1) if lm.context else sys.maxsize
 
 
-def pressed(
+def retry_failures(
     lm: FrozenLM,
     texts: Sequence[Text],
     store: Store,
@@ -275,12 +277,12 @@ def pressed(
             plan = Plan.of(lm, [passage], r, start=[parent] if parent else None)
             further.append((text, way, plan.jobs[0]))
     jobs = [(text, len(job.passage), job) for text, _, job in further]
-    made = attempted(jobs, store, known=known, progress=progress)
+    made = run_attempts(jobs, store, known=known, progress=progress)
     rows += [row | {"way": way} for (_, way, _), row in zip(further, made, strict=True) if row]
     return pd.DataFrame(rows)
 
 
-def grown_further(
+def extend_growth(
     lm: FrozenLM,
     texts: Sequence[Text],
     store: Store,
@@ -343,7 +345,7 @@ def grown_further(
             break
         tell(f"{way}: {len(left)} passages")
         told = partial(added, rows, way)
-        rows = told(attempted(of_it(), store, known=known, progress=progress, tell=tell, keep=told))
+        rows = told(run_attempts(of_it(), store, known=known, progress=progress, tell=tell, keep=told))
         there = {row["text_id"] for row in rows if row["exact"] or row["exact_prefix"] >= aim}
         left = [text for text in left if text.id not in there]
     return pd.DataFrame(rows)

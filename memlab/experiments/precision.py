@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from memlab import decoding
-from memlab.experiments.gains import gains
+from memlab.decoding import decode as decoding
+from memlab.measures.statistics import Estimate, bootstrap, share_interval
 from memlab.models import FrozenLM
-from memlab.objective import Batch, Row
-from memlab.statistics import Estimate, bootstrap, share_interval
-from memlab.store import Store
-from memlab.vectors import MemVector, VectorError
+from memlab.probes.token_costs import gains
+from memlab.results.mem_vector import MemVector, VectorError
+from memlab.results.store import Store
+from memlab.scoring.objective import Batch, Row
 
 
 @dataclass(frozen=True)

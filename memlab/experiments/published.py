@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from memlab.capacity import exact_estimates, theoretical_tokens
-from memlab.experiments import reference
-from memlab.limits import at_several_k
+from memlab.experiments.tables import reference
+from memlab.measures.capacity import exact_estimates, theoretical_tokens
+from memlab.measures.capacity_fits import at_several_k
 
 PAPER = "99 % right while the true text is fed (arXiv 2502.13063)"
 PROGRESSIVE = "all right, grown token by token; mean, SD (arXiv 2607.21231)"

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from memlab import decoding
+from memlab.decoding import decode as decoding
+from memlab.measures.statistics import share_interval
 from memlab.models import FrozenLM, PassageError
 from memlab.recipes import Recipe
-from memlab.runs import Plan, run
-from memlab.statistics import share_interval
-from memlab.store import Store, StoreError
+from memlab.results.store import Store, StoreError
+from memlab.sweeps.runner import Plan, run
 from memlab.texts import Text
 
 

@@ -17,15 +17,15 @@ import pandas as pd
 import torch
 from torch.nn.functional import cross_entropy
 
-from memlab import decoding
-from memlab.cramming import cram
-from memlab.experiments import read_table, require_columns, write_table
-from memlab.experiments.work import device_name, machine_rate, peak_memory, step_flops, training_step
-from memlab.metric import measure
+from memlab.decoding import decode as decoding
+from memlab.experiments.tables import read_table, require_columns, write_table
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
-from memlab.training import initial_mem
-from memlab.vectors import MemVector
+from memlab.results.mem_vector import MemVector
+from memlab.scoring.timing import device_name, machine_rate, peak_memory, step_flops, training_step
+from memlab.training.cram import cram
+from memlab.training.job import initial_mem
+from memlab.training.preconditioner import measure_preconditioner
 
 PUBLISHED = {"paper2025": Recipe.paper2025, "progressive2026": Recipe.progressive2026}
 MACHINE = ("device", "threads", "model", "fingerprint")
@@ -145,7 +145,7 @@ def _ours(
 ) -> list[dict[str, Any]]:
     # What a process needs once is not a passage's time: weights in bf16, the first pass's own set-up.
     cram(lm, passages[0], recipe.replace(budget=1), progress=False)
-    once = _seconds(lambda: measure(lm)) if recipe.whiten else 0.0
+    once = _seconds(lambda: measure_preconditioner(lm)) if recipe.whiten else 0.0
     mems: list[MemVector] = []
     walls = [_seconds(lambda: cram(lm, list(passages), recipe, progress=False)) for _ in range(repeats - 1)]
     # Its watching takes a little time, too: that run is one of those counted, and is told from none.

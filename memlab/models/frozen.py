@@ -15,13 +15,12 @@ import numpy as np
 import torch
 
 from memlab.models import sources
+from memlab.models.forward import ForwardPass
 from memlab.models.hardware import best_device, best_dtype
 from memlab.models.passages import Cutter, Passage, PassageError
-from memlab.models.passes import Pass
 from memlab.models.presets import PRESETS
 from memlab.models.sources import ModelError
-from memlab.texts import Text, originals
-from memlab.vectors import TextSpan
+from memlab.texts import Text, TextSpan, originals
 
 SINK_GAIN = 0.02
 """Nats a token that a sink prefix must gain on the bundled text to be taken."""
@@ -55,7 +54,7 @@ class FrozenLM:
         """Held for each forward pass: notebook callbacks can come from several threads."""
         self.loaded_with: dict[str, Any] = {}
         """What ``load`` was asked for beside name, revision and device."""
-        self.recorded: Any = None
+        self.graph_cache: Any = None
         """What ``replay`` keeps of it."""
         self._facts = sources.Facts(folder) if folder else None
         self._other_dtypes: dict[torch.dtype, Any] = {torch.float32: self.model}
@@ -67,7 +66,7 @@ class FrozenLM:
         self.context = int(getattr(config, "max_position_embeddings", 0) or 0)
         """Positions the model has, 0 where it has no such limit (state-space models)."""
         self._cutter = Cutter(tokenizer, name, self.vocabulary, self.context)
-        self._pass = Pass(self.model, self.d)
+        self._pass = ForwardPass(self.model, self.d)
 
     @classmethod
     def from_model(cls, model: Any, tokenizer: Any = None, *, name: str = "my-model", **settings: Any) -> FrozenLM:

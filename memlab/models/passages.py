@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from memlab.texts import Text
-from memlab.vectors import TextSpan
+from memlab.errors import MemlabError
+from memlab.texts import Text, TextSpan
 
 
-class PassageError(ValueError):
+class PassageError(MemlabError, ValueError):
     """A text that cannot become the passage asked for, or a passage a model cannot take."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,15 +18,18 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from memlab.fileformat import write_whole
+from memlab.errors import MemlabError
 from memlab.models.presets import PRESETS, Preset, Wheel
+from memlab.results.atomic import atomic_write
 
 TOY_FAMILIES = ("llama", "gpt_neox", "opt", "olmo", "mamba", "gemma3", "qwen2")
 _HUB_FILES = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt")
 
 
-class ModelError(RuntimeError):
+class ModelError(MemlabError, RuntimeError):
     """A model that cannot be had or used; the message says what would work."""
+
+    exit_code = 2
 
 
 def cache_folder() -> Path:
@@ -254,7 +257,7 @@ class Facts:
         """Add facts and write them down, where that is possible."""
         self.known |= facts
         try:
-            write_whole(self._file, json.dumps({"files": self._state, "facts": self.known}, indent=1).encode())
+            atomic_write(self._file, json.dumps({"files": self._state, "facts": self.known}, indent=1).encode())
         except OSError:
             pass  # a read-only cache only costs time
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from memlab import charts
 from memlab.models import FrozenLM, load
 from memlab.panels.capacity import CapacityPanel, InformationPanel, capacity_panel, information_panel
-from memlab.panels.cramming import OWN, CramPanel, cram_panel, marked, readout
+from memlab.panels.cram import OWN, CramPanel, cram_panel, marked, readout
 from memlab.panels.geometry import (
     AttentionPanel,
     MapPanel,
@@ -18,7 +18,7 @@ from memlab.panels.geometry import (
 )
 from memlab.panels.runs import RunPanel, run_panel
 from memlab.panels.study import StudyPanel, study_panel
-from memlab.store import Store
+from memlab.results.store import Store
 
 __all__ = [
     "OWN",

@@ -19,15 +19,15 @@ import ipywidgets as w
 import pandas as pd
 
 from memlab import charts
-from memlab.cramming import CramInterrupted, Progress, cram
-from memlab.decoding import check
+from memlab.decoding.decode import check
 from memlab.models import FrozenLM, ModelError, Passage, PassageError
 from memlab.recipes import Recipe, RecipeError
-from memlab.slots import give_back
-from memlab.store import Store, StoreError
+from memlab.results.mem_vector import MemVector, VectorError
+from memlab.results.store import Store, StoreError
+from memlab.scoring.memory import trim_memory
+from memlab.sweeps.executors import WorkerError
 from memlab.texts import TextError
-from memlab.vectors import MemVector, VectorError
-from memlab.workers import WorkerError
+from memlab.training.cram import CramInterrupted, Progress, cram
 
 TEXT = "color:var(--jp-content-font-color1,inherit);font-size:14px;line-height:1.6"
 
@@ -132,7 +132,7 @@ class LivePanel(w.VBox):
             (mem,) = cram(lm, passage, recipe, store, progress=False, watch=watch)
         except CramInterrupted as stopped:
             mem = stopped.finished[0] if stopped.finished else stopped.unfinished[0]
-        if mem.pristine:
+        if mem.is_original:
             how = "kept in the store" if store is not None else "not stored"
             outcome = say(f"Done: {mem.steps} steps, {mem.seconds:.1f} s, {how}.")
         else:
@@ -174,7 +174,7 @@ class LivePanel(w.VBox):
             self.status.value = say(f"{type(error).__name__}: {error}", wrong=True)
             raise
         finally:
-            give_back()
+            trim_memory()
             self._busy(False)
 
     def _busy(self, busy: bool) -> None:

@@ -10,14 +10,15 @@ import ipywidgets as w
 import numpy as np
 import pandas as pd
 
-from memlab import capacity, charts, limits
-from memlab.decoding import EXACT, decode
-from memlab.experiments.gains import gains
+from memlab import charts
+from memlab.decoding.decode import EXACT, decode
+from memlab.measures import capacity, capacity_fits
+from memlab.measures.prediction import Predictor
 from memlab.models import FrozenLM
 from memlab.panels.base import TEXT, LivePanel, number, plain_table, say, token_pieces
-from memlab.panels.cramming import OWN, readout_html
-from memlab.prediction import Predictor
-from memlab.store import Store
+from memlab.panels.cram import OWN, readout_html
+from memlab.probes.token_costs import gains
+from memlab.results.store import Store
 from memlab.texts import Text, originals
 
 _WIDE = {"description_width": "90px"}
@@ -140,7 +141,7 @@ class CapacityPanel(LivePanel):
         if len(mine) < 2:
             return ""
         title = f"Bits that {self.text.value} still costs with {k} vector{'s' * (k > 1)}"
-        return charts.to_svg(charts.ladder(mine).properties(title=title))
+        return charts.to_svg(charts.attempts_by_length(mine).properties(title=title))
 
 
 def information_panel(lm: FrozenLM, predictor: Predictor) -> InformationPanel:
@@ -198,7 +199,7 @@ class InformationPanel(LivePanel):
     def _draw(self, _: Any = None) -> None:
         if self.bits is None:
             return
-        windows = limits.equal_information(self.bits, self.window.value)
+        windows = capacity_fits.equal_information(self.bits, self.window.value)
         self.shown.value = _costs(self.lm, self._ids, self.bits, windows, self.window.value)
         rows = []
         for k in _KS:

@@ -12,16 +12,17 @@ import ipywidgets as w
 import numpy as np
 import pandas as pd
 
-from memlab import charts, geometry
-from memlab.decoding import check, decode
-from memlab.experiments import attention, paths
-from memlab.experiments.grids import Stopped
+from memlab import charts
+from memlab.decoding.decode import check, decode
+from memlab.measures import geometry
 from memlab.models import FrozenLM
 from memlab.panels.base import TEXT, LastingThread, LivePanel, links, number, plain_table, say
-from memlab.panels.cramming import readout_html
-from memlab.slots import give_back
-from memlab.store import Store
-from memlab.vectors import MemVector
+from memlab.panels.cram import readout_html
+from memlab.probes import attention, paths
+from memlab.probes.evaluate import Stopped
+from memlab.results.mem_vector import MemVector
+from memlab.results.store import Store
+from memlab.scoring.memory import trim_memory
 
 _WIDE = {"description_width": "90px"}
 _LAYOUT = {"width": "420px"}
@@ -106,7 +107,7 @@ class MapPanel(w.VBox):
                 flat = geometry.flat_map(self._x, how)
                 self._share[how] = geometry.neighbours_kept(self._x, flat)
                 self._flat[how] = flat
-                give_back()  # of a layout's work; a drawing's is small, and looking for it takes longer
+                trim_memory()  # of a layout's work; a drawing's is small, and looking for it takes longer
             if how == self.how.value:
                 self._drawn = how
                 self._show(how)

@@ -12,18 +12,23 @@ import ipywidgets as w
 import pandas as pd
 
 from memlab.panels.base import LivePanel, link_to, links, plain_table, say
-from memlab.plans import estimate
-from memlab.runs import Plan, run
-from memlab.store import Store
-from memlab.workers import Factory, Going
+from memlab.results.store import Store
+from memlab.sweeps.executors import ExecutorFactory, RunProgress
+from memlab.sweeps.plan_file import estimate
+from memlab.sweeps.runner import Plan, run
 
 
 def run_panel(
-    plan: Plan, store: Store, *, workers: Callable[[], AbstractContextManager[Factory]] | None = None, chunk: int = 16
+    plan: Plan,
+    store: Store,
+    *,
+    workers: Callable[[], AbstractContextManager[ExecutorFactory]] | None = None,
+    chunk: int = 16,
 ) -> RunPanel:
     """Run what a plan lacks, and watch; stop it and start it again at will.
 
-    Here, or with ``workers`` that are there while it runs: ``lambda: memlab.workers.dask_workers("local:2")``, say.
+    Here, or with ``workers`` that are there while it runs: ``lambda: dask_workers("local:2")`` of
+    ``memlab.sweeps.executors``, say.
     """
     return RunPanel(plan, store, workers, chunk)
 
@@ -32,7 +37,11 @@ class RunPanel(LivePanel):
     """The panel of ``run_panel``. ``report`` is what the last run came to."""
 
     def __init__(
-        self, plan: Plan, store: Store, workers: Callable[[], AbstractContextManager[Factory]] | None, chunk: int
+        self,
+        plan: Plan,
+        store: Store,
+        workers: Callable[[], AbstractContextManager[ExecutorFactory]] | None,
+        chunk: int,
     ) -> None:
         super().__init__("Run", icon="play", tooltip="Train what the store lacks of this plan")
         self.plan, self.store, self.workers, self.chunk = plan, store, workers, chunk
@@ -72,7 +81,7 @@ class RunPanel(LivePanel):
     def _done(self) -> int:
         return sum(job.key in self.store for job in self.plan)
 
-    def _watch(self, going: Going) -> bool:
+    def _watch(self, going: RunProgress) -> bool:
         took = time.monotonic() - self._began
         if took - self._drawn < 0.4:  # a step may take milliseconds, and the whole plan is looked up
             return self.stopping.is_set()

@@ -8,13 +8,13 @@ import ipywidgets as w
 import pandas as pd
 
 from memlab import charts
-from memlab.decoding import decode
-from memlab.experiments.study import progress_curves, ranking
+from memlab.decoding.decode import decode
+from memlab.experiments.optimizer_study import progress_curves, ranking
 from memlab.models import FrozenLM
 from memlab.panels.base import LivePanel, links, plain_table, say
-from memlab.panels.cramming import readout_html
+from memlab.panels.cram import readout_html
 from memlab.recipes import Recipe, RecipeError
-from memlab.store import Store
+from memlab.results.store import Store
 from memlab.texts import originals
 
 REFERENCE = "incumbent"

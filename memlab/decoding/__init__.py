@@ -1,0 +1,1 @@
+"""Free-running decoding, the checks it gives, and vectors for other programs."""

@@ -1,0 +1,60 @@
+"""Vectors for other programs: a prompt-tuning adapter that PEFT loads."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import safetensors.numpy
+
+from memlab.results.atomic import atomic_write
+
+if TYPE_CHECKING:
+    from memlab.models import FrozenLM
+    from memlab.results.mem_vector import MemVector
+
+ADAPTER = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+def export_peft(mem: MemVector, folder: str | os.PathLike[str], lm: FrozenLM | None = None) -> Path:
+    """Write a prompt-tuning adapter that ``peft.PeftModel.from_pretrained(model, folder)`` loads; the folder.
+
+    Its virtual tokens are all that stands before the text: the embeddings of prefix and suffix tokens come with the
+    vectors, so the adapter alone says what the vector says. ``lm`` is its model, loaded where it is not given. To read
+    the text out, ``generate`` must be given no token of its own:
+    ``generate(input_ids=torch.empty(1, 0, dtype=torch.long), max_new_tokens=n, do_sample=False, eos_token_id=None)``.
+    """
+    from memlab.decoding.decode import context_of, require_weights
+    from memlab.models import load
+
+    lm = lm or load(mem.model, revision=mem.revision)
+    require_weights(lm, mem)
+    rows = context_of(lm, mem).cpu().numpy()
+    config = lm.model.config.get_text_config()
+    about = {
+        "peft_type": "PROMPT_TUNING",
+        "task_type": "CAUSAL_LM",
+        "inference_mode": True,
+        "base_model_name_or_path": lm.name,
+        "num_virtual_tokens": len(rows),
+        "token_dim": mem.d,
+        "num_transformer_submodules": 1,
+        "num_layers": config.num_hidden_layers,
+        # State-space models have none, and PEFT asks.
+        "num_attention_heads": getattr(config, "num_attention_heads", 1),
+        "prompt_tuning_init": "RANDOM",
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"prompt_embeddings": np.ascontiguousarray(rows, np.float32)}
+    told = {"memlab": json.dumps({"key": mem.key, "tokens": mem.n, "fingerprint": mem.fingerprint})}
+    for name, data in (
+        (ADAPTER, safetensors.numpy.save(tensors, told)),
+        (CONFIG, json.dumps(about, indent=1).encode()),
+    ):
+        atomic_write(folder / name, data)
+    return folder

@@ -1,0 +1,144 @@
+"""Does a token before the vectors help, and why: exact shares by placement, the first token's lead, attention mass.
+
+Claim put to the test: on some models the first position is the attention sink, and a vector that stands there cannot
+do its work; behind a sink token it can (measured for this project; attention sinks: arXiv 2309.17453).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from memlab.decoding.decode import context_of
+from memlab.experiments.tables import require_columns
+from memlab.measures.statistics import Estimate, bootstrap, share_interval
+from memlab.models import FrozenLM, Passage
+from memlab.probes.attention import attention_mass
+from memlab.recipes import Recipe
+from memlab.results.mem_vector import MemVector
+from memlab.results.store import Store
+from memlab.sweeps.runner import Plan, run
+from memlab.texts import Text
+
+
+def sink(
+    lm: FrozenLM,
+    passages: Sequence[Passage],
+    store: Store,
+    *,
+    recipe: Recipe | None = None,
+    known: pd.DataFrame | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """One row a placement and passage, with a special token ``s`` before, behind or nowhere near the vectors.
+
+    ``s`` is the special token that the model's own cross-entropy likes best; where a tokenizer has none, token 0.
+    ``first_lead``: lead of the first token's logit over all others, logits. ``on_first``, ``on_mem``: share of the
+    attention of the text's positions that falls on position 0 and on the vectors, mean over layers and heads; NaN
+    without attention. ``known``: rows of an earlier run; those of the same key are not made again.
+    """
+    # The model's metric is measured behind its sink prefix: whitened with it, that placement alone would be at home.
+    recipe = recipe or Recipe.default(whiten=0)
+    token = special_token(lm)
+    placements: dict[str, dict[str, tuple[int, ...]]] = {
+        PLAIN: dict(prefix=(), suffix=()),
+        "s [mem] text": dict(prefix=token, suffix=()),
+        "[mem] s text": dict(prefix=(), suffix=token),
+    }
+    before: dict[str, dict[str, Any]] = {}
+    if known is not None and len(known):
+        require_columns(known, ("model", "placement", "text_id", "key"))
+        before = {row["key"]: row for row in known.to_dict("records")}
+    rows = []
+    for name, where in placements.items():
+        plan = Plan.of(lm, passages, recipe.replace(**where))
+        missing = Plan(tuple(job for job in plan if job.key not in before))
+        made = {mem.key: mem for mem in run(missing, store, progress=progress).whole()}
+        rows += [
+            before[job.key] | {"text_id": job.passage.span.id}
+            if job.key in before
+            else {"placement": name, "s": token[0], **_row(lm, made[job.key])}
+            for job in plan
+        ]
+    return pd.DataFrame(rows)
+
+
+def _row(lm: FrozenLM, mem: MemVector) -> dict[str, Any]:
+    mass = attention_mass(lm, mem)[["on_first", "on_mem"]].mean()  # of no rows: NaN
+    return {
+        "model": lm.name,
+        "text_id": mem.text.id,
+        "tokens": mem.n,
+        "exact": mem.exact,
+        "first_right": mem.checks[0].first_wrong != 0,
+        "steps": mem.steps,
+        "accuracy": mem.teacher_forced,
+        "bits": mem.loss_bits,
+        "first_lead": first_token_margin(lm, mem),
+        "on_first": mass.on_first,
+        "on_mem": mass.on_mem,
+        "norm": float(np.linalg.norm(mem.mem, axis=1).mean()),
+        "recipe": mem.recipe.canonical(),
+        "key": mem.key,
+    }
+
+
+def sink_passages(lm: FrozenLM, texts: Sequence[Text], tokens: int) -> list[Passage]:
+    """Passages of a language model; a toy gets random tokens, a quarter as many, since it knows no language."""
+    if not lm.name.startswith("toy:"):
+        return [lm.passage(text, tokens) for text in texts]
+    rng = np.random.default_rng(0)
+    each = max(1, tokens // 4)
+    return [lm.passage_of_ids(rng.integers(0, lm.vocabulary, each), name=f"random-{i}") for i in range(len(texts))]
+
+
+def special_token(lm: FrozenLM) -> tuple[int, ...]:
+    """The special token with the best cross-entropy behind it, whether or not it earns its place as sink prefix."""
+    nats = {prefix: value for prefix, value in lm.sink_candidates().items() if prefix}
+    return min(nats, key=lambda prefix: nats[prefix]) if nats else (0,)
+
+
+@torch.no_grad()
+def first_token_margin(lm: FrozenLM, mem: MemVector) -> float:
+    """Lead of the first token's logit over the best other one, decoded from the vectors alone, float32."""
+    rows = context_of(lm, mem)
+    last = torch.tensor([len(rows) - 1], device=lm.device)
+    target = torch.tensor(mem.token_ids[:1].copy(), device=lm.device)
+    return float(lm.losses(rows[None], last, target, torch.float32)[1][0])
+
+
+PLAIN = "[mem] text"
+"""The placement without a token besides the vectors, which the others are compared with."""
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a model and placement: exact share with a 95 % Wilson interval, medians of the rest; and how many steps
+    it takes, passage by passage, over those without the token (failures at their full budget): geometric mean with a
+    bootstrap interval over passages.
+    """
+    rows = []
+    for (model, placement), group in table.groupby(["model", "placement"], sort=False):
+        hits = int(group.exact.sum())
+        low, high = share_interval(hits, len(group))
+        plain = table[(table.model == model) & (table.placement == PLAIN)].set_index("text_id").steps
+        apart = group.assign(log=np.log(group.steps.clip(1).to_numpy() / plain.clip(1).loc[group.text_id].to_numpy()))
+        ratio = Estimate(*np.exp(bootstrap(lambda t: float(t.log.mean()), apart)))
+        rows.append(
+            {
+                "model": model,
+                "placement": placement,
+                "exact": f"{hits}/{len(group)} [{low:.2f}, {high:.2f}]",
+                "first token right": f"{int(group.first_right.sum())}/{len(group)}",
+                "steps": group.steps.median(),
+                "steps, over without": "1" if placement == PLAIN else format(ratio, ".2f"),
+                "accuracy": round(group.accuracy.mean(), 3),
+                "first lead": round(group.first_lead.median(), 2),
+                "attention on position 0": round(group.on_first.mean(), 3),
+                "attention on the vectors": round(group.on_mem.mean(), 3),
+            }
+        )
+    return pd.DataFrame(rows)

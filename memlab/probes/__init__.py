@@ -1,0 +1,1 @@
+"""Measurements of finished vectors that run the model."""

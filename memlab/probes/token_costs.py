@@ -1,0 +1,70 @@
+"""What each token of a passage costs the model with its mem vector and without: the numbers capacity is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from memlab.decoding.decode import context_of, require_weights
+from memlab.models import FrozenLM
+from memlab.results.mem_vector import MemVector, VectorError
+
+
+def token_scores(lm: FrozenLM, ids: np.ndarray, context: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(bits, right), each (n,): what each token costs behind ``context`` (c, d) and the true tokens, and is it argmax.
+
+    Float32, batch 1. Behind no context the first token is not scored: NaN bits, not right.
+    """
+    ids = np.asarray(ids, np.int64)
+    fed = torch.cat([context, lm.embed(ids[:-1])])[None]
+    unscored = 0 if len(context) else 1
+    if len(ids) == unscored:
+        return np.full(1, np.nan), np.zeros(1, bool)
+    at = torch.arange(len(context) - 1 + unscored, fed.shape[1], device=lm.device)
+    targets = torch.from_numpy(ids[unscored:].copy()).to(lm.device)
+    with torch.no_grad(), lm.lock:
+        nats, lead = lm.losses(fed, at, targets, torch.float32)
+    bits = np.concatenate([np.full(unscored, np.nan), nats.cpu().double().numpy() / np.log(2)])
+    return bits, np.concatenate([np.zeros(unscored, bool), (lead > 0).cpu().numpy()])
+
+
+def gains(lm: FrozenLM, mems: Sequence[MemVector]) -> pd.DataFrame:
+    """One row a vector: its passage's cost in bits and its argmax hits, with the vector and with it taken out.
+
+    Both are summed over the tokens that the recipe scores and that are scored in either case: all n behind a sink
+    prefix, all but the first where nothing else stands before the text (as in arXiv 2502.13063). ``token_bits_*`` and
+    ``token_right_*`` hold the (n,) values themselves.
+    """
+    return pd.DataFrame([_gain(lm, mem) for mem in mems])
+
+
+def _gain(lm: FrozenLM, mem: MemVector) -> dict[str, Any]:
+    require_weights(lm, mem)
+    if mem.redaction:
+        raise VectorError(f"{mem!r} is redacted: it holds no tokens to score; mem.restored(ids) puts them back")
+    before, behind = lm.embed(mem.prefix_ids), lm.embed(mem.suffix_ids)
+    given, right = token_scores(lm, mem.token_ids, context_of(lm, mem))
+    without, hit = token_scores(lm, mem.token_ids, torch.cat([before, behind]))
+    scored = np.isfinite(without) & (np.arange(mem.n) >= mem.recipe.first_scored - 1)
+    return {
+        "key": mem.key,
+        "text_id": mem.text.id,
+        "start": mem.text.start,
+        "length": mem.n,
+        "k": mem.k,
+        "dtype": mem.provenance.get("dtype"),
+        "scored": int(scored.sum()),
+        "accuracy": float(right[scored].mean()) if scored.any() else float("nan"),
+        "hits_with": int(right[scored].sum()),
+        "hits_without": int(hit[scored].sum()),
+        "bits_with": float(given[scored].sum()),
+        "bits_without": float(without[scored].sum()),
+        "token_bits_with": given,
+        "token_bits_without": without,
+        "token_right_with": right,
+        "token_right_without": hit,
+    }

@@ -1,0 +1,1 @@
+"""What is kept: vectors, their checks, the store. No torch here."""

@@ -1,0 +1,1 @@
+"""Many runs: a plan, what is missing of it, and who trains it."""

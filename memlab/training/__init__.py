@@ -1,0 +1,1 @@
+"""Training of mem vectors: the scheduler, one job a passage, optimizers, the preconditioner."""
