@@ -18,7 +18,7 @@ from memlab.cli import app
 from memlab.results import index
 from memlab.results.archive import export_tar, import_tar
 from memlab.results.store import Store, StoreError
-from tests.test_vectors import made, make
+from tests.test_mem_vector import made, make
 
 
 @pytest.fixture

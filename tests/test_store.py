@@ -8,7 +8,7 @@ import pytest
 
 from memlab.results.mem_vector import VectorError
 from memlab.results.store import Store, StoreError
-from tests.test_vectors import made, make
+from tests.test_mem_vector import made, make
 
 
 def unwritable(tmp_path):
@@ -173,7 +173,7 @@ def test_no_torch_where_none_is_needed(module):
 
 
 def test_sound_files_are_never_moved_aside(store, monkeypatch):
-    """A file that cannot be opened just now is no damage; nor is a newer memlab's, see test_faults."""
+    """A file that cannot be opened just now is no damage; nor is a newer memlab's, see test_file_format."""
     key = store.put(make())
     monkeypatch.setattr(
         "safetensors.safe_open", lambda *_, **__: (_ for _ in ()).throw(OSError(24, "Too many open files"))

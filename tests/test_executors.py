@@ -18,7 +18,7 @@ from memlab import ModelError, Plan, Recipe, Store, StoreError, load, run
 from memlab.models import FrozenLM
 from memlab.sweeps import executors as w
 from tests.conftest import random_passages
-from tests.test_faults import forged
+from tests.test_file_format import forged
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from memlab.results import file_format
 from memlab.results.file_format import METADATA_SCHEMA, payload_hash
 from memlab.results.mem_vector import DamagedError, MemVector, VectorError
 from memlab.results.store import Store, StoreError
-from tests.test_vectors import made, make
+from tests.test_mem_vector import made, make
 
 MEM = make(checks=(made(),))
 SOUND = MEM.to_bytes()

@@ -23,7 +23,7 @@ from memlab import (
 from memlab.training.cram import key_of
 from memlab.training.job import TrainingJob, initial_mem
 from tests.conftest import hears_sigint, random_passages
-from tests.test_decoding import generated
+from tests.test_decode import generated
 from tests.test_store import unwritable
 
 
