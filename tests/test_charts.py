@@ -8,11 +8,7 @@ import pandas as pd
 import pytest
 
 from memlab import charts
-
-
-def spoken(chart):
-    """What the picture says of its marks to those who cannot see it."""
-    return re.findall(r'aria-label="([^"]*)"', charts.to_svg(chart))
+from tests.helpers import spoken_labels, symbol_places
 
 
 def test_the_strip_of_horizons_shows_each_passage_and_the_median():
@@ -25,7 +21,7 @@ def test_the_strip_of_horizons_shows_each_passage_and_the_median():
             "failed_at": pd.Series([184, None, float("nan"), 40, 48, 32], dtype=object),  # NaN is no JSON
         }
     )
-    marks = spoken(charts.horizon_strip(table))
+    marks = spoken_labels(charts.horizon_strip(table))
     for row in table.itertuples():
         assert sum(m.startswith(f"exact horizon, tokens: {row.horizon}; way: {row.way}") for m in marks) == 1
     assert "Median of horizon: 144; way: ours" in marks
@@ -54,7 +50,7 @@ def test_the_speed_chart_tells_failures_apart_and_is_the_same_each_time():
         }
     )
     svg = charts.to_svg(charts.speed_chart(table))
-    marks = spoken(charts.speed_chart(table))
+    marks = spoken_labels(charts.speed_chart(table))
     assert sum("outcome: does not" in m and "passage: a:16" in m and "paper2025" in m for m in marks) == 1
     assert sum("outcome: decodes" in m for m in marks) == 2
     assert svg == charts.to_svg(charts.speed_chart(table))
@@ -62,18 +58,11 @@ def test_the_speed_chart_tells_failures_apart_and_is_the_same_each_time():
     both = charts.to_svg(charts.speed_chart(two))
     assert "cpu A" in both
     assert "cpu B" in both
-    assert len([m for m in spoken(charts.speed_chart(two)) if "outcome: " in m]) == 6
+    assert len([m for m in spoken_labels(charts.speed_chart(two)) if "outcome: " in m]) == 6
     (drawn,) = charts.speed_chart(two).to_dict()["datasets"].values()
     offsets = pd.DataFrame(drawn).groupby(["device", "method"]).jitter.min()
     assert (offsets == 0).all()  # a second device's points lie where the first one's do
     assert "cpu A" not in charts.to_svg(charts.speed_chart(two[two.device == "cpu A"]))
-
-
-def at(chart, role):
-    """Places (x, y) of a picture's symbols, in drawing order; y grows downwards."""
-    svg = charts.to_svg(chart)
-    found = re.findall(rf'aria-roledescription="{role}"[^>]*transform="translate\(([-\d.]+),([-\d.]+)\)', svg)
-    return np.array(found, float)
 
 
 def test_a_model_that_holds_more_stands_higher_and_its_share_can_be_read_off():
@@ -87,7 +76,7 @@ def test_a_model_that_holds_more_stands_higher_and_its_share_can_be_read_off():
             "way": ["published", "published", "ours"],
         }
     )
-    a, b, c = at(charts.capacity_by_model(table), "point")
+    a, b, c = symbol_places(charts.capacity_by_model(table), "point")
     assert a[1] < c[1] < b[1]
     assert a[0] == b[0] < c[0]
     # A hundredth of the theoretical capacity is a line of slope 1: b and c, a hundredth each, lie on it.
@@ -139,10 +128,10 @@ def runs():
 
 
 def test_before_and_after_draws_the_runs_and_the_line():
-    marks = spoken(charts.before_and_after(runs(), 500.0))
+    marks = spoken_labels(charts.before_and_after(runs(), 500.0))
     assert sum("outcome: exact" in m for m in marks) == 2
     assert sum("outcome: not exact" in m and "text_id: c" in m for m in marks) == 1
-    points = at(charts.before_and_after(runs(), 500.0), "point")
+    points = symbol_places(charts.before_and_after(runs(), 500.0), "point")
     svg = charts.to_svg(charts.before_and_after(runs(), 500.0))
     lines = re.findall(r'aria-roledescription="line mark"[^>]* d="(M[^"]*)"', svg)
     (bent,) = [line for line in lines if line.count("L") == 2]
@@ -162,7 +151,7 @@ def test_bits_along_a_text_says_where_it_goes_wrong():
 
 
 def test_a_ladder_shows_every_attempt():
-    marks = spoken(charts.attempts_by_length(runs()))
+    marks = spoken_labels(charts.attempts_by_length(runs()))
     assert sum(m.startswith("tokens: ") for m in marks) == 3
     assert any("tokens: 192; bits left: 400" in m and "not exact" in m for m in marks)
 
@@ -171,16 +160,16 @@ def test_shares_codecs_vectors_and_predictions_are_drawn():
     shares = pd.DataFrame(
         {"bits_a_number": [4, 8], "share": [0.25, 1.0], "low": [0.1, 0.9], "high": [0.5, 1.0], "form": ["int4", "int8"]}
     )
-    assert len(at(charts.survival_by_bits(shares), "point")) == 2
+    assert len(symbol_places(charts.survival_by_bits(shares), "point")) == 2
     codecs = pd.DataFrame({"codec": ["zip", "coder"], "texts": ["prose"] * 2, "bits_a_token": [32.0, 4.0]})
-    marks = spoken(charts.codec_bars(codecs))
+    marks = spoken_labels(charts.codec_bars(codecs))
     assert any("codec: coder" in m and "4" in m for m in marks)
     order = [m for m in marks if m.startswith("Y-axis")]
     assert "coder, zip" in order[0]  # shortest first
     vectors = pd.DataFrame({"k": [1, 2, 4] * 2, "tokens": [100.0, 200, 400, 90, 170, 330], "way": "ours"})
     vectors["text_id"] = [*"aaabbb"]
-    assert len(at(charts.more_vectors(vectors), "point")) == 6
-    lines = [m for m in spoken(charts.more_vectors(vectors)) if m.startswith(("k: ", "vectors, k"))]
+    assert len(symbol_places(charts.more_vectors(vectors), "point")) == 6
+    lines = [m for m in spoken_labels(charts.more_vectors(vectors)) if m.startswith(("k: ", "vectors, k"))]
     assert len({m.split("text_id: ")[1].split(";")[0] for m in lines if "text_id: " in m}) == 2
     ways = ["one, published", "two, published", "ours, prose", "ours, novels", "ours, random"]
     five = pd.concat([vectors.assign(way=way) for way in ways])
@@ -191,7 +180,7 @@ def test_shares_codecs_vectors_and_predictions_are_drawn():
     found = pd.DataFrame(
         {"text_id": ["a"], "texts": ["prose"], "true": [100], "predicted": [90.0], "low": [80.0], "high": [95.0]}
     )
-    assert any("true: 100; predicted: 90" in m or "tokens: 90" in m for m in spoken(charts.predictions(found)))
+    assert any("true: 100; predicted: 90" in m or "tokens: 90" in m for m in spoken_labels(charts.predictions(found)))
 
 
 def test_a_kind_of_text_has_one_colour_in_every_picture():

@@ -13,7 +13,7 @@ from memlab import __version__
 from memlab.cli import app
 from memlab.results.store import Store
 from tests.conftest import hears_sigint
-from tests.test_store import unwritable
+from tests.helpers import unwritable
 
 TOY = ["--model", "toy:gemma3"]
 

@@ -23,8 +23,7 @@ from memlab import (
 from memlab.training.cram import key_of
 from memlab.training.job import TrainingJob, initial_mem
 from tests.conftest import hears_sigint, random_passages
-from tests.test_decode import generated
-from tests.test_store import unwritable
+from tests.helpers import generated, unwritable
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])

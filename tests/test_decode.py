@@ -5,6 +5,7 @@ import torch
 from memlab import FrozenLM, MemVector, ModelError, Recipe, VectorError, check, cram, decode
 from memlab.decoding.decode import check_portable, teacher_forced
 from tests.conftest import random_passages
+from tests.helpers import generated
 
 
 def vector(lm, seed=0, k=2, n=6, prefix=(), suffix=()):
@@ -18,15 +19,6 @@ def vector(lm, seed=0, k=2, n=6, prefix=(), suffix=()):
         fingerprint=lm.fingerprint,
         recipe=Recipe.default(k=k),
     )
-
-
-def generated(lm, mem, n):
-    """Greedy ids from transformers' own generate, given the embeddings alone."""
-    embedding = lm.model.get_input_embeddings()
-    parts = [embedding(torch.tensor(mem.prefix_ids)), torch.tensor(mem.mem), embedding(torch.tensor(mem.suffix_ids))]
-    return lm.model.generate(
-        inputs_embeds=torch.cat(parts)[None], max_new_tokens=n, do_sample=False, eos_token_id=None, pad_token_id=0
-    )[0].numpy()
 
 
 def test_decode_is_what_generate_writes(any_toy):

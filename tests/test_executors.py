@@ -18,7 +18,7 @@ from memlab import ModelError, Plan, Recipe, Store, StoreError, load, run
 from memlab.models import FrozenLM
 from memlab.sweeps import executors as w
 from tests.conftest import random_passages
-from tests.test_file_format import forged
+from tests.helpers import forged_file
 
 pytestmark = pytest.mark.slow
 
@@ -318,7 +318,7 @@ def test_an_unreadable_file_is_one_failed_job(lm, plan, here, tmp_path):
     bad = next(iter(plan)).key
     file = store.file(bad)
     file.parent.mkdir(parents=True)
-    file.write_bytes(forged(schema=2))
+    file.write_bytes(forged_file(schema=2))
     report = run(plan, store, executor=lambda: Fated(lambda keys: None), chunk=4)
     assert "newer memlab" in report.failed[bad]
     assert len(report.results) == 11

@@ -15,30 +15,10 @@ from hypothesis import strategies as st
 
 from memlab.recipes import Recipe
 from memlab.results import file_format
-from memlab.results.file_format import METADATA_SCHEMA, payload_hash
+from memlab.results.file_format import METADATA_SCHEMA
 from memlab.results.mem_vector import DamagedError, MemVector, VectorError
 from memlab.results.store import Store, StoreError
-from tests.test_mem_vector import made, make
-
-MEM = make(checks=(made(),))
-SOUND = MEM.to_bytes()
-TENSORS = {n: getattr(MEM, n) for n in ("mem", "token_ids", "prefix_ids", "suffix_ids")}
-
-
-def meta_of(raw):
-    (length,) = struct.unpack("<Q", raw[:8])
-    return json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["memlab"])
-
-
-def forged(tensors=TENSORS, said=None, **changes):
-    """A file whose hash is right, whatever it says: made by somebody who read the source."""
-    meta = meta_of(SOUND) | changes
-    meta.pop("payload_sha256")
-    for name in [n for n, v in meta.items() if v is ...]:
-        del meta[name]
-    tensors = {n: np.asarray(t) for n, t in tensors.items()}
-    meta["payload_sha256"] = payload_hash(tensors, meta)
-    return safetensors.numpy.save(tensors, {"memlab": said or json.dumps(meta)})
+from tests.helpers import MEM, SOUND, TENSORS, forged_file, make_vector, meta_of
 
 
 def header(entries, size=0):
@@ -85,36 +65,42 @@ BAD = {
     ),
     "a pickle": (pickle.dumps(MEM.mem), "no safetensors file"),
     "somebody else's safetensors": (safetensors.numpy.save({"mem": MEM.mem}), "not memlab's"),
-    "metadata that is not JSON": (forged(said="{'schema': 1}"), "not the JSON object"),
-    "metadata nested too deep": (forged(said='{"schema": 1, "text": ' + "[" * 90_000), "not the JSON object"),
-    "a number that JSON has not": (forged(loss_bits=math.nan), "not the JSON object"),
-    "half a character": (forged(model="\ud800"), "not the JSON object"),
-    "metadata of a list": (forged(said="[1]"), "not the JSON object"),
-    "a field left out": (forged(steps=...), "must contain"),
-    "a field of another type": (forged(steps="many"), "steps must be integer"),
-    "a number that no table holds": (forged(steps=10**30), "steps must be smaller"),
-    "a check that is none": (forged(checks=[{"exact": True}]), "checks"),
-    "a check of more": (forged(checks=[{**meta_of(SOUND)["checks"][0], "passed": True}]), "checks"),
-    "exact by its own word": (forged(checks=[]), "claims exact True"),
-    "another length than it says": (forged(tokens=99), "claims tokens 99"),
-    "a key that is not its own": (forged(key="0" * 64), "claims key 000000000000"),
-    "a check of no tokens": (forged(checks=[{**meta_of(SOUND)["checks"][0], "tokens": 0}]), "tokens must be bigger"),
-    "more tokens than there are": (forged(redaction={"token_sha256": "", "tokens": 2**50, "key": MEM.key}), "smaller"),
-    "nested just so that Python can": (forged(provenance=nested(900)), "nested more than"),
-    "a trace of words": (forged(trace={"loss": ["low"]}), "trace"),
-    "no vector": (forged({n: t for n, t in TENSORS.items() if n != "mem"}), "holds no 'mem'"),
-    "a vector more": (forged(TENSORS | {"more": MEM.mem}), "holds a tensor 'more'"),
-    "in float64": (forged(TENSORS | {"mem": MEM.mem.astype(np.float64)}), "'mem' of F64"),
+    "metadata that is not JSON": (forged_file(said="{'schema': 1}"), "not the JSON object"),
+    "metadata nested too deep": (forged_file(said='{"schema": 1, "text": ' + "[" * 90_000), "not the JSON object"),
+    "a number that JSON has not": (forged_file(loss_bits=math.nan), "not the JSON object"),
+    "half a character": (forged_file(model="\ud800"), "not the JSON object"),
+    "metadata of a list": (forged_file(said="[1]"), "not the JSON object"),
+    "a field left out": (forged_file(steps=...), "must contain"),
+    "a field of another type": (forged_file(steps="many"), "steps must be integer"),
+    "a number that no table holds": (forged_file(steps=10**30), "steps must be smaller"),
+    "a check that is none": (forged_file(checks=[{"exact": True}]), "checks"),
+    "a check of more": (forged_file(checks=[{**meta_of(SOUND)["checks"][0], "passed": True}]), "checks"),
+    "exact by its own word": (forged_file(checks=[]), "claims exact True"),
+    "another length than it says": (forged_file(tokens=99), "claims tokens 99"),
+    "a key that is not its own": (forged_file(key="0" * 64), "claims key 000000000000"),
+    "a check of no tokens": (
+        forged_file(checks=[{**meta_of(SOUND)["checks"][0], "tokens": 0}]),
+        "tokens must be bigger",
+    ),
+    "more tokens than there are": (
+        forged_file(redaction={"token_sha256": "", "tokens": 2**50, "key": MEM.key}),
+        "smaller",
+    ),
+    "nested just so that Python can": (forged_file(provenance=nested(900)), "nested more than"),
+    "a trace of words": (forged_file(trace={"loss": ["low"]}), "trace"),
+    "no vector": (forged_file({n: t for n, t in TENSORS.items() if n != "mem"}), "holds no 'mem'"),
+    "a vector more": (forged_file(TENSORS | {"more": MEM.mem}), "holds a tensor 'more'"),
+    "in float64": (forged_file(TENSORS | {"mem": MEM.mem.astype(np.float64)}), "'mem' of F64"),
     "in a dtype that numpy has not": (bfloat16(), "'mem' of BF16"),
-    "of three dimensions": (forged(TENSORS | {"mem": MEM.mem[None]}), r"expected \(k, d\)"),
-    "of no numbers": (forged(TENSORS | {"mem": MEM.mem * np.nan}), "not finite"),
+    "of three dimensions": (forged_file(TENSORS | {"mem": MEM.mem[None]}), r"expected \(k, d\)"),
+    "of no numbers": (forged_file(TENSORS | {"mem": MEM.mem * np.nan}), "not finite"),
 }  # fmt: skip
 
 
 @pytest.fixture
 def among(store):
     """A store of one sound result, the path of another's file, and that one's key."""
-    good = store.put(make(token_ids=[4, 4]))
+    good = store.put(make_vector(token_ids=[4, 4]))
     file = store.file(MEM.key)
     file.parent.mkdir(parents=True, exist_ok=True)
     return store, file, good
@@ -226,13 +212,13 @@ def test_records_of_failures_that_cannot_be_read_hide_no_other(store):
 
 def test_a_newer_format_is_no_damage(among):
     store, file, _ = among
-    file.write_bytes(forged(schema=2))
+    file.write_bytes(forged_file(schema=2))
     for ask in (store.get, store.fetch):
         with pytest.raises(VectorError, match=r"schema 2; this memlab reads 1: install a newer memlab") as caught:
             ask(MEM.key)
         assert not isinstance(caught.value, DamagedError)
     assert not isinstance(store.verify()[MEM.key], DamagedError)
-    file.write_bytes(forged(recipe={"k": 2, "rule": "of tomorrow"}))
+    file.write_bytes(forged_file(recipe={"k": 2, "rule": "of tomorrow"}))
     with pytest.raises(VectorError, match="does not know") as caught:
         store.fetch(MEM.key)
     assert not isinstance(caught.value, DamagedError)
@@ -288,7 +274,7 @@ _array = st.sampled_from(
 )
 def test_any_forged_file_is_a_vector_or_one_clear_error(tmp_path_factory, changes, tensors):
     file = tmp_path_factory.getbasetemp() / f"forged-{os.getpid()}.safetensors"
-    file.write_bytes(forged(TENSORS | tensors, **changes))
+    file.write_bytes(forged_file(TENSORS | tensors, **changes))
     try:
         mem = MemVector.load(file)
     except VectorError as error:

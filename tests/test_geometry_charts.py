@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 
 from memlab import charts
-from tests.test_charts import at, spoken
+from tests.helpers import spoken_labels, symbol_places
 
 
 def test_a_path_marks_what_is_exact_and_only_that():
     table = pd.DataFrame({"t": [0, 0.5, 1], "bits": [0.1, 7, 0.1], "right": [8, 2, 8], "tokens": 8, "way": "line"})
-    assert len(at(charts.along_a_path(table.assign(exact=[True, False, False])), "circle")) == 1
-    points = at(charts.along_a_path(table.assign(exact=True)), "circle")
+    assert len(symbol_places(charts.along_a_path(table.assign(exact=[True, False, False])), "circle")) == 1
+    points = symbol_places(charts.along_a_path(table.assign(exact=True)), "circle")
     assert points[0, 1] == points[2, 1] > points[1, 1]  # seven bits stand higher
 
 
@@ -24,7 +24,7 @@ def test_radii_that_end_with_the_search_are_arrows_and_the_smallest_are_there():
             "margin": 1.0,
         }
     )
-    marks = spoken(charts.radii_by_direction(table))
+    marks = spoken_labels(charts.radii_by_direction(table))
     assert sum("open: true" in m and "text_id: c" in m for m in marks) == 1
     assert sum("open: false" in m for m in marks) == 2
     assert any("text_id: a" in m and "0.1%" in m for m in marks)
@@ -53,7 +53,7 @@ def test_norms_end_where_the_training_did():
             "last": [False, False, True] * 2,
         }
     )
-    ends = at(charts.norm_trajectories(table), "circle")
+    ends = symbol_places(charts.norm_trajectories(table), "circle")
     assert len(ends) == 2
     assert ends[0, 0] == ends[1, 0]
     assert ends[0, 1] > ends[1, 1]
@@ -63,12 +63,12 @@ def test_a_map_has_a_text_at_the_pointer():
     table = pd.DataFrame(
         {"i": [0], "x": [0.0], "y": [0.0], "kind": "prose", "label": "a", "text": "Meet me", "tokens": 8, "norm": 1.0}
     )
-    marks = spoken(charts.vector_map(table.assign(seed=3)))
+    marks = spoken_labels(charts.vector_map(table.assign(seed=3)))
     assert any("text: Meet me" in m for m in marks)
 
 
 def test_from_text_to_text_has_both_texts_at_every_place():
     table = pd.DataFrame({"t": [0.0, 1.0], "of_a": [8, 1], "of_b": [0, 8], "written": ["one", "other"]})
-    points = at(charts.from_text_to_text(table, ("first", "second")), "point")
+    points = symbol_places(charts.from_text_to_text(table, ("first", "second")), "point")
     assert len(points) == 4
     assert len({x for x, _ in points}) == 2

@@ -18,7 +18,7 @@ from memlab.cli import app
 from memlab.results import index
 from memlab.results.archive import export_tar, import_tar
 from memlab.results.store import Store, StoreError
-from tests.test_mem_vector import made, make
+from tests.helpers import make_check, make_vector
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def eager(monkeypatch):
 
 
 def fill(store, count=5, first=0):
-    return [store.put(make(token_ids=[i, 3], checks=(made(),))) for i in range(first, first + count)]
+    return [store.put(make_vector(token_ids=[i, 3], checks=(make_check(),))) for i in range(first, first + count)]
 
 
 def test_the_index_says_what_the_files_say(store, eager, monkeypatch):
@@ -50,9 +50,9 @@ def test_the_index_says_what_the_files_say(store, eager, monkeypatch):
 
 def test_a_file_that_was_replaced_is_read_again(store, eager):
     key = fill(store, 1)[0]
-    assert store.table().steps.tolist() == [make().steps]
+    assert store.table().steps.tolist() == [make_vector().steps]
     store.quarantine(key)
-    store.put(make(token_ids=[0, 3], checks=(made(),), steps=77))
+    store.put(make_vector(token_ids=[0, 3], checks=(make_check(),), steps=77))
     assert store.table().steps.tolist() == [77]
 
 
@@ -262,7 +262,7 @@ def test_links_are_followed_on_the_way_out(store, tmp_path):
 
 
 def test_a_full_disk_is_not_the_tars_fault(store, tmp_path):
-    mem = make(k=4, d=5000, checks=(made(),))
+    mem = make_vector(k=4, d=5000, checks=(make_check(),))
     store.put(mem)
     export_tar(store, tmp_path / "all.tar")
     other = Store(tmp_path / "other")

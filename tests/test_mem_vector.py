@@ -8,29 +8,7 @@ from safetensors.numpy import save_file
 from memlab.recipes import Recipe
 from memlab.results.checks import PORTABLE, Check
 from memlab.results.mem_vector import MemVector, VectorError, read_metadata
-from memlab.texts import TextSpan
-
-
-def make(seed=0, k=2, d=6, **changes):
-    rng = np.random.default_rng(seed)
-    fields = dict(
-        mem=rng.standard_normal((k, d)).astype(np.float32),
-        token_ids=np.array([5, 1, 9]),
-        prefix_ids=np.array([0]),
-        suffix_ids=np.array([], np.int64),
-        model="toy:llama",
-        fingerprint="f" * 64,
-        recipe=Recipe(k=k),
-        text=TextSpan("tale", "somewhere", 3, 17),
-        trace={"step": [0, 1], "loss": [9.5, 1.25], "accuracy": [0.0, 1.0]},
-        seconds=1.5,
-        steps=1,
-    )
-    return MemVector(**(fields | changes))
-
-
-def made(dtype="float32", batch=1, cache=True, given=False, wrong=None):
-    return Check(dtype, "cpu", batch, cache, given, 3, 3 - (wrong is not None), wrong, 1.5)
+from tests.helpers import make_check, make_vector
 
 
 def test_key_is_the_documented_hash():
@@ -38,22 +16,25 @@ def test_key_is_the_documented_hash():
         "weights": "f" * 64, "token_ids": [5, 1, 9], "prefix_ids": [0], "suffix_ids": [], "recipe": '{"k":2}',
     }  # fmt: skip
     told = json.dumps(named, sort_keys=True, separators=(",", ":")).encode()
-    assert make().key == hashlib.sha256(told).hexdigest()
+    assert make_vector().key == hashlib.sha256(told).hexdigest()
 
 
 def test_key_names_the_inputs_and_nothing_else():
-    base = make().key
-    assert make(seed=1).key == make(steps=9).key == make(checks=(made(),)).key == base
+    base = make_vector().key
+    assert make_vector(seed=1).key == make_vector(steps=9).key == make_vector(checks=(make_check(),)).key == base
     changes = [
         dict(token_ids=np.array([5, 1])), dict(prefix_ids=np.array([], np.int64)), dict(suffix_ids=np.array([3])),
         dict(fingerprint="e" * 64), dict(recipe=Recipe(k=2, seed=1)), dict(parent="a" * 64),
     ]  # fmt: skip
-    assert len({make(**c).key for c in changes} | {base}) == len(changes) + 1
+    assert len({make_vector(**c).key for c in changes} | {base}) == len(changes) + 1
 
 
 def test_file_round_trip(tmp_path):
-    mem = make(
-        checks=(made(), made(given=True, wrong=2)), teacher_forced=1.0, loss_bits=0.25, provenance={"torch": "x"}
+    mem = make_vector(
+        checks=(make_check(), make_check(given=True, wrong=2)),
+        teacher_forced=1.0,
+        loss_bits=0.25,
+        provenance={"torch": "x"},
     )
     back = MemVector.load(mem.save(tmp_path / "a.safetensors"))
     assert back.mem.tobytes() == mem.mem.tobytes()
@@ -70,7 +51,7 @@ def test_file_round_trip(tmp_path):
 
 def test_arrays_are_frozen_copies():
     mine = np.zeros((2, 6), np.float32)
-    mem = make(mem=mine)
+    mem = make_vector(mem=mine)
     mine[0, 0] = 7
     assert mem.mem[0, 0] == 0
     with pytest.raises(ValueError, match="read-only"):
@@ -78,9 +59,15 @@ def test_arrays_are_frozen_copies():
 
 
 def test_exact_needs_the_very_settings():
-    assert make(checks=(made(),)).exact
-    for other in (made("bfloat16"), made(batch=8), made(cache=False), made(given=True), made(wrong=0)):
-        assert not make(checks=(other,)).exact
+    assert make_vector(checks=(make_check(),)).exact
+    for other in (
+        make_check("bfloat16"),
+        make_check(batch=8),
+        make_check(cache=False),
+        make_check(given=True),
+        make_check(wrong=0),
+    ):
+        assert not make_vector(checks=(other,)).exact
 
 
 def test_portable_is_what_it_is_said_to_be():
@@ -89,24 +76,24 @@ def test_portable_is_what_it_is_said_to_be():
 
 
 def test_each_vector_is_rounded_by_its_own_scale():
-    small_beside_large = make(mem=np.array([[1.0, 0.5], [1000.0, 500.0]], np.float32))
+    small_beside_large = make_vector(mem=np.array([[1.0, 0.5], [1000.0, 500.0]], np.float32))
     assert (small_beside_large.quantise(8).mem[0] != 0).all()
 
 
 def test_nothing_lies_between_one_vector_and_two():
     with pytest.raises(VectorError, match="nothing lies between"):
-        make(mem=np.ones((2, 4), np.float32)).lerp(make(mem=np.ones((1, 4), np.float32)), 0.5)
+        make_vector(mem=np.ones((2, 4), np.float32)).lerp(make_vector(mem=np.ones((1, 4), np.float32)), 0.5)
 
 
 def test_portable_needs_all_four():
     four = tuple(Check(t, "cpu", b, c, f, 3, 3, None, 1.0) for t, b, c, f in PORTABLE)
-    assert make(checks=four).portable
+    assert make_vector(checks=four).portable
     for i in range(4):
-        assert not make(checks=four[:i] + four[i + 1 :]).portable
+        assert not make_vector(checks=four[:i] + four[i + 1 :]).portable
 
 
 def test_arithmetic_drops_what_was_known():
-    a, b = make(checks=(made(),), teacher_forced=1.0), make(seed=1)
+    a, b = make_vector(checks=(make_check(),), teacher_forced=1.0), make_vector(seed=1)
     for changed in (a.lerp(b, 0.5), a.perturb(0.1), a.quantise(8)):
         assert not changed.checks
         assert changed.teacher_forced is None
@@ -120,7 +107,7 @@ def test_arithmetic_drops_what_was_known():
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_quantise_rounds_to_a_grid(bits):
-    a = make(k=3, d=500)
+    a = make_vector(k=3, d=500)
     q = a.quantise(bits)
     step = np.abs(a.mem).max(1, keepdims=True) / (2 ** (bits - 1) - 1)
     assert np.abs(q.mem - a.mem).max() <= step.max() / 2 * 1.001
@@ -132,7 +119,7 @@ def test_quantise_rounds_to_a_grid(bits):
 def test_cast_is_that_of_numpy_and_torch():
     import torch
 
-    a = make(k=2, d=500)
+    a = make_vector(k=2, d=500)
     np.testing.assert_array_equal(a.cast("float16").mem, a.mem.astype(np.float16).astype(np.float32))
     np.testing.assert_array_equal(a.cast("bfloat16").mem, torch.tensor(a.mem).bfloat16().float().numpy())
     with pytest.raises(VectorError, match="expected float16 or bfloat16"):
@@ -142,7 +129,7 @@ def test_cast_is_that_of_numpy_and_torch():
 
 
 def test_prune_keeps_the_largest():
-    a = make(k=3, d=500)
+    a = make_vector(k=3, d=500)
     for kept in (1, 0.5, 0.001):
         left = a.prune(kept).mem
         count = max(1, round(kept * 500))
@@ -155,7 +142,7 @@ def test_prune_keeps_the_largest():
 
 
 def test_dropout_leaves_out_as_many_as_it_says():
-    a = make(k=2, d=500)
+    a = make_vector(k=2, d=500)
     gone = a.dropout(0.1, seed=3)
     assert (gone.mem == 0).sum() == 100
     assert (gone.mem[gone.mem != 0] == a.mem[gone.mem != 0]).all()
@@ -166,7 +153,7 @@ def test_dropout_leaves_out_as_many_as_it_says():
 
 
 def test_redaction_takes_the_text_out_and_keeps_the_name(tmp_path):
-    mem = make(checks=(made(),))
+    mem = make_vector(checks=(make_check(),))
     red = MemVector.load(mem.redacted().save(tmp_path / "r.safetensors"))
     assert red.key == mem.key
     assert (red.n, len(red.token_ids), red.text) == (3, 0, mem.text)
@@ -176,7 +163,7 @@ def test_redaction_takes_the_text_out_and_keeps_the_name(tmp_path):
 
 
 def test_every_flipped_bit_is_noticed(tmp_path):
-    file = make(checks=(made(),)).save(tmp_path / "a.safetensors")
+    file = make_vector(checks=(make_check(),)).save(tmp_path / "a.safetensors")
     sound = file.read_bytes()
     rng = np.random.default_rng(0)
     for at in [0, 8, len(sound) - 1, *rng.integers(0, len(sound), 150)]:
@@ -193,7 +180,7 @@ def test_every_flipped_bit_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("length", [0, 3, 8, 100, -1, -7])
 def test_truncated_files_are_refused(tmp_path, length):
-    file = make().save(tmp_path / "a.safetensors")
+    file = make_vector().save(tmp_path / "a.safetensors")
     file.write_bytes(file.read_bytes()[:length])
     with pytest.raises(VectorError, match="damaged"):
         MemVector.load(file)
@@ -216,7 +203,7 @@ def test_foreign_files_are_refused(tmp_path):
 
 
 def test_metadata_is_plain_json(tmp_path):
-    meta = read_metadata(make(checks=(made(),)).save(tmp_path / "a.safetensors"))
+    meta = read_metadata(make_vector(checks=(make_check(),)).save(tmp_path / "a.safetensors"))
     assert meta["exact"] is True
     assert meta["schema"] == 1
 
@@ -224,23 +211,23 @@ def test_metadata_is_plain_json(tmp_path):
 @pytest.mark.parametrize("shape", [(0, 4), (4,), (1, 2, 3)])
 def test_shapes_are_checked(shape):
     with pytest.raises(VectorError, match=r"expected \(k, d\)"):
-        make(mem=np.zeros(shape, np.float32))
+        make_vector(mem=np.zeros(shape, np.float32))
 
 
 def test_numbers_must_be_finite():
     with pytest.raises(VectorError, match="not finite"):
-        make(mem=np.full((1, 3), np.nan, np.float32))
+        make_vector(mem=np.full((1, 3), np.nan, np.float32))
 
 
 def test_restored_is_the_opposite_of_redacted():
-    mem = make(checks=(made(),))
+    mem = make_vector(checks=(make_check(),))
     assert mem.redacted().restored([5, 1, 9]).to_bytes() == mem.to_bytes()
     with pytest.raises(VectorError, match="are not the 3"):
         mem.redacted().restored([5, 1, 8])
 
 
 def test_a_derived_vector_is_another_parent():
-    mem = make()
+    mem = make_vector()
     assert mem.lineage_id == mem.key
     assert len({mem.lineage_id, mem.perturb(1.0).lineage_id, mem.perturb(2.0).lineage_id}) == 3
     assert mem.perturb(1.0).key == mem.key

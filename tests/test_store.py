@@ -1,4 +1,3 @@
-import os
 import resource
 import subprocess
 import sys
@@ -8,20 +7,11 @@ import pytest
 
 from memlab.results.mem_vector import VectorError
 from memlab.results.store import Store, StoreError
-from tests.test_mem_vector import made, make
-
-
-def unwritable(tmp_path):
-    """A folder that even root cannot write to."""
-    if os.geteuid() == 0:
-        return "/proc/self/memlab"
-    folder = tmp_path / "readonly"
-    folder.mkdir(mode=0o555)
-    return folder
+from tests.helpers import make_check, make_vector, unwritable
 
 
 def test_put_and_get(store):
-    mem = make(checks=(made(),))
+    mem = make_vector(checks=(make_check(),))
     assert mem.key not in store
     key = store.put(mem)
     assert key in store
@@ -33,7 +23,7 @@ def test_put_and_get(store):
 
 
 def test_the_first_file_of_a_key_wins(store):
-    first, second = make(seed=1), make(seed=2)
+    first, second = make_vector(seed=1), make_vector(seed=2)
     assert store.put(first) == store.put(second)
     assert store.get(first.key).mem.tobytes() == first.mem.tobytes()
 
@@ -46,7 +36,7 @@ def test_an_empty_store_is_still_a_store(store):
 
 
 def test_many_writers_leave_one_sound_file(store):
-    mem = make()
+    mem = make_vector()
     threads = [threading.Thread(target=store.put, args=(mem,)) for _ in range(16)]
     for t in threads:
         t.start()
@@ -57,13 +47,13 @@ def test_many_writers_leave_one_sound_file(store):
 
 
 def test_derived_and_interrupted_vectors_are_refused(store):
-    for mem in (make().perturb(0.1), make(provenance={"interrupted": "at step 3"})):
+    for mem in (make_vector().perturb(0.1), make_vector(provenance={"interrupted": "at step 3"})):
         with pytest.raises(StoreError, match=r"vector\.save"):
             store.put(mem)
 
 
 def test_find_by_prefix(store):
-    key = store.put(make())
+    key = store.put(make_vector())
     assert store.find(key[:8]) == key
     for prefix, reason in [("ab", "too short"), ("zzzz", "no result starts")]:
         with pytest.raises(StoreError, match=reason):
@@ -71,8 +61,8 @@ def test_find_by_prefix(store):
 
 
 def test_table_has_a_row_a_result(store):
-    store.put(make(checks=(made(), made(given=True, wrong=2)), teacher_forced=1.0))
-    store.put(make(token_ids=[4, 4], checks=(made(wrong=0),)))
+    store.put(make_vector(checks=(make_check(), make_check(given=True, wrong=2)), teacher_forced=1.0))
+    store.put(make_vector(token_ids=[4, 4], checks=(make_check(wrong=0),)))
     table = store.table().set_index("tokens")
     assert table.loc[3, "exact"]
     assert not table.loc[2, "exact"]
@@ -82,7 +72,7 @@ def test_table_has_a_row_a_result(store):
 
 
 def test_damage_is_found_named_and_moved_aside(store):
-    good, bad = store.put(make()), store.put(make(token_ids=[4, 4]))
+    good, bad = store.put(make_vector()), store.put(make_vector(token_ids=[4, 4]))
     raw = bytearray(store.file(bad).read_bytes())
     raw[-3] ^= 16
     store.file(bad).write_bytes(raw)
@@ -98,7 +88,7 @@ def test_damage_is_found_named_and_moved_aside(store):
 
 
 def test_a_file_under_a_wrong_name_is_refused(store):
-    key = store.put(make())
+    key = store.put(make_vector())
     other = store.file("0" * 64)
     other.parent.mkdir()
     other.write_bytes(store.file(key).read_bytes())
@@ -108,7 +98,7 @@ def test_a_file_under_a_wrong_name_is_refused(store):
 
 def test_read_only(tmp_path):
     store = Store(unwritable(tmp_path))
-    mem = make()
+    mem = make_vector()
     with pytest.raises(StoreError, match=r"cannot be written.*--store"):
         store.check_writable()
     with pytest.raises(StoreError) as caught:
@@ -119,7 +109,7 @@ def test_read_only(tmp_path):
 def test_a_full_disk_leaves_no_half_file(store):
     """A file size limit stands in for the full disk: the same write fails half way."""
     store.check_writable()
-    big = make(k=4, d=5000)
+    big = make_vector(k=4, d=5000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
@@ -134,7 +124,7 @@ def test_a_full_disk_leaves_no_half_file(store):
 
 
 def test_failures_are_remembered_until_there_is_a_result(store):
-    mem = make()
+    mem = make_vector()
     store.record_failure(mem.key, "out of luck")
     assert store.failures() == {mem.key: "out of luck"}
     store.put(mem)
@@ -174,7 +164,7 @@ def test_no_torch_where_none_is_needed(module):
 
 def test_sound_files_are_never_moved_aside(store, monkeypatch):
     """A file that cannot be opened just now is no damage; nor is a newer memlab's, see test_file_format."""
-    key = store.put(make())
+    key = store.put(make_vector())
     monkeypatch.setattr(
         "safetensors.safe_open", lambda *_, **__: (_ for _ in ()).throw(OSError(24, "Too many open files"))
     )
@@ -184,15 +174,15 @@ def test_sound_files_are_never_moved_aside(store, monkeypatch):
 
 
 def test_one_damaged_file_does_not_hide_the_others(store):
-    store.put(make())
-    bad = store.file(store.put(make(token_ids=[4, 4])))
+    store.put(make_vector())
+    bad = store.file(store.put(make_vector(token_ids=[4, 4])))
     bad.write_bytes(bad.read_bytes().replace(b"fullmatrix", b"gullmatrix"))
     with pytest.warns(UserWarning, match=bad.name):
         assert len(store.table()) == 1
 
 
 def test_a_damaged_file_gives_way_to_a_sound_one(store):
-    mem = make()
+    mem = make_vector()
     file = store.file(store.put(mem))
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.warns(UserWarning, match="damaged"):
