@@ -14,3 +14,6 @@ class MemlabError(Exception):
 
     exit_code: ClassVar[int] = 1
     """Exit code of a command that ends with this error: 1 something failed, 2 bad input."""
+
+    hint: ClassVar[str] = ""
+    """What to do next, if the message alone does not say it. The command line prints it after the message."""

@@ -1,4 +1,4 @@
-"""What all commands share: options, errors made into one line and an exit code, recipes by name."""
+"""What all commands share: options, error reports with exit codes, and the parsing of recipes, texts and lengths."""
 
 from __future__ import annotations
 
@@ -14,72 +14,53 @@ from typing import Annotated, Any
 
 import typer
 
-from memlab.recipes import Recipe, RecipeError
-from memlab.results.mem_vector import DamagedError, VectorError
+from memlab.errors import MemlabError
+from memlab.recipes import Recipe
 from memlab.results.store import StoreError
-from memlab.sweeps.plan_file import PlanError
-from memlab.texts import Text, TextError, from_bytes, from_path
+from memlab.texts import Text, from_bytes, from_path
 
 NOT_EXACT = 3
+"""Exit code of a command that finished, but whose results are not all exact."""
 
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="preset, folder, .gguf file, Hugging Face id, toy:<family>")
+    str, typer.Option("--model", "-m", help="preset, folder, .gguf file, Hugging Face id, or toy:FAMILY")
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", help="also write the table, as Parquet")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="also write the table to this Parquet file")]
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="folder of results [default: the user's cache, or MEMLAB_STORE]")
+    Path | None, typer.Option("--store", help="folder of results [default: MEMLAB_STORE, or the user's cache]")
 ]
 RevisionOption = Annotated[str | None, typer.Option(help="branch, tag or commit of a Hugging Face model")]
-BinOption = Annotated[bool, typer.Option("--allow-bin", help="load pickled .bin weights, where nothing else is")]
+BinOption = Annotated[
+    bool, typer.Option("--allow-bin", help="load pickled .bin weights if the model has no safetensors")
+]
 DtypeOption = Annotated[
-    str | None, typer.Option("--dtype", help="train in float32 or bfloat16 [default: the faster one; checks: float32]")
+    str | None,
+    typer.Option("--dtype", help="train in float32 or bfloat16; checks are float32 [default: the faster one]"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 def fail(message: object, code: int) -> typer.Exit:
+    """Print an error in one line, and return the exit to raise."""
     typer.echo(f"memlab: error: {message}", err=True)
     return typer.Exit(code)
 
 
-def told(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors people can mend become one line and an exit code; anything else stays a traceback, for us to mend."""
+def reports_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A ``MemlabError`` becomes one line and an exit code. Any other error is a bug and keeps its traceback."""
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
-            with _terminated_as_interrupted():
+            with _sigterm_as_interrupt():
                 return command(*args, **kwargs)
-        except (TextError, RecipeError, PlanError) as error:
-            raise fail(error, 2) from None
-        except StoreError as error:
-            for vector in error.unsaved:  # training was paid for: keep it somewhere
-                place = Path(tempfile.gettempdir()) / f"memlab-{vector.key[:16]}.safetensors"
-                try:
-                    typer.echo(f"memlab: kept {vector.save(place)}", err=True)
-                except OSError as problem:
-                    typer.echo(f"memlab: {place} could not be kept either: {problem.strerror or problem}", err=True)
-            raise fail(error, 1) from None
-        except DamagedError as error:
-            way = "a store's damaged results `memlab store verify` puts aside, so that they can be trained again"
-            raise fail(f"{error} ({way})", 1) from None
-        except VectorError as error:
-            raise fail(error, 1) from None
-        except typer.Exit:
-            raise
-        except (Exception, KeyboardInterrupt) as error:
-            # Imported here only: listing a store should not wait for torch.
-            from memlab.experiments.tables import TableError, TableNotWrittenError
-            from memlab.measures.capacity import MixedRecipesError
-            from memlab.models import ModelError, PassageError
-            from memlab.sweeps.executors import WorkerError
-            from memlab.sweeps.runner import RunsFailedError
-            from memlab.training.cram import CramInterrupted
+        except MemlabError as error:
+            if isinstance(error, StoreError):
+                _save_elsewhere(error)
+            raise fail(f"{str(error).rstrip('.')}. {error.hint}" if error.hint else error, error.exit_code) from None
+        except KeyboardInterrupt as error:
+            from memlab.training.cram import CramInterrupted  # imported here: listing a store must not load torch
 
-            if isinstance(error, (ModelError, PassageError, TableError, MixedRecipesError, WorkerError)):
-                raise fail(error, 2) from None
-            if isinstance(error, (TableNotWrittenError, RunsFailedError)):
-                raise fail(error, 1) from None
             if isinstance(error, CramInterrupted):
                 typer.echo(f"memlab: {error}; what is finished is in the store", err=True)
                 raise typer.Exit(130) from None
@@ -88,10 +69,20 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def _save_elsewhere(error: StoreError) -> None:
+    """Save trained vectors that the store could not take to the temporary folder. Training them was expensive."""
+    for vector in error.unsaved:
+        file = Path(tempfile.gettempdir()) / f"memlab-{vector.key[:16]}.safetensors"
+        try:
+            typer.echo(f"memlab: saved the trained vector to {vector.save(file)}", err=True)
+        except OSError as problem:
+            typer.echo(f"memlab: {file} cannot be written either: {problem.strerror or problem}", err=True)
+
+
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """What queues, containers and ``kill`` send before they kill is heard like Ctrl-C: what is begun is kept."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may hear signals
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM, which schedulers, containers and ``kill`` send, like Ctrl-C: work in progress is saved."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
         yield
         return
 
@@ -106,15 +97,15 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def recipe_of(name: str, **changes: Any) -> Recipe:
-    """A recipe by name, or the default changed as a JSON object says; then with those fields that were given."""
+    """The recipe of this name, or the default changed by a JSON object. ``changes`` that are not None come last."""
     given = {field: value for field, value in changes.items() if value is not None}
     if name.lstrip().startswith("{"):
         return Recipe.from_json(name, Recipe.default()).replace(**given)
     return Recipe.named(name, **given)
 
 
-def texts_of(files: list[str] | None, text: str | None, what: str) -> list[Text]:
-    """The texts a command is to ``what``: one given outright, files and folders, and - for standard input."""
+def texts_of(files: list[str] | None, text: str | None, verb: str) -> list[Text]:
+    """The texts of ``--text``, files, folders and standard input (``-``). ``verb`` is for the error message."""
     texts = [Text("text", text, "command line")] if text is not None else []
     for name in files or []:
         if name == "-":
@@ -122,12 +113,12 @@ def texts_of(files: list[str] | None, text: str | None, what: str) -> list[Text]
         else:
             texts += from_path(name)
     if not texts:
-        raise fail(f"nothing to {what}: give a file, or --text 'some text'", 2)
+        raise fail(f"nothing to {verb}. Give a file, or --text 'some text'", 2)
     return texts
 
 
 def numbers(text: str, option: str) -> list[int]:
-    """Comma-separated whole numbers above 0."""
+    """Whole numbers above 0, separated by commas."""
     parts = text.split(",")
     if not all(part.strip().isdigit() and int(part) for part in parts):
         raise typer.BadParameter(f"{text!r}; expected whole numbers above 0, such as 1,2,4", param_hint=option)
@@ -135,14 +126,17 @@ def numbers(text: str, option: str) -> list[int]:
 
 
 def grid_of(text: str, first: int) -> range:
-    """``first:last:stride`` as lengths, with the one that is tried first among them."""
+    """Lengths from ``first:last:stride``. ``first``, the length that is tried first, must be one of them."""
     parts = text.split(":")
     if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
         raise typer.BadParameter(
             f"{text!r}; expected first:last:stride, such as 32:256:16", param_hint="--grid or --lengths"
         )
     low, high, stride = (int(part) for part in parts)
-    made = range(low, high + 1, stride)
-    if first not in made:
-        raise typer.BadParameter(f"{first} is not on the grid {text}", param_hint="--first")
-    return made
+    grid = range(low, high + 1, stride)
+    if first not in grid:
+        raise typer.BadParameter(f"{first} is not one of the lengths {text}", param_hint="--first")
+    return grid
+
+
+told = reports_errors

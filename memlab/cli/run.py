@@ -1,4 +1,4 @@
-"""``memlab run``: a plan file, here or on other processes and machines."""
+"""``memlab run``: train what a plan file asks for, in this process or on workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memlab.cli.common import NOT_EXACT, JsonOption, StoreOption, told
+from memlab.cli.common import NOT_EXACT, JsonOption, StoreOption, reports_errors
 from memlab.results.store import Store
 from memlab.sweeps.plan_file import PlanFile
 
@@ -17,38 +17,43 @@ if TYPE_CHECKING:
     from memlab.sweeps.executors import ExecutorFactory
 
 
-@told
+@reports_errors
 def run_command(
-    file: Annotated[Path, typer.Argument(help="plan, TOML: texts, tokens, and what else is varied")],
+    file: Annotated[Path, typer.Argument(help="plan file (TOML): texts, tokens, and what else varies")],
     store: StoreOption = None,
-    processes: Annotated[int, typer.Option(min=0, help="worker processes, one a GPU; 0: in this one")] = 0,
+    processes: Annotated[int, typer.Option(min=0, help="worker processes, one per GPU (0: train in this process)")] = 0,
     dask: Annotated[
-        str | None, typer.Option(help="a Dask scheduler's address, or local[:WORKERS] for a cluster of its own")
+        str | None,
+        typer.Option(help="address of a Dask scheduler, or local[:WORKERS] to start a cluster on this machine"),
     ] = None,
-    chunk: Annotated[int, typer.Option(min=1, help="passages a worker trains together")] = 16,
-    portable: Annotated[bool, typer.Option("--portable", help="also check in bf16, without cache, in a batch")] = False,
-    dry: Annotated[bool, typer.Option("--dry-run", help="only say what is missing, and how long it will take")] = False,
+    chunk: Annotated[int, typer.Option(min=1, help="passages that one worker trains together")] = 16,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="also check in bfloat16, without cache, and in a batch of 8")
+    ] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="print how many runs are missing and how long they will take")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train what a plan lacks in the store; stop it at any time and start it again."""
-    study = PlanFile.read(file)
+    """Train the runs of a plan that the store lacks. Stop it at any time; start it again to continue."""
+    plan_file = PlanFile.read(file)
     if processes and dask:
         raise typer.BadParameter("give --processes or --dask, not both")
 
     from memlab.sweeps.plan_file import estimate
     from memlab.sweeps.runner import run
 
-    place = Store(store)
-    plan = study.plan()
+    results_store = Store(store)
+    plan = plan_file.plan()
     for what, why in plan.rejected:
         typer.echo(f"left out: {what}: {why}", err=True)
-    missing = len(plan.missing(place))
-    said: dict[str, Any] = {"runs": len(plan), "in the store": len(plan) - missing, "left out": len(plan.rejected)}
+    missing = len(plan.missing(results_store))
+    before: dict[str, Any] = {"runs": len(plan), "in the store": len(plan) - missing, "left out": len(plan.rejected)}
     if missing:
-        time_left = estimate(plan, place, workers=processes or 1)
-        said |= {"seconds, likely": round(time_left.likely), "seconds, at most": round(time_left.at_most)}
+        time_left = estimate(plan, results_store, workers=processes or 1)
+        before |= {"seconds, likely": round(time_left.likely), "seconds, at most": round(time_left.at_most)}
     if not as_json or dry:
-        typer.echo(json.dumps(said) if as_json else ", ".join(f"{name}: {value}" for name, value in said.items()))
+        _print(before, as_json)
     if dry:
         return
     with ExitStack() as stack:
@@ -61,14 +66,15 @@ def run_command(
             from memlab.sweeps.executors import dask_workers
 
             executor = workers = stack.enter_context(dask_workers(dask))
-            typer.echo(f"Dask's dashboard: {workers.dashboard}", err=True)
+            typer.echo(f"Dask dashboard: {workers.dashboard}", err=True)
         report = run(
-            plan, place, portable=portable, progress=not as_json, executor=executor, chunk=chunk,
+            plan, results_store, portable=portable, progress=not as_json, executor=executor, chunk=chunk,
             watch=None if as_json else _show,
         )  # fmt: skip
     exact = sum(mem.exact for mem in report.results)
-    done = {"results": len(report.results), "exact": exact, "trained now": report.trained, "failed": len(report.failed)}
-    typer.echo(json.dumps(said | done) if as_json else ", ".join(f"{name}: {value}" for name, value in done.items()))
+    after = {"results": len(report.results), "exact": exact, "trained now": report.trained}
+    after["failed"] = len(report.failed)
+    _print(before | after if as_json else after, as_json)
     for key, why in report.failed.items():
         typer.echo(f"failed: {key[:12]}: {why}", err=True)
     if report.failed:
@@ -77,6 +83,10 @@ def run_command(
         raise typer.Exit(NOT_EXACT)
 
 
-def _show(going: Any) -> None:
-    said = f"{going.finished} of {going.total} done, {going.failed} failed, {going.given_out} with workers"
-    typer.echo(f"\r{said} ", nl=False, err=True)
+def _print(counts: dict[str, Any], as_json: bool) -> None:
+    typer.echo(json.dumps(counts) if as_json else ", ".join(f"{name}: {value}" for name, value in counts.items()))
+
+
+def _show(progress: Any) -> None:
+    line = f"{progress.finished} of {progress.total} done, {progress.failed} failed, {progress.given_out} with workers"
+    typer.echo(f"\r{line} ", nl=False, err=True)

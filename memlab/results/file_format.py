@@ -38,6 +38,8 @@ class VectorError(MemlabError, ValueError):
 class DamagedError(VectorError):
     """A file whose contents are not what was written: truncated, altered, or no vector at all."""
 
+    hint = "Run `memlab store verify` to move a store's damaged files into quarantine; they can then be trained again"
+
 
 def pack(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:
     """The bytes of a file; ``meta`` without the two fields that are added here, ``schema`` and ``payload_sha256``."""
