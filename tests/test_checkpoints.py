@@ -41,7 +41,7 @@ def stop_after(steps):
 
 def stopped(toy, passages, recipe, store, steps=15):
     with pytest.raises(CramInterrupted):
-        cram(toy, passages, recipe, store, progress=False, watch=stop_after(steps))
+        cram(toy, passages, recipe, store, progress=False, on_step=stop_after(steps))
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -83,7 +83,7 @@ cram_module.CHECKPOINT_EVERY = cram_module.CHECKPOINT_AFTER = 0.0
 toy = load("toy:llama")
 watch = lambda p: os.kill(os.getpid(), signal.SIGKILL) if len(sys.argv) > 2 and p.steps[0] == 20 else False
 recipe = Recipe.default(budget=30, margin=50)
-(mem,) = cram(toy, random_passages(toy, count=1), recipe, Store(sys.argv[1]), progress=False, watch=watch)
+(mem,) = cram(toy, random_passages(toy, count=1), recipe, Store(sys.argv[1]), progress=False, on_step=watch)
 print(mem.provenance.get("resumed"), mem.steps)
 """
     asked = [sys.executable, "-c", program, str(tmp_path / "store")]

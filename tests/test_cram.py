@@ -106,7 +106,7 @@ def test_mixed_lengths_and_k_come_back_in_order(toy, store):
 
 def test_a_watcher_sees_what_the_trace_keeps(toy):
     seen = []
-    (mem,) = cram(toy, random_passages(toy, 1), Recipe.default(k=2), progress=False, watch=seen.append)
+    (mem,) = cram(toy, random_passages(toy, 1), Recipe.default(k=2), progress=False, on_step=seen.append)
     told = [(p.steps[0], p.loss_bits[0], p.accuracy[0]) for p in seen]
     assert told == list(zip(*(mem.trace[c] for c in ("step", "loss", "accuracy")), strict=True))
     assert [t[0] for t in told] == list(range(mem.steps + 1))
@@ -121,7 +121,7 @@ def test_more_passages_than_places_on_the_bench(toy, store, monkeypatch):
         Recipe.default(k=4),
         store,
         progress=False,
-        watch=lambda p: seen.append(p) or False,
+        on_step=lambda p: seen.append(p) or False,
     )
     assert len({m.key for m in mems}) == 20
     assert all(m.exact for m in mems)
@@ -139,7 +139,7 @@ def test_what_is_in_the_store_is_not_trained_again(toy, store):
         Recipe.default(k=4),
         store,
         progress=False,
-        watch=lambda p: steps.append(p.passages),
+        on_step=lambda p: steps.append(p.passages),
     )
     assert {i for s in steps for i in s} == {2}
     assert [m.to_bytes() for m in both[:2]] == [m.to_bytes() for m in first]
@@ -160,7 +160,7 @@ def test_a_damaged_result_is_trained_again(toy, store):
 def test_stopping_keeps_what_is_finished(toy, store):
     passages = random_passages(toy, 8)
     with pytest.raises(CramInterrupted) as stopped:
-        cram(toy, passages, Recipe.default(k=4), store, progress=False, watch=lambda p: p.finished >= 3)
+        cram(toy, passages, Recipe.default(k=4), store, progress=False, on_step=lambda p: p.finished >= 3)
     finished, unfinished = stopped.value.finished, stopped.value.unfinished
     assert len(finished) >= 3
     assert len(finished) + len(unfinished) == 8
@@ -170,7 +170,7 @@ def test_stopping_keeps_what_is_finished(toy, store):
     steps = []
     assert all(
         m.exact
-        for m in cram(toy, passages, Recipe.default(k=4), store, progress=False, watch=lambda p: steps.append(p.total))
+        for m in cram(toy, passages, Recipe.default(k=4), store, progress=False, on_step=lambda p: steps.append(p.total))
     )
     assert len(set(store.keys())) == 8
 
@@ -185,7 +185,7 @@ easy, hard = lm.passage_of_ids([1, 2]), lm.passage_of_ids(list(range(90)) * 3)
 def watch(p):
     if p.finished and p.steps[0] > 5: os.kill(os.getpid(), signal.SIGINT)
 try:
-    cram(lm, [easy, hard], store=Store({str(tmp_path)!r}), progress=False, watch=watch)
+    cram(lm, [easy, hard], store=Store({str(tmp_path)!r}), progress=False, on_step=watch)
 except KeyboardInterrupt as stop:
     print(type(stop).__name__, len(stop.finished), len(stop.unfinished))
 """
@@ -273,7 +273,7 @@ def test_bad_requests(toy, store):
 def test_a_store_that_cannot_be_written_fails_before_the_work(toy, tmp_path):
     steps = []
     with pytest.raises(StoreError, match="cannot be written"):
-        cram(toy, random_passages(toy, 1), store=Store(unwritable(tmp_path)), progress=False, watch=steps.append)
+        cram(toy, random_passages(toy, 1), store=Store(unwritable(tmp_path)), progress=False, on_step=steps.append)
     assert not steps
 
 
@@ -364,10 +364,10 @@ def test_as_many_tokens_as_the_context_has_room_for(toy):
 def test_what_ended_in_the_step_it_was_stopped_in_is_not_lost(toy, store):
     recipe = Recipe.default(budget=5, margin=50)
     with pytest.raises(CramInterrupted) as stopped:
-        cram(toy, random_passages(toy, 4), recipe, store, progress=False, watch=lambda p: p.steps[0] == 4)
+        cram(toy, random_passages(toy, 4), recipe, store, progress=False, on_step=lambda p: p.steps[0] == 4)
     assert len(stopped.value.finished) == 0  # and before it, nothing is finished
     with pytest.raises(CramInterrupted) as stopped:
-        cram(toy, random_passages(toy, 4), recipe, store, progress=False, watch=lambda p: p.steps[0] == 5)
+        cram(toy, random_passages(toy, 4), recipe, store, progress=False, on_step=lambda p: p.steps[0] == 5)
     assert len(stopped.value.finished) == len(list(store.keys())) == 4
     assert stopped.value.unfinished == []
 

@@ -22,7 +22,7 @@ def vectors_of(lm, rows, seed=0):
 def assert_same(made, slope, scores, gradients):
     torch.testing.assert_close(made[0].double(), scores.loss, rtol=1e-5, atol=1e-6)
     assert made[1].long().tolist() == scores.right.tolist()
-    torch.testing.assert_close(made[2].double(), scores.margin, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(made[2].double(), scores.min_margin, rtol=1e-4, atol=1e-5)
     expected = torch.cat(gradients)
     assert float((slope - expected).norm() / expected.norm()) < 1e-5
 

@@ -35,7 +35,7 @@ def test_decode_is_what_generate_writes(any_toy):
 def test_decoding_can_be_watched_and_ended(toy):
     mem, seen = vector(toy, n=9), []
     whole = decode(toy, [mem])[0]
-    (some,) = decode(toy, [mem], watch=lambda tokens: seen.append(tokens) or tokens == 4)
+    (some,) = decode(toy, [mem], on_token=lambda tokens: seen.append(tokens) or tokens == 4)
     assert seen == [1, 2, 3, 4]
     np.testing.assert_array_equal(some, whole[:4])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from memlab import ModelError, Recipe, cram, decode, load
+from memlab import ModelError, Recipe, cram, decode, export_peft, load
 from tests.conftest import random_passages
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ def test_peft_generates_the_passage(family, k, prefix, tmp_path):
     mems = [m for m in cram(lm, random_passages(lm, 4, 3 if k == 1 else 6), recipe, progress=False) if m.exact]
     assert mems
     mem = mems[0]
-    folder = mem.export_peft(tmp_path / "adapter", lm)
+    folder = export_peft(mem, tmp_path / "adapter", lm)
     adapted = peft.PeftModel.from_pretrained(lm.model, folder)
     nothing = torch.empty(1, 0, dtype=torch.long)
     # PEFT knows one cache, which is not Mamba's.
@@ -40,7 +40,7 @@ def test_tokens_behind_the_vectors_travel_too(tmp_path):
     (mem,) = cram(lm, random_passages(lm, 1, 3), Recipe.default(k=2, suffix=(5,), budget=100), progress=False)
     from safetensors.numpy import load_file
 
-    rows = load_file(mem.export_peft(tmp_path, lm) / "adapter_model.safetensors")["prompt_embeddings"]
+    rows = load_file(export_peft(mem, tmp_path, lm) / "adapter_model.safetensors")["prompt_embeddings"]
     np.testing.assert_array_equal(rows[-1], lm.embed([5])[0].numpy())
     np.testing.assert_array_equal(rows[-3:-1], mem.mem)
 
@@ -49,5 +49,5 @@ def test_another_models_vector_is_refused(tmp_path):
     lm = load("toy:llama")
     (mem,) = cram(lm, random_passages(lm, 1, 3), Recipe.default(budget=1), progress=False)
     with pytest.raises(ModelError, match="toy:opt"):
-        mem.export_peft(tmp_path, load("toy:opt"))
+        export_peft(mem, tmp_path, load("toy:opt"))
     assert not list(tmp_path.iterdir())

@@ -35,12 +35,12 @@ def test_two_hundred_mixed_passages_little_padding_none_lost(toy, store):
         return progress.finished > 70 and len(trained) == 0
 
     with pytest.raises(CramInterrupted) as stopped:
-        cram(toy, passages, recipe, store, progress=False, watch=watch)
+        cram(toy, passages, recipe, store, progress=False, on_step=watch)
     trained += [m.key for m in stopped.value.finished]
     assert 70 < len(trained) < 200
     assert set(trained) == set(store.keys())
     before = {key: store.get(key).provenance["trained"] for key in trained}
-    mems = cram(toy, passages, recipe, store, progress=False, watch=watch)
+    mems = cram(toy, passages, recipe, store, progress=False, on_step=watch)
     assert [m.token_ids.tolist() for m in mems] == [p.ids.tolist() for p in passages]
     assert len({m.key for m in mems}) == 200 == len(list(store.keys()))
     assert {key: store.get(key).provenance["trained"] for key in trained} == before
@@ -183,7 +183,7 @@ def test_texts_that_grow_share_the_bench_by_what_is_trained_now(toy, store, monk
         company.append(progress.passages)
         positions.append(progress.positions)
 
-    mems = cram(toy, passages, recipe, store, progress=False, watch=watch)
+    mems = cram(toy, passages, recipe, store, progress=False, on_step=watch)
     assert len(company[0]) == 8
     sizes = [len(passages) for passages in company]
     assert 1 < min(sizes[:60]) < 8  # who came last made way as the others grew
@@ -193,7 +193,7 @@ def test_texts_that_grow_share_the_bench_by_what_is_trained_now(toy, store, monk
         assert mem.trace["loss"][0] == pytest.approx(alone[mem.key].trace["loss"][0], rel=1e-4)
     # Who made way is not forgotten when all is stopped, and goes on as everyone does.
     with pytest.raises(CramInterrupted) as stopped:
-        cram(toy, passages, recipe, progress=False, watch=lambda progress: len(progress.passages) < 5)
+        cram(toy, passages, recipe, progress=False, on_step=lambda progress: len(progress.passages) < 5)
     assert len(stopped.value.unfinished) == 8
     stages = [[m.provenance["stage"] for m in some] for some in (mems, [alone[m.key] for m in mems])]
     assert np.mean(stages[0]) == pytest.approx(np.mean(stages[1]), rel=0.25)

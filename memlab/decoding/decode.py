@@ -45,7 +45,7 @@ def decode(
     *,
     dtype: str = "float32",
     batch: int = 16,
-    watch: Callable[[int], bool] | None = None,
+    on_token: Callable[[int], bool] | None = None,
 ) -> list[np.ndarray]:
     """Greedy ids (n,) from each vector alone, ``tokens`` of them (default: as many as its passage has).
 
@@ -63,7 +63,7 @@ def decode(
             made: list[np.ndarray] = []
             for logits in itertools.islice(_stream(lm, [mems[i] for i in chunk], dtype), max(lengths)):
                 made.append(logits.argmax(-1).cpu().numpy())
-                if watch and watch(len(made)):
+                if on_token and on_token(len(made)):
                     break
             ids = np.stack(made, axis=1)
             done |= {i: row[:n] for i, row, n in zip(chunk, ids, lengths, strict=True)}
@@ -126,7 +126,7 @@ def teacher_forced(
     row = Row.of(mem, first_scored)
     scores, _ = Batch(lm, [row]).scores([torch.tensor(mem.mem)], _NAMES[dtype])
     accuracy = float(scores.right[0] / scores.scored[0])
-    return accuracy, float(scores.loss[0] / np.log(2)), float(scores.margin[0])
+    return accuracy, float(scores.loss[0] / np.log(2)), float(scores.min_margin[0])
 
 
 def _stream(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from memlab.experiments.session import Session
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.results.atomic import atomic_write
@@ -27,8 +28,7 @@ EVERY = 5
 
 
 def train_bundled(
-    lm: FrozenLM,
-    store: Store,
+    session: Session,
     out: Store,
     *,
     count: int = 16,
@@ -37,22 +37,20 @@ def train_bundled(
     solutions: int = SOLUTIONS,
     length: int = 32,
     recipe: Recipe | None = None,
-    progress: bool = True,
-    tell: Callable[[str], None] = lambda line: None,
 ) -> list[MemVector]:
-    """Train what is missing into ``store`` and put the exact ones into ``out``.
+    """Train what is missing into ``session.store`` and put the exact ones into ``out``.
 
     ``count`` originals and ``count`` texts of random words at each of ``lengths``, seed 0; and of ``passages`` of each
     kind, at ``length`` tokens, ``solutions`` exact ones: seeds from 0 on, as many as it takes (at most twice that).
     """
-    recipe = recipe or Recipe.default()
+    lm, recipe = session.lm, recipe or Recipe.default()
     kinds = [_spread(load_texts("originals"), count), load_texts("random", count=count)]
     texts = [text for kind in kinds for text in kind]
     plan = Plan.grid(lm, texts, tokens=list(lengths), recipes=recipe)
     for what, why in plan.rejected:
-        tell(f"left out: {what}: {why}")
-    kept = [mem for mem in run(plan, store, progress=progress).whole() if mem.exact]
-    tell(f"{len(kept)} of {len(plan)} over lengths {', '.join(map(str, lengths))} are exact")
+        session.log(f"left out: {what}: {why}")
+    kept = [mem for mem in run(plan, session.store, progress=session.progress).whole() if mem.exact]
+    session.log(f"{len(kept)} of {len(plan)} over lengths {', '.join(map(str, lengths))} are exact")
     chosen = [lm.passage(text, length) for kind in kinds for text in kind[:passages]]
     found: dict[str, list[MemVector]] = {passage.span.id: [] for passage in chosen}
     for first in range(0, 2 * solutions, solutions):
@@ -61,11 +59,11 @@ def train_bundled(
         if short:
             plan = Plan.of(lm, short, seeds)
             of = {job.key: job.passage.span.id for job in plan}
-            for mem in run(plan, store, progress=progress).whole():
+            for mem in run(plan, session.store, progress=session.progress).whole():
                 if mem.exact and len(found[of[mem.key]]) < solutions:
                     found[of[mem.key]].append(mem)
     for name, mems in found.items():
-        tell(f"{name}: {len(mems)} solutions of {length} tokens")
+        session.log(f"{name}: {len(mems)} solutions of {length} tokens")
         kept += mems
     for mem in kept:
         out.put(mem)
@@ -91,7 +89,7 @@ def trajectories(
                 ways[i].append((step, mem.numpy().astype(np.float16)))
         return False
 
-    made = cram(lm, list(passages), recipe, progress=progress, watch=watch)
+    made = cram(lm, list(passages), recipe, progress=progress, on_step=watch)
     tensors, steps = {}, {}
     for i, mem in enumerate(made):
         if not mem.exact:

@@ -260,7 +260,7 @@ def norm_table(lm: FrozenLM, shelf: Store, own: Store, *, tokens: int | None = N
             row(i, step, mem.numpy(), False)
         return False
 
-    made = cram(lm, [_passage(lm, mem) for mem in chosen], recipe, progress=False, watch=watch)
+    made = cram(lm, [_passage(lm, mem) for mem in chosen], recipe, progress=False, on_step=watch)
     for i, mem in enumerate(made):
         if mem.exact:
             row(i, mem.steps, mem.mem, True)

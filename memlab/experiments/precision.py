@@ -185,7 +185,7 @@ def _margins(lm: FrozenLM, mems: Sequence[MemVector]) -> list[float]:
         decoding.require_weights(lm, mem)
     rows = [Row.of(mem) for mem in mems]
     scores, _ = Batch(lm, rows).scores([torch.tensor(mem.mem) for mem in mems], torch.float32)
-    return scores.margin.tolist()
+    return scores.min_margin.tolist()
 
 
 def _distance(changed: MemVector, mem: MemVector) -> float:

@@ -129,7 +129,7 @@ class LivePanel(w.VBox):
             return self.stopping.is_set()
 
         try:
-            (mem,) = cram(lm, passage, recipe, store, progress=False, watch=watch)
+            (mem,) = cram(lm, passage, recipe, store, progress=False, on_step=watch)
         except CramInterrupted as stopped:
             mem = stopped.finished[0] if stopped.finished else stopped.unfinished[0]
         if mem.is_original:

@@ -75,7 +75,7 @@ class CapacityPanel(LivePanel):
                 self.status.value = say(f"Decoded {tokens} of {mem.n} tokens")
             return self.stopping.is_set()
 
-        ids = decode(self.lm, [mem], batch=1, watch=watch)[0]
+        ids = decode(self.lm, [mem], batch=1, on_token=watch)[0]
         if len(ids) < mem.n:
             self.status.value = say(f"Stopped after {len(ids)} of {mem.n} tokens.")
             return

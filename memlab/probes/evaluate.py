@@ -70,6 +70,6 @@ def _evaluated(lm: FrozenLM, mems: list[MemVector], batch: int) -> pd.DataFrame:
             "right": right,
             "tokens": [m.n for m in mems],
             "decodes": [n == m.n for n, m in zip(right, mems, strict=True)],
-            "margin": scores.margin.tolist(),
+            "margin": scores.min_margin.tolist(),
         }
     )

@@ -62,7 +62,7 @@ class Scores:
     """Scored tokens that are argmax while the true ones are fed (rows,)."""
     scored: torch.Tensor
     """Tokens scored (rows,)."""
-    margin: torch.Tensor
+    min_margin: torch.Tensor
     """Smallest lead in logits of a scored token over the best other (rows,)."""
 
 

@@ -1,4 +1,4 @@
-"""The one retry policy: halve jobs that fail together; record one that fails alone twice."""
+"""The retry policy of runs: what is tried again after an error, and what is recorded as failed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,25 @@ from memlab.results.store import Store, StoreError
 from memlab.training.cram import Progress, cram
 
 
+def after_failure(
+    jobs: Sequence[int], failures: int, *, worker_failed: bool = False
+) -> list[tuple[Sequence[int], int]]:
+    """The groups to try next after ``jobs`` have failed together ``failures`` times, each with its number of failures.
+
+    An empty list: record the error. ``jobs`` are those without a result. Which of them is the cause is unknown.
+
+    - Training failed: try each half. A single job is tried once more, because the cause may pass (another program
+      that fills the GPU, for example).
+    - The worker failed (it died, or could not load the model): try the same jobs once more, because the cause may lie
+      outside them. Then try each job alone. Halves would need more attempts, and each attempt can cost a process.
+    """
+    if worker_failed:
+        return {1: [(jobs, 1)], 2: [([job], 2) for job in jobs]}.get(failures, [])
+    if half := len(jobs) // 2:
+        return [(jobs[:half], 0), (jobs[half:], 0)]
+    return [(jobs, failures)] if failures < 2 else []
+
+
 def train_with_retries(
     lm: FrozenLM,
     keys: Sequence[str],
@@ -21,47 +40,44 @@ def train_with_retries(
     *,
     portable: bool = False,
     progress: bool = False,
-    watch: Callable[[Progress], bool | None] | None = None,
+    on_step: Callable[[Progress], bool | None] | None = None,
     failed: dict[str, str] | None = None,
 ) -> tuple[list[MemVector], dict[str, str]]:
-    """One model's jobs in this process: (results, {key: error}), each failure tried twice and recorded in the store.
+    """Train one model's jobs in this process; returns (results, {key: error}). The store records the errors, too.
 
-    ``failed``, if given, is that second dictionary, filled as it goes.
+    ``failed``, if given, is the second dictionary, filled during the run. Raises ``StoreError`` at once, because
+    without a store no later result could be saved.
     """
-    done: dict[str, MemVector] = {}
+    results: dict[str, MemVector] = {}
     failed = {} if failed is None else failed
 
-    def go(which: Sequence[int]) -> str:
-        """The error, or nothing. Only its text: with it would be held what filled the memory."""
+    def train(jobs: Sequence[int]) -> str:
+        """Train these jobs; returns the error, or "". Text only: the exception would keep its tensors in memory."""
         try:
-            results = cram(
+            mems = cram(
                 lm,
-                [passages[i] for i in which],
-                [recipes[i] for i in which],
+                [passages[i] for i in jobs],
+                [recipes[i] for i in jobs],
                 store,
-                start=[parents[i] for i in which],
+                start=[parents[i] for i in jobs],
                 portable=portable,
                 progress=progress,
-                watch=watch,
+                on_step=on_step,
             )
         except StoreError:
             raise
         except Exception as error:
             return f"{type(error).__name__}: {error}"
-        done.update({mem.key: mem for mem in results})
+        results.update({mem.key: mem for mem in mems})
         return ""
 
-    def some(which: Sequence[int]) -> None:
-        why = go(which)
-        if why and len(which) == 1:
-            why = go(which)  # once more: a bad moment is no bad job
-            if why:
-                failed[keys[which[0]]] = why
-                store.record_failure(keys[which[0]], why)
-        elif why:
-            some(which[: len(which) // 2])
-            some(which[len(which) // 2 :])
-
-    if keys:
-        some(range(len(keys)))
-    return [done[key] for key in keys if key in done], failed
+    waiting: list[tuple[Sequence[int], int]] = [(range(len(keys)), 0)] if keys else []
+    while waiting:
+        jobs, failures = waiting.pop(0)
+        if error := train(jobs):
+            retries = after_failure(jobs, failures + 1)
+            waiting[:0] = retries
+            for key in [keys[i] for i in jobs] if not retries else []:
+                failed[key] = error
+                store.record_failure(key, error)
+    return [results[key] for key in keys if key in results], failed

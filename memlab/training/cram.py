@@ -74,7 +74,7 @@ def cram(
     start: MemVector | Sequence[MemVector | None] | None = None,
     portable: bool = False,
     progress: bool = True,
-    watch: Callable[[Progress], bool | None] | None = None,
+    on_step: Callable[[Progress], bool | None] | None = None,
 ) -> list[MemVector]:
     """Train mem vectors for each passage, check them by decoding freely, and return them in the order given.
 
@@ -96,7 +96,7 @@ def cram(
     done, waiting = _look_up(jobs, store)
     scheduler = BatchScheduler(lm, waiting, progress=progress)
     try:
-        _train(scheduler, done, store=store, portable=portable, progress=progress, watch=watch)
+        _train(scheduler, done, store=store, portable=portable, progress=progress, on_step=on_step)
     except KeyboardInterrupt:
         for job in [job for job in scheduler.running if job.ended]:  # in this very step: paid for, but for a decode
             done[job.key] = job.result()
@@ -171,7 +171,7 @@ def _train(
     store: Store | None,
     portable: bool,
     progress: bool,
-    watch: Callable[[Progress], bool | None] | None,
+    on_step: Callable[[Progress], bool | None] | None,
 ) -> None:
     """Train until nobody waits and the bench is empty; results go into ``done`` and the store as they come."""
     total = len(done) + len(scheduler.waiting)
@@ -192,7 +192,7 @@ def _train(
                 drawn = time.perf_counter()
                 bar.set_description(f"crammed {len(done)} of {total}", refresh=False)
                 bar.set_postfix(_postfix(scheduler.running))
-            if watch and watch(_told(scheduler, len(done), total)):
+            if on_step and on_step(_told(scheduler, len(done), total)):
                 raise KeyboardInterrupt
             for job in [job for job in scheduler.running if job.ended]:
                 # On the books first, so that a store that fails, or an interrupt, cannot lose it.

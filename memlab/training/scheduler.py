@@ -123,9 +123,9 @@ class BatchScheduler:
             if scores is None:
                 self._confirm(some, at_once=len(some) // 2)
                 continue
-            for job, share, margin in zip(some, scores.right / scores.scored, scores.margin, strict=True):
+            for job, share, margin in zip(some, scores.right / scores.scored, scores.min_margin, strict=True):
                 job.confirm(float(share), float(margin))
 
 
 def _lists(scores: Scores) -> tuple[list[float], list[int], list[float]]:
-    return scores.loss.tolist(), scores.right.tolist(), scores.margin.tolist()
+    return scores.loss.tolist(), scores.right.tolist(), scores.min_margin.tolist()
