@@ -397,19 +397,19 @@ def test_published_figures_and_ours_in_one_table():
         "horizon": [*range(10, 19), *range(20, 38, 2)], "horizon_bits": 1.0, "failed_at": 40,
     })  # fmt: skip
     table = published.capacity_by_model(horizons, {"toy": (16, 256)})
-    (ours,) = table[table.way == published.OURS].to_dict("records")
+    (ours,) = table[table.method == published.OURS].to_dict("records")
     assert (ours["tokens"], ours["theoretical"]) == (14, 16 * 16 / 8)
     assert 10 <= ours["low"] < 14 < ours["high"] <= 18
-    llama = table[table.model == "llama-3.1-8b"].set_index("way").tokens
+    llama = table[table.model == "llama-3.1-8b"].set_index("method").tokens
     assert llama[published.PAPER] == 1568
     assert llama[published.PROGRESSIVE] == pytest.approx(1437.6)
-    assert not table[table.way == published.PROGRESSIVE].model.duplicated().any()
+    assert not table[table.method == published.PROGRESSIVE].model.duplicated().any()
     # One passage was tried with a single vector only, and another's second search just ended: neither tells of k.
     several = horizons[(horizons.text_id != "i") | (horizons.k == 1)].copy()
     several.loc[(several.text_id == "h") & (several.k == 2), "failed_at"] = np.nan
-    more = published.more_vectors(several).set_index(["way", "text_id", "k"]).tokens
+    more = published.more_vectors(several).set_index(["series", "text_id", "k"]).tokens
     assert dict(more["toy, originals"].groupby("k").size()) == {1: 7, 2: 7}
     assert more["toy, originals", "a", 2] == 20
     assert more["llama-3.2-1b, published", "llama-3.2-1b", 16] == 7168
     few = published.capacity_by_model(horizons[horizons.text_id < "d"], {"toy": (16, 256)})
-    assert few[few.way == published.OURS].low.isna().all()  # three passages bound nothing
+    assert few[few.method == published.OURS].low.isna().all()  # three passages bound nothing

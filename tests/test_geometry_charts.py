@@ -1,4 +1,4 @@
-"""What the pictures of geometry say, read off their marks."""
+"""Charts of geometry, tested by the marks of the drawn SVG."""
 
 import numpy as np
 import pandas as pd
@@ -7,14 +7,14 @@ from memlab import charts
 from tests.helpers import spoken_labels, symbol_places
 
 
-def test_a_path_marks_what_is_exact_and_only_that():
+def test_a_path_marks_exact_places_only():
     table = pd.DataFrame({"t": [0, 0.5, 1], "bits": [0.1, 7, 0.1], "right": [8, 2, 8], "tokens": 8, "way": "line"})
     assert len(symbol_places(charts.along_a_path(table.assign(exact=[True, False, False])), "circle")) == 1
     points = symbol_places(charts.along_a_path(table.assign(exact=True)), "circle")
-    assert points[0, 1] == points[2, 1] > points[1, 1]  # seven bits stand higher
+    assert points[0, 1] == points[2, 1] > points[1, 1]  # 7 bits are drawn higher
 
 
-def test_radii_that_end_with_the_search_are_arrows_and_the_smallest_are_there():
+def test_open_radii_are_arrows_and_the_smallest_radius_is_drawn():
     table = pd.DataFrame(
         {
             "direction": ["random"] * 3,
@@ -30,19 +30,19 @@ def test_radii_that_end_with_the_search_are_arrows_and_the_smallest_are_there():
     assert any("text_id: a" in m and "0.1%" in m for m in marks)
 
 
-def test_a_plane_frames_what_is_exact_and_names_its_points():
+def test_loss_plane_frames_exact_places_and_names_its_marks():
     places = [(x, y) for x in (0.0, 0.5, 1.0) for y in (-0.5, 0.0, 0.5)]
     table = pd.DataFrame(places, columns=["x", "y"]).assign(
         bits=5.0, exact=[p in ((0.0, 0.0), (1.0, 0.0)) for p in places]
     )
     named = pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 0.0], "name": ["one", "other"]})
     svg = charts.to_svg(charts.loss_plane(table, named))
-    assert svg.count("exact: true") == 2 * 2  # the ground and its frame
+    assert svg.count("exact: true") == 2 * 2  # the cell and its frame
     assert ">one<" in svg
     assert ">other<" in svg
 
 
-def test_norms_end_where_the_training_did():
+def test_norm_trajectories_end_at_the_last_step():
     table = pd.DataFrame(
         {
             "text_id": "a",
@@ -59,7 +59,7 @@ def test_norms_end_where_the_training_did():
     assert ends[0, 1] > ends[1, 1]
 
 
-def test_a_map_has_a_text_at_the_pointer():
+def test_vector_map_shows_the_text_in_the_tooltip():
     table = pd.DataFrame(
         {"i": [0], "x": [0.0], "y": [0.0], "kind": "prose", "label": "a", "text": "Meet me", "tokens": 8, "norm": 1.0}
     )
@@ -67,7 +67,7 @@ def test_a_map_has_a_text_at_the_pointer():
     assert any("text: Meet me" in m for m in marks)
 
 
-def test_from_text_to_text_has_both_texts_at_every_place():
+def test_from_text_to_text_draws_both_texts_at_every_position():
     table = pd.DataFrame({"t": [0.0, 1.0], "of_a": [8, 1], "of_b": [0, 8], "written": ["one", "other"]})
     points = symbol_places(charts.from_text_to_text(table, ("first", "second")), "point")
     assert len(points) == 4

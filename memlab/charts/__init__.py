@@ -1,65 +1,44 @@
-"""One function a picture: a table in, an Altair chart out. Nothing is computed here."""
+"""Charts: each function takes a table and returns an Altair chart. Nothing is computed here.
 
-from memlab.charts.capacity import (
-    attempts_by_length,
-    before_and_after,
-    bits_along,
-    capacity_by_model,
-    codec_bars,
-    horizons_tokens_and_bits,
-    more_vectors,
-    predictions,
-    survival_by_bits,
-)
-from memlab.charts.geometry import (
-    along_a_path,
-    attention_map,
-    densities,
-    distance_matrix,
-    from_text_to_text,
-    knocked_out,
-    loss_plane,
-    norm_trajectories,
-    radii_by_direction,
-    scatter,
-    survival,
-    token_waterfall,
-    vector_map,
-)
-from memlab.charts.study import exact_by_step, horizon_strip, readings, spectrum, speed_chart, training_curve
-from memlab.charts.theme import save, theme, to_svg, use_offline_renderer
+To add a chart, write its function in a module of this folder and add one line below. ``name as name`` marks a public
+name for type checkers.
 
-__all__ = [
-    "along_a_path",
-    "attempts_by_length",
-    "attention_map",
-    "before_and_after",
-    "bits_along",
-    "capacity_by_model",
-    "codec_bars",
-    "densities",
-    "distance_matrix",
-    "exact_by_step",
-    "from_text_to_text",
-    "horizon_strip",
-    "horizons_tokens_and_bits",
-    "knocked_out",
-    "loss_plane",
-    "more_vectors",
-    "norm_trajectories",
-    "predictions",
-    "radii_by_direction",
-    "readings",
-    "save",
-    "scatter",
-    "spectrum",
-    "speed_chart",
-    "survival",
-    "survival_by_bits",
-    "theme",
-    "to_svg",
-    "token_waterfall",
-    "training_curve",
-    "use_offline_renderer",
-    "vector_map",
-]
+>>> import pandas as pd
+>>> from memlab import charts
+>>> trace = pd.DataFrame({"step": [0, 1], "loss": [9.0, 4.0], "accuracy": [0.0, 0.5]})
+>>> charts.to_svg(charts.training_curve(trace))[:4]
+'<svg'
+"""
+
+from memlab.charts.capacity import attempts_by_length as attempts_by_length
+from memlab.charts.capacity import before_and_after as before_and_after
+from memlab.charts.capacity import bits_along as bits_along
+from memlab.charts.capacity import capacity_by_model as capacity_by_model
+from memlab.charts.capacity import codec_bars as codec_bars
+from memlab.charts.capacity import horizons_tokens_and_bits as horizons_tokens_and_bits
+from memlab.charts.capacity import more_vectors as more_vectors
+from memlab.charts.capacity import predictions as predictions
+from memlab.charts.capacity import survival_by_bits as survival_by_bits
+from memlab.charts.geometry import along_a_path as along_a_path
+from memlab.charts.geometry import attention_map as attention_map
+from memlab.charts.geometry import densities as densities
+from memlab.charts.geometry import distance_matrix as distance_matrix
+from memlab.charts.geometry import from_text_to_text as from_text_to_text
+from memlab.charts.geometry import knocked_out as knocked_out
+from memlab.charts.geometry import loss_plane as loss_plane
+from memlab.charts.geometry import norm_trajectories as norm_trajectories
+from memlab.charts.geometry import radii_by_direction as radii_by_direction
+from memlab.charts.geometry import scatter as scatter
+from memlab.charts.geometry import survival as survival
+from memlab.charts.geometry import token_waterfall as token_waterfall
+from memlab.charts.geometry import vector_map as vector_map
+from memlab.charts.theme import save as save
+from memlab.charts.theme import theme as theme
+from memlab.charts.theme import to_svg as to_svg
+from memlab.charts.theme import use_offline_renderer as use_offline_renderer
+from memlab.charts.training import exact_by_step as exact_by_step
+from memlab.charts.training import horizon_strip as horizon_strip
+from memlab.charts.training import readings as readings
+from memlab.charts.training import spectrum as spectrum
+from memlab.charts.training import speed_chart as speed_chart
+from memlab.charts.training import training_curve as training_curve

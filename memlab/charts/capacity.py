@@ -1,4 +1,4 @@
-"""Pictures of capacity: what vectors hold, in tokens and in bits, and what that costs to store."""
+"""Charts of capacity: how much vectors hold, in tokens and in bits, and how many bytes they take to store."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TICKS = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
 
 
 def capacity_by_model(table: pd.DataFrame) -> Any:
-    """Tokens one vector holds against what its numbers could name at most, both axes logarithmic.
+    """Tokens that one vector holds, by the theoretical capacity of its numbers; both axes are logarithmic.
 
-    Columns ``model theoretical tokens low high way`` (``low``, ``high``: the interval or spread, may be missing). Grey
-    lines: a tenth and a hundredth of the theoretical capacity.
+    Columns ``model theoretical tokens low high method`` (``low``, ``high``: interval or spread, may be missing). Grey
+    lines mark 100 %, 10 % and 1 % of the theoretical capacity.
     """
     domain = [450, 5000]
     lines = pd.DataFrame(
@@ -37,42 +37,42 @@ def capacity_by_model(table: pd.DataFrame) -> Any:
         .mark_text(color=GREY, align="left", dx=4, fontSize=11)
         .encode(alt.X("x:Q", scale=x), alt.Y("y:Q", scale=y), alt.Text("share:N"))
     )
-    ways = table.way.unique().tolist()
+    methods = table.method.unique().tolist()
     base = alt.Chart(table).encode(
         alt.X(
-            "theoretical:Q", scale=x, title="tokens that 16 bits a dimension could name at most (log)",
+            "theoretical:Q", scale=x, title="theoretical capacity in tokens, 16 bits per dimension (log)",
             axis=alt.Axis(values=[500, 750, 1000, 1500, 2000, 3000, 4000], grid=False),
         ),
         alt.Color(
-            "way:N", title=None, sort=ways, scale=alt.Scale(domain=ways, range=[ORANGE, BLUE, GREEN, PURPLE]),
+            "method:N", title=None, sort=methods, scale=alt.Scale(domain=methods, range=[ORANGE, BLUE, GREEN, PURPLE]),
             legend=alt.Legend(orient="top", columns=1, labelLimit=520, symbolOpacity=1, symbolStrokeWidth=0),
         ),
-        tooltip=["model", "way", alt.Tooltip("tokens:Q", format=".0f"), alt.Tooltip("theoretical:Q", format=".0f")],
+        tooltip=["model", "method", alt.Tooltip("tokens:Q", format=".0f"), alt.Tooltip("theoretical:Q", format=".0f")],
     )  # fmt: skip
     whiskers = base.mark_rule(strokeWidth=2, opacity=0.6).encode(alt.Y("low:Q", scale=y), alt.Y2("high:Q"))
     points = base.mark_point(size=80, filled=True, opacity=0.9).encode(
         alt.Y("tokens:Q", scale=y, title="tokens in one vector (log)", axis=alt.Axis(values=_TICKS, grid=False)),
-        alt.Shape("way:N", title=None, sort=ways, legend=None),
+        alt.Shape("method:N", title=None, sort=methods, legend=None),
     )
     return alt.layer(guides, names, whiskers, points).properties(width=600, height=360)
 
 
 def more_vectors(table: pd.DataFrame) -> Any:
-    """Tokens against the number of vectors, both logarithmic, a line a passage. Columns ``k tokens way text_id``.
+    """Tokens by number of vectors, one line per passage, both axes logarithmic. Columns ``k tokens series text_id``.
 
-    What was published is grey, each model of its own dash; what was measured here has the colours, a kind of text each.
+    A series is named ``MODEL, KIND OF TEXT`` or ``MODEL, published``. Published series are grey, with a dash pattern
+    per model. The colour of a measured series shows its kind of text.
     """
-    ways = table.way.unique().tolist()
-    published = [way for way in ways if way.endswith(", published")]
-    own = [way for way in ways if way not in published]
-    kinds = [way.rpartition(", ")[2] for way in own]
-    if len(set(kinds)) < len(kinds):  # of several models: by kind, two lines would look alike
-        mine = dict(zip(own, itertools.cycle((BLUE, ORANGE, GREEN, PURPLE))))
+    series = table.series.unique().tolist()
+    published = [name for name in series if name.endswith(", published")]
+    measured = [name for name in series if name not in published]
+    kinds = [name.rpartition(", ")[2] for name in measured]
+    if len(set(kinds)) < len(kinds):  # several models: coloured by kind, two of their lines would look alike
+        colours = dict(zip(measured, itertools.cycle((BLUE, ORANGE, GREEN, PURPLE))))
     else:
         of_kind = _colours(kinds)
-        mine = {way: of_kind[kind] for way, kind in zip(own, kinds, strict=True)}
-    paint = [mine.get(way, GREY) for way in ways]
-    dashes = [[[2, 3], [8, 4], [8, 3, 2, 3]][published.index(way) % 3] if way in published else [1, 0] for way in ways]
+        colours = {name: of_kind[kind] for name, kind in zip(measured, kinds, strict=True)}
+    dashes = {name: ([2, 3], [8, 4], [8, 3, 2, 3])[i % 3] for i, name in enumerate(published)}
     return (
         alt.Chart(table)
         .mark_line(strokeWidth=2, opacity=0.8, point=alt.OverlayMarkDef(size=50))
@@ -80,23 +80,27 @@ def more_vectors(table: pd.DataFrame) -> Any:
             alt.X("k:Q", title="vectors, k (log)", scale=alt.Scale(type="log", base=2), axis=alt.Axis(tickCount=6)),
             alt.Y("tokens:Q", title="tokens (log)", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=_TICKS)),
             alt.Color(
-                "way:N",
+                "series:N",
                 title=None,
-                scale=alt.Scale(domain=ways, range=paint),
+                scale=alt.Scale(domain=series, range=[colours.get(name, GREY) for name in series]),
                 legend=alt.Legend(orient="right", labelLimit=260, symbolType="stroke", symbolStrokeWidth=2),
             ),
-            alt.StrokeDash("way:N", title=None, scale=alt.Scale(domain=ways, range=dashes)),
+            alt.StrokeDash(
+                "series:N",
+                title=None,
+                scale=alt.Scale(domain=series, range=[dashes.get(name, [1, 0]) for name in series]),
+            ),
             alt.Detail("text_id:N"),
-            tooltip=["way", "text_id", "k", alt.Tooltip("tokens:Q", format=".0f")],
+            tooltip=["series", "text_id", "k", alt.Tooltip("tokens:Q", format=".0f")],
         )
         .properties(width=460, height=280)
     )
 
 
 def attempts_by_length(attempts: pd.DataFrame) -> Any:
-    """One passage's attempts: what its text still costs with the vector. Columns ``length bits_with exact seed``.
+    """Attempts on one passage: the bits that its text still costs with the vector.
 
-    Both axes start at nothing; on the way up a vector is exact while it leaves next to nothing.
+    Columns ``length bits_with exact seed``. Both axes start at 0. Exact vectors lie near 0 bits.
     """
     table = _outcomes(attempts, "length", "seed", "bits_with")
     return (
@@ -119,36 +123,42 @@ def attempts_by_length(attempts: pd.DataFrame) -> Any:
     )  # fmt: skip
 
 
-def bits_along(without: Any, given: Any, exact_prefix: int) -> Any:
-    """Bits of one text (n,) token by token, summed up from its beginning: without its vector and with it.
+def bits_along(bits_without: Any, bits_with: Any, exact_prefix: int) -> Any:
+    """Cumulative bits of one text, without and with its vector. ``bits_without`` and ``bits_with`` (n,): per token.
 
-    The rule stands where the free decode goes wrong, if it does.
+    A vertical line marks the first wrong token of the free decode, if there is one.
+
+    >>> bits_along([2.0, 3.0], [0.5, 0.0], exact_prefix=2).to_dict()["title"]
+    'All 2 tokens come back'
     """
-    n = len(without)
+    n = len(bits_without)
     table = pd.DataFrame(
-        {"token": range(1, n + 1), "without the vector": np.nancumsum(without), "with it": np.nancumsum(given)}
-    ).melt("token", var_name="way", value_name="bits")
+        {
+            "token": range(1, n + 1),
+            "without the vector": np.nancumsum(bits_without),
+            "with the vector": np.nancumsum(bits_with),
+        }
+    ).melt("token", var_name="condition", value_name="bits")
     base = alt.Chart(table).encode(
         alt.X("token:Q", title="token of the text", scale=alt.Scale(domain=[0, n], nice=False)),
         alt.Color(
-            "way:N", title=None, sort=None, scale=alt.Scale(range=[GREY, BLUE]), legend=alt.Legend(orient="right")
+            "condition:N", title=None, sort=None, scale=alt.Scale(range=[GREY, BLUE]), legend=alt.Legend(orient="right")
         ),
-        tooltip=["token", "way", alt.Tooltip("bits:Q", format=".1f")],
+        tooltip=["token", "condition", alt.Tooltip("bits:Q", format=".1f")],
     )
-    lines = base.mark_line(strokeWidth=2.5).encode(alt.Y("bits:Q", title="bits, summed up"))
-    whole = exact_prefix >= n
-    title = f"All {n} tokens come back" if whole else f"The first {exact_prefix} of {n} tokens come back"
-    if whole:
+    lines = base.mark_line(strokeWidth=2.5).encode(alt.Y("bits:Q", title="bits, cumulative"))
+    title = f"The first {exact_prefix} of {n} tokens come back" if exact_prefix < n else f"All {n} tokens come back"
+    if exact_prefix >= n:
         return lines.properties(width=520, height=200, title=title)
     rule = alt.Chart(pd.DataFrame({"token": [exact_prefix]})).mark_rule(color=ORANGE, strokeWidth=2, strokeDash=[5, 3])
     return alt.layer(lines, rule.encode(alt.X("token:Q"))).properties(width=520, height=200, title=title)
 
 
 def horizons_tokens_and_bits(table: pd.DataFrame) -> Any:
-    """Exact horizons by kind of text, side by side in tokens and in bits, medians thick.
+    """Exact horizons by kind of text, in tokens on the left and in bits on the right; medians thick.
 
-    Columns ``texts text_id horizon horizon_bits``. Both axes are logarithmic and span the same number of octaves, so
-    that distances can be compared.
+    Columns ``texts text_id horizon horizon_bits``. Both axes are logarithmic and span the same number of octaves: equal
+    ratios have equal lengths in both plots.
     """
     spans = {}
     for column in ("horizon", "horizon_bits"):
@@ -174,15 +184,15 @@ def horizons_tokens_and_bits(table: pd.DataFrame) -> Any:
     return alt.hconcat(left, strip("horizon_bits", "the same, bits (log)", None), spacing=30)
 
 
-def before_and_after(runs: pd.DataFrame, c: float) -> Any:
-    """Bits of a text without and with its vector, and the line with = max(0, without - c).
+def before_and_after(runs: pd.DataFrame, vector_bits: float) -> Any:
+    """Bits of a text with its vector, by bits without it, and the line ``with = max(0, without - vector_bits)``.
 
     Columns ``bits_without bits_with texts text_id length exact``.
     """
     top = float(runs.bits_without.max()) * 1.05
-    line = pd.DataFrame({"x": [0.0, c, max(top, c)], "y": [0.0, 0.0, max(top - c, 0.0)]})
+    line = pd.DataFrame({"x": [0.0, vector_bits, max(top, vector_bits)], "y": [0.0, 0.0, max(top - vector_bits, 0.0)]})
     fit = alt.Chart(line).mark_line(color=GREY, strokeDash=[5, 4], strokeWidth=2).encode(alt.X("x:Q"), alt.Y("y:Q"))
-    nothing = (
+    unchanged = (
         alt.Chart(pd.DataFrame({"x": [0.0, top], "y": [0.0, top]}))
         .mark_line(color=GREY, opacity=0.4)
         .encode(alt.X("x:Q"), alt.Y("y:Q"))
@@ -192,7 +202,7 @@ def before_and_after(runs: pd.DataFrame, c: float) -> Any:
         .mark_point(size=55, filled=True, opacity=0.75)
         .encode(
             alt.X("bits_without:Q", title="bits the text costs without the vector"),
-            alt.Y("bits_with:Q", title="bits with it"),
+            alt.Y("bits_with:Q", title="bits with the vector"),
             alt.Color("texts:N", title=None, scale=_kinds(runs), legend=alt.Legend(orient="top-left")),
             alt.Shape(
                 "outcome:N", title=None, legend=alt.Legend(orient="top-left"),
@@ -204,11 +214,11 @@ def before_and_after(runs: pd.DataFrame, c: float) -> Any:
             ],
         )
     )  # fmt: skip
-    return alt.layer(nothing, fit, points).properties(width=560, height=320)
+    return alt.layer(unchanged, fit, points).properties(width=560, height=320)
 
 
-def survival_by_bits(shares: pd.DataFrame, *, title: str = "bits a number") -> Any:
-    """Share of vectors that still decode, by bits a number. Columns ``bits_a_number share low high form``."""
+def survival_by_bits(shares: pd.DataFrame, *, title: str = "bits per number") -> Any:
+    """Share of vectors still exact, by bits per stored number. Columns ``bits_a_number share low high form``."""
     base = alt.Chart(shares).encode(
         alt.X("bits_a_number:Q", title=title, scale=alt.Scale(domain=[1, 17])),
         tooltip=["form", alt.Tooltip("share:Q", format=".0%")],
@@ -220,14 +230,14 @@ def survival_by_bits(shares: pd.DataFrame, *, title: str = "bits a number") -> A
 
 
 def codec_bars(table: pd.DataFrame) -> Any:
-    """Stored bits a token by codec, logarithmic. Columns ``codec texts bits_a_token``, shortest first."""
+    """Stored bits per token by codec, smallest first, on a logarithmic axis. Columns ``codec texts bits_a_token``."""
     order = table.groupby("codec").bits_a_token.mean().sort_values().index.tolist()
     return (
         alt.Chart(table)
         .mark_point(size=90, filled=True)
         .encode(
             alt.X(
-                "bits_a_token:Q", title="bits stored a token (log)", scale=alt.Scale(type="log", base=2),
+                "bits_a_token:Q", title="stored bits per token (log)", scale=alt.Scale(type="log", base=2),
                 axis=alt.Axis(values=[2, 4, 8, 16, 32, 64, 128, 256]),
             ),
             alt.Y("codec:N", title=None, sort=order, axis=alt.Axis(labelFontSize=13, labelLimit=260, grid=True)),
@@ -239,7 +249,7 @@ def codec_bars(table: pd.DataFrame) -> Any:
 
 
 def predictions(table: pd.DataFrame) -> Any:
-    """True horizons against predicted ones, each with its interval. Columns ``true predicted low high text_id``."""
+    """True horizons by predicted horizons with their intervals. Columns ``true predicted low high text_id``."""
     top = float(table[["true", "predicted"]].max().max()) * 1.1
     scale = alt.Scale(domain=[0, top], nice=False, clamp=True)
     same = (
@@ -260,7 +270,7 @@ def predictions(table: pd.DataFrame) -> Any:
 
 
 def _outcomes(runs: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """Those columns and ``outcome``: a table of runs holds arrays too, which have no place in a picture's data."""
+    """Only these columns, and ``outcome``. A table of runs also has columns of arrays, which a chart cannot hold."""
     return runs[list(columns)].assign(outcome=runs.exact.map({True: "exact", False: "not exact"}))
 
 
@@ -270,8 +280,8 @@ def _kinds(table: pd.DataFrame) -> alt.Scale:
 
 
 def _colours(kinds: Iterable[str]) -> dict[str, str]:
-    """A kind of text has its colour in every picture, whichever others are beside it."""
+    """One colour per kind of text, the same in every chart."""
     usual = {"originals": BLUE, "classics": ORANGE, "random": GREEN}
     others = itertools.cycle((PURPLE, GREY))
-    there = sorted(kinds, key=lambda kind: [*usual, kind].index(kind))
-    return {kind: usual.get(kind) or next(others) for kind in there}
+    usual_first = sorted(kinds, key=lambda kind: [*usual, kind].index(kind))
+    return {kind: usual.get(kind) or next(others) for kind in usual_first}

@@ -1,4 +1,4 @@
-"""Pictures of geometry: where vectors lie, what is between them, how far they can be moved, where a model looks."""
+"""Charts of geometry: positions of vectors, paths between them, robustness to changes, attention to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHARE = alt.Axis(format="%", tickCount=5)
 
 
 def densities(binned: pd.DataFrame, *, title: str, log: bool = False) -> Any:
-    """Histograms by kind, one above the other. Columns ``kind from to share``, see ``geometry.binned``."""
+    """One histogram per kind, one below the other. Columns ``kind from to share``, made by ``geometry.binned``."""
     scale = alt.Scale(type="log", base=2, nice=False) if log else alt.Scale(zero=False, nice=False)
     header = alt.Header(labelAngle=0, labelAlign="left", labelColor=GREY, labelFontSize=12)
     return (
@@ -35,7 +35,7 @@ def densities(binned: pd.DataFrame, *, title: str, log: bool = False) -> Any:
 
 
 def distance_matrix(matrix: Any, labels: list[str]) -> Any:
-    """Cosines of vectors with one another (n, n), in the order given; ``labels`` (n,) name them."""
+    """Pairwise cosines ``matrix`` (n, n) as a heat map; ``labels`` (n,) name the vectors."""
     cells = np.asarray(matrix, float)
     n = len(cells)
     rows, columns = np.divmod(np.arange(n * n), n)
@@ -59,23 +59,23 @@ def distance_matrix(matrix: Any, labels: list[str]) -> Any:
 
 
 def norm_trajectories(table: pd.DataFrame) -> Any:
-    """Norms step by step, one line a training. Columns ``text_id kind tokens step norm last``."""
-    base = alt.Chart(table.assign(way=table.text_id + " " + table.tokens.astype(str))).encode(
+    """Norm by training step, one line per training. Columns ``text_id kind tokens step norm last``."""
+    base = alt.Chart(table.assign(run=table.text_id + " " + table.tokens.astype(str))).encode(
         alt.X("step:Q", title="step"),
         alt.Y("norm:Q", title="Euclidean norm (log)", scale=alt.Scale(type="log"), axis=alt.Axis(tickCount=5)),
         alt.Color("tokens:O", title="tokens", scale=alt.Scale(scheme="viridis")),
-        alt.Detail("way:N"),
+        alt.Detail("run:N"),
         tooltip=["text_id", "kind", "tokens", "step", alt.Tooltip("norm:Q", format=".1f")],
     )
-    ways = base.transform_filter("!datum.last").mark_line(strokeWidth=1.5, opacity=0.6)
+    lines = base.transform_filter("!datum.last").mark_line(strokeWidth=1.5, opacity=0.6)
     ends = base.transform_filter("datum.last").mark_circle(size=45, opacity=1)
-    return alt.layer(ways, ends).properties(width=520, height=240)
+    return alt.layer(lines, ends).properties(width=520, height=240)
 
 
 def vector_map(table: pd.DataFrame, *, brush: alt.Parameter | None = None, title: str = "") -> Any:
-    """Vectors laid out flat. Columns ``x y kind label text tokens norm seed``; what ``brush`` leaves out pales.
+    """Vectors on a plane. Columns ``x y kind label text tokens norm seed``; points outside ``brush`` are pale.
 
-    More than a dozen kinds have no legend: nobody could tell so many colours apart, and the pointer names them.
+    More than twelve kinds get no legend: their colours are too similar. The tooltip names the kind.
     """
     many = table.kind.nunique() > 4
     legend = alt.Legend(orient="bottom", columns=4, labelLimit=170) if table.kind.nunique() <= 12 else None
@@ -95,31 +95,34 @@ def vector_map(table: pd.DataFrame, *, brush: alt.Parameter | None = None, title
     return chart.add_params(brush) if brush else chart
 
 
-_WAYS = {"line": ORANGE, "curve": BLUE, "nowhere": GREY}
+_PATH_COLOURS = {"line": ORANGE, "curve": BLUE, "nowhere": GREY}
+"""A path has the same colour in every chart."""
 
 
 def along_a_path(table: pd.DataFrame) -> Any:
-    """Loss and decoded tokens from one solution to another. Columns ``t bits right tokens exact way``."""
-    # A way has one colour in every picture, whichever stand beside it.
-    there = table.way.unique().tolist()
-    ways = [way for way in _WAYS if way in there] + [way for way in there if way not in _WAYS]
-    colours = [_WAYS.get(way, PURPLE) for way in ways]
+    """Loss and decoded tokens along paths between two solutions. Columns ``t bits right tokens exact way``."""
+    drawn = table.way.unique().tolist()
+    names = [name for name in _PATH_COLOURS if name in drawn] + [name for name in drawn if name not in _PATH_COLOURS]
+    colours = [_PATH_COLOURS.get(name, PURPLE) for name in names]
     base = alt.Chart(table.assign(share=table.right / table.tokens)).encode(
-        alt.X("t:Q", title="from one solution (0) to the other (1)"),
-        alt.Color("way:N", title=None, sort=ways, scale=alt.Scale(domain=ways, range=colours)),
-        tooltip=["way", "t", alt.Tooltip("bits:Q", format=".2f"), "right", "exact"],
+        alt.X("t:Q", title="position, from one solution (0) to the other (1)"),
+        alt.Color("way:N", title=None, sort=names, scale=alt.Scale(domain=names, range=colours)),
+        tooltip=[alt.Tooltip("way:N", title="path"), "t", alt.Tooltip("bits:Q", format=".2f"), "right", "exact"],
     )
-    loss = base.mark_line(strokeWidth=2).encode(alt.Y("bits:Q", title="bits a token"))
+    loss = base.mark_line(strokeWidth=2).encode(alt.Y("bits:Q", title="bits per token"))
     points = base.transform_filter("datum.exact").mark_circle(size=50, opacity=1).encode(alt.Y("bits:Q"))
     share = base.mark_line(strokeWidth=2).encode(
         alt.Y("share:Q", title="tokens right, decoded freely", scale=alt.Scale(domain=[0, 1]), axis=_SHARE)
     )
     left = alt.layer(loss, points).properties(width=330, height=220, title="Loss (dots: exact)")
-    return alt.hconcat(left, share.properties(width=330, height=220, title="What is written"), spacing=50)
+    return alt.hconcat(left, share.properties(width=330, height=220, title="Decoded text"), spacing=50)
 
 
 def from_text_to_text(table: pd.DataFrame, names: tuple[str, str]) -> Any:
-    """Tokens of either passage on the way between their vectors. Columns ``t of_a of_b written``."""
+    """Right tokens of each passage on the line between their vectors. Columns ``t of_a of_b written``.
+
+    ``names`` are the names of the two passages.
+    """
     long = table.melt(["t", "written"], ["of_a", "of_b"], "passage", "tokens").replace(
         {"of_a": names[0], "of_b": names[1]}
     )
@@ -127,8 +130,8 @@ def from_text_to_text(table: pd.DataFrame, names: tuple[str, str]) -> Any:
         alt.Chart(long)
         .mark_line(strokeWidth=2, point=True)
         .encode(
-            alt.X("t:Q", title="from the first text's vector (0) to the second's (1)"),
-            alt.Y("tokens:Q", title="tokens in their place"),
+            alt.X("t:Q", title="position, from the first text's vector (0) to the second's (1)"),
+            alt.Y("tokens:Q", title="right tokens"),
             alt.Color("passage:N", title=None, sort=list(names), legend=alt.Legend(orient="top", labelLimit=300)),
             tooltip=["passage", "t", "tokens", "written"],
         )
@@ -137,9 +140,9 @@ def from_text_to_text(table: pd.DataFrame, names: tuple[str, str]) -> Any:
 
 
 def survival(table: pd.DataFrame, column: str, *, title: str) -> Any:
-    """Share of moved vectors that are still exact, and of tokens right, by how far they were moved.
+    """Share of changed vectors that are still exact, and share of right tokens, by the size of the change.
 
-    Columns ``column share low high tokens_right``.
+    Columns ``share low high tokens_right`` and ``column``, the size. ``title`` names the x axis.
     """
     base = alt.Chart(table).encode(
         alt.X(f"{column}:Q", title=title, axis=_SHARE),
@@ -155,50 +158,51 @@ def survival(table: pd.DataFrame, column: str, *, title: str) -> Any:
 
 
 def radii_by_direction(table: pd.DataFrame) -> Any:
-    """Exact radii, one tick a vector, by direction. Columns ``direction radius fails text_id margin``.
+    """Exact radius by direction, one tick per vector, medians thick. Columns ``direction radius fails text_id margin``.
 
-    Those that end only where the search did (``fails`` is infinite) are arrows. Radii below 0.1 % are drawn there.
+    An arrow marks a radius whose search ended before any failure (``fails`` is infinite). Radii below 0.1 % are drawn
+    at 0.1 %.
     """
     shown = table.assign(radius=table.radius.clip(lower=1e-3), open=~np.isfinite(table.fails.astype(float)))
     base = alt.Chart(shown.drop(columns="fails")).encode(
         alt.Y("direction:N", title=None, sort=None, axis=alt.Axis(labelFontSize=13)),
         alt.X(
             "radius:Q",
-            title="how far along it stays exact, share of the vector's norm (log)",
+            title="exact radius, share of the vector's norm (log)",
             scale=alt.Scale(type="log"),
             axis=alt.Axis(format="~%", tickCount=5),
         ),
     )
-    tips: Any = ["text_id", alt.Tooltip("radius:Q", format=".1%"), alt.Tooltip("margin:Q", format=".2f"), "open"]
+    tooltip: Any = ["text_id", alt.Tooltip("radius:Q", format=".1%"), alt.Tooltip("margin:Q", format=".2f"), "open"]
     ticks = base.transform_filter("!datum.open").mark_tick(thickness=2, size=22, opacity=0.7, color=BLUE)
     beyond = base.transform_filter("datum.open").mark_point(shape="triangle-right", size=90, filled=True, color=BLUE)
     middle = base.mark_tick(thickness=4, size=36, color=ORANGE).encode(alt.X("median(radius):Q"))
-    layers = [ticks.encode(tooltip=tips), beyond.encode(tooltip=tips), middle]
+    layers = [ticks.encode(tooltip=tooltip), beyond.encode(tooltip=tooltip), middle]
     return alt.layer(*layers).properties(width=480, height=alt.Step(42))
 
 
-def scatter(table: pd.DataFrame, x: str, y: str, *, x_title: str, y_title: str, tips: list[str]) -> Any:
-    """Points of one column against another, ``tips`` shown at the pointer."""
-    up = alt.Y(f"{y}:Q", title=y_title, scale=alt.Scale(zero=False))
+def scatter(table: pd.DataFrame, x: str, y: str, *, x_title: str, y_title: str, tooltip: list[str]) -> Any:
+    """Column ``y`` by column ``x``, one point per row. ``tooltip``: the columns that the tooltip shows."""
+    y_axis = alt.Y(f"{y}:Q", title=y_title, scale=alt.Scale(zero=False))
     return (
         alt.Chart(table)
         .mark_circle(size=50, opacity=0.7, color=BLUE)
-        .encode(alt.X(f"{x}:Q", title=x_title), up, tooltip=tips)
+        .encode(alt.X(f"{x}:Q", title=x_title), y_axis, tooltip=tooltip)
         .properties(width=440, height=260)
     )
 
 
 def loss_plane(table: pd.DataFrame, marks: pd.DataFrame) -> Any:
-    """The loss over a plane, exact places framed. Columns ``x y bits exact``; ``marks``: ``x y name``."""
+    """Loss over a plane of vectors; exact places are framed. Columns ``x y bits exact``; of ``marks``: ``x y name``."""
     step = float(np.diff(np.sort(table.x.unique())).min())
     cells = table.assign(x1=table.x - step / 2, x2=table.x + step / 2, y1=table.y - step / 2, y2=table.y + step / 2)
     base = alt.Chart(cells).encode(
-        alt.X("x1:Q", title="along the line between the two", scale=alt.Scale(nice=False)), alt.X2("x2:Q"),
-        alt.Y("y1:Q", title="across", scale=alt.Scale(nice=False)), alt.Y2("y2:Q"),
+        alt.X("x1:Q", title="position along the line between the two", scale=alt.Scale(nice=False)), alt.X2("x2:Q"),
+        alt.Y("y1:Q", title="position across the line", scale=alt.Scale(nice=False)), alt.Y2("y2:Q"),
         tooltip=["x", "y", alt.Tooltip("bits:Q", format=".2f"), "exact"],
     )  # fmt: skip
     ground = base.mark_rect().encode(
-        alt.Color("bits:Q", title="bits a token", scale=alt.Scale(scheme="viridis", reverse=True))
+        alt.Color("bits:Q", title="bits per token", scale=alt.Scale(scheme="viridis", reverse=True))
     )
     exact = base.transform_filter("datum.exact").mark_rect(fillOpacity=0, stroke=ORANGE, strokeWidth=2)
     named = alt.Chart(marks)
@@ -209,8 +213,8 @@ def loss_plane(table: pd.DataFrame, marks: pd.DataFrame) -> Any:
     return alt.layer(ground, exact, dots, text).properties(width=400, height=360)
 
 
-def attention_map(table: pd.DataFrame, column: str, *, title: str, of: str = "") -> Any:
-    """Share of attention by layer and head. Columns ``layer head`` and ``column``; ``of``: whose, below the title."""
+def attention_map(table: pd.DataFrame, column: str, *, title: str, subtitle: str = "") -> Any:
+    """Share of attention by layer and head. Columns ``layer head`` and ``column``, the share."""
     return (
         alt.Chart(table)
         .mark_rect()
@@ -221,34 +225,34 @@ def attention_map(table: pd.DataFrame, column: str, *, title: str, of: str = "")
                       legend=alt.Legend(format="%")),
             tooltip=["layer", "head", alt.Tooltip(f"{column}:Q", format=".1%")],
         )
-        .properties(width=480, height=alt.Step(16), title=alt.Title(title, subtitle=of or alt.Undefined))
+        .properties(width=480, height=alt.Step(16), title=alt.Title(title, subtitle=subtitle or alt.Undefined))
     )  # fmt: skip
 
 
 def knocked_out(table: pd.DataFrame) -> Any:
-    """Tokens right when some layers may not see the vector. Columns ``layer mode accuracy low high``."""
-    names = {"only": "in this layer alone", "from": "in all from it on", "until": "in all up to it"}
+    """Teacher-forced accuracy with the vector hidden from some layers. Columns ``layer mode accuracy low high``."""
+    names = {"only": "this layer only", "from": "this and later layers", "until": "this and earlier layers"}
     shown = table[table["mode"].isin(names)].assign(hidden=table["mode"].map(names))
     order = list(names.values())
     base = alt.Chart(shown).encode(
         alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1)),
-        alt.Color("hidden:N", title="hidden", sort=order, legend=alt.Legend(symbolOpacity=1, symbolStrokeWidth=3)),
+        alt.Color("hidden:N", title="hidden from", sort=order, legend=alt.Legend(symbolOpacity=1, symbolStrokeWidth=3)),
         tooltip=["hidden", "layer", alt.Tooltip("accuracy:Q", format=".0%")],
     )
     y = alt.Scale(domain=[0, 1])
     band = base.mark_area(opacity=0.15).encode(alt.Y("low:Q", scale=y, title=None), alt.Y2("high:Q"))
     line = base.mark_line(strokeWidth=2, point=True).encode(
-        alt.Y("accuracy:Q", scale=y, title="tokens right, the true text fed", axis=_SHARE)
+        alt.Y("accuracy:Q", scale=y, title="tokens right, teacher-forced", axis=_SHARE)
     )
     return alt.layer(band, line).properties(width=520, height=260)
 
 
 def token_waterfall(table: pd.DataFrame) -> Any:
-    """Bits each token cost, before and after. Columns ``position token before after``."""
+    """Bits of each token without the vector (``before``) and with it (``after``), and ``position token``."""
     shown = table.assign(label=[f"{p:>3} {t!r}" for p, t in zip(table.position, table.token, strict=True)])
     y = alt.Y("label:N", title=None, sort=None, axis=alt.Axis(labelFont="monospace", labelFontSize=11, labelLimit=150))
-    tips: Any = ["token", alt.Tooltip("before:Q", format=".2f"), alt.Tooltip("after:Q", format=".4f")]
-    base = alt.Chart(shown).encode(y, tooltip=tips)
+    tooltip: Any = ["token", alt.Tooltip("before:Q", format=".2f"), alt.Tooltip("after:Q", format=".4f")]
+    base = alt.Chart(shown).encode(y, tooltip=tooltip)
     before = base.mark_bar(color=GREY, opacity=0.5).encode(
         alt.X("before:Q", title="bits: without the vector (grey), with it (orange)")
     )

@@ -1,7 +1,7 @@
-"""The look of all charts, and the ways they leave: into a notebook, an SVG, a file.
+"""The theme of all charts, and their three outputs: a notebook, SVG text, a file.
 
-One theme for all: colours that the colour-blind tell apart (Okabe and Ito's, the blue lightened for dark pages),
-greys that can be read on white and on black, no background of their own.
+The theme has the colours of Okabe and Ito, which colour-blind readers can distinguish (the blue is lighter, for dark
+pages). Its greys are readable on white and on black. The background is transparent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LITE5 = "application/vnd.vegalite.v5+json"
 
 @alt.theme.register("memlab", enable=False)
 def theme() -> Any:
-    """The look of every memlab chart, in Lab's light and dark theme alike."""
+    """The Altair theme of every memlab chart, for the light and the dark theme of JupyterLab."""
     axis = {
         "labelColor": GREY, "titleColor": GREY, "domainColor": GREY, "tickColor": GREY, "gridColor": GREY,
         "gridOpacity": 0.2, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "titlePadding": 8,
@@ -28,7 +28,7 @@ def theme() -> Any:
     return {
         "config": {
             "background": "transparent",
-            "font": "Arial, Helvetica, sans-serif",  # what to_svg measures text in, and most machines have
+            "font": "Arial, Helvetica, sans-serif",  # to_svg measures text in it, and most machines have it
             "view": {"stroke": None},
             "axis": axis,
             "legend": {"labelColor": GREY, "titleColor": GREY, "labelFontSize": 12},
@@ -39,34 +39,34 @@ def theme() -> Any:
 
 
 def mimebundle(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """What a notebook gets of a chart: Vega-Lite under the version JupyterLab can draw without a network.
+    """A chart's notebook output: its Vega-Lite specification, labelled as version 5.
 
-    Altair 6 writes Vega-Lite 6 and by default fetches its renderer from a CDN; Lab ships a renderer for version 5,
-    and what memlab's charts use has not changed between the two.
+    Altair 6 writes Vega-Lite 6 and by default fetches a renderer from a CDN. JupyterLab ships a renderer for version 5,
+    which works offline. memlab's charts use only features that are equal in both versions.
     """
     spec = spec | {"$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
     return {_LITE5: spec, "text/plain": f"<chart: {_title(spec)}>"}
 
 
 def use_offline_renderer() -> None:
-    """Draw Altair charts in JupyterLab without a network, in memlab's theme, for this session."""
+    """Make Altair charts of this session use memlab's theme and the renderer that JupyterLab ships (no network)."""
     alt.renderers.register("memlab", mimebundle)
     alt.renderers.enable("memlab")
     alt.theme.enable("memlab")
 
 
 def to_svg(chart: alt.TopLevelMixin) -> str:
-    """A chart as SVG text, drawn here, so it needs neither network nor browser. Needs ``vl-convert-python``."""
+    """A chart as SVG text, drawn without network or browser. Needs ``vl-convert-python``."""
     import vl_convert
 
     with alt.theme.enable("memlab"):
         svg: str = vl_convert.vegalite_to_svg(json.dumps(chart.to_dict(validate=False)))
-    # Where the reader's letters are wider than those measured here, they are to run over the edge, not be cut off.
+    # The reader's font may be wider than the font measured here. Text then runs over the edge instead of being cut off.
     return svg.replace("<svg ", '<svg style="overflow:visible" ', 1)
 
 
 def save(chart: alt.TopLevelMixin, path: str | Path) -> None:
-    """Write a chart as .svg or .png (at twice the size, on white). Needs ``vl-convert-python``."""
+    """Write a chart to ``path``: .svg, or .png at twice the size on white. Needs ``vl-convert-python``."""
     import vl_convert
 
     path = Path(path)

@@ -1,4 +1,4 @@
-"""Pictures of training and of what recipes make of it."""
+"""Charts of training: one run, recipes compared, speed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from memlab.charts.theme import BLUE, GREEN, GREY, ORANGE, PURPLE
 def training_curve(
     trace: pd.DataFrame, *, budget: int | None = None, width: int = 330, height: int = 180
 ) -> alt.HConcatChart:
-    """Loss and accuracy of a training; ``trace`` has ``step``, ``loss`` (bits a token), ``accuracy`` (0 to 1)."""
+    """Loss and accuracy of one training. ``trace`` has ``step``, ``loss`` (bits per token), ``accuracy`` (0 to 1).
+
+    The step axis ends at ``budget`` at most. ``width`` and ``height`` are those of one of the two plots, in pixels.
+    """
     last = int(trace["step"].max()) if len(trace) else 0
-    # The axis grows in strides, so that a curve still being drawn does not shrink with every step.
+    # The axis grows 40 steps at a time: otherwise a live curve would shrink at every step.
     edge = max(40, min(budget or 10**9, -(-(last + 1) // 40) * 40))
     x = alt.X("step:Q", title="step", scale=alt.Scale(domain=[0, edge], nice=False), axis=alt.Axis(tickCount=5))
-    few = len(trace) < 3  # a line of one point is invisible
+    few = len(trace) < 3  # a line with one point is invisible
     base = alt.Chart(trace).properties(width=width, height=height)
     loss = base.mark_line(color=BLUE, strokeWidth=2, point=few).encode(
-        x, alt.Y("loss:Q", title="bits a token", scale=alt.Scale(zero=True)), tooltip=["step", "loss", "accuracy"]
+        x, alt.Y("loss:Q", title="bits per token", scale=alt.Scale(zero=True)), tooltip=["step", "loss", "accuracy"]
     )
     accuracy = base.mark_line(color=ORANGE, strokeWidth=2, point=few).encode(
         x,
@@ -39,36 +42,36 @@ def training_curve(
 
 
 def readings(table: pd.DataFrame) -> Any:
-    """Share of passages that come back, by recipe and reading. Columns ``recipe reading share low high label``."""
+    """Share of passages recovered, by recipe and by criterion. Columns ``recipe reading share low high label``."""
     y = alt.Y("reading:N", title=None, sort=None, axis=alt.Axis(labelLimit=260))
     offset = alt.YOffset("recipe:N", sort=None)
     colour = alt.Color("recipe:N", title="recipe", sort=None)
-    tips = ["recipe", "reading", "label"]
+    tooltip = ["recipe", "reading", "label"]
     base = alt.Chart(table)
     bars = base.mark_bar(height=14, opacity=0.85).encode(
         alt.X(
             "share:Q", title="share of passages", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)
         ),
-        y, yOffset=offset, color=colour, tooltip=tips,
+        y, yOffset=offset, color=colour, tooltip=tooltip,
     )  # fmt: skip
     whiskers = base.mark_rule(color=GREY, strokeWidth=2).encode(
-        alt.X("low:Q"), alt.X2("high:Q"), y, yOffset=offset, tooltip=tips
+        alt.X("low:Q"), alt.X2("high:Q"), y, yOffset=offset, tooltip=tooltip
     )
     return alt.layer(bars, whiskers).properties(width=520, height=alt.Step(22))
 
 
 def exact_by_step(curves: pd.DataFrame, *, highlight: str | None = None, width: int = 560, height: int = 260) -> Any:
-    """Share of passages exact after so many steps. Columns ``contender step share``; ``highlight`` is drawn thick."""
+    """Share of passages that are exact by each step. Columns ``contender step share``; ``highlight`` is drawn thick."""
     names = curves.contender.unique().tolist()
     colours = [BLUE, ORANGE, GREEN, PURPLE, "#E69F00", "#56B4E9", "#8C6D31", "#B0413E", "#6A5ACD", "#3F8F8B"]
-    # The browser's letters may be wider than those the picture was measured with.
+    # The browser's font may be wider than the font that the picture was measured with.
     padding = {"left": 5, "top": 5, "bottom": 5, "right": 40}
     curves = curves.assign(width=[4 if name == highlight else 2 for name in curves.contender])
     return (
         alt.Chart(curves)
         .mark_line(interpolate="step-after")
         .encode(
-            alt.X("step:Q", title="optimiser steps"),
+            alt.X("step:Q", title="optimizer steps"),
             alt.Y("share:Q", title="passages exact", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
             alt.Color(
                 "contender:N",
@@ -85,10 +88,10 @@ def exact_by_step(curves: pd.DataFrame, *, highlight: str | None = None, width: 
 
 
 def horizon_strip(table: pd.DataFrame) -> Any:
-    """Exact horizons, one tick a passage. Columns ``way text_id source horizon`` (tokens)."""
-    base = alt.Chart(table[["way", "text_id", "source", "horizon"]]).encode(
+    """Exact horizons in tokens, one tick per passage, medians thick. Columns ``method text_id source horizon``."""
+    base = alt.Chart(table[["method", "text_id", "source", "horizon"]]).encode(
         alt.X("horizon:Q", title="exact horizon, tokens"),
-        alt.Y("way:N", title=None, sort=None, axis=alt.Axis(labelFontSize=13, labelLimit=200)),
+        alt.Y("method:N", title=None, sort=None, axis=alt.Axis(labelFontSize=13, labelLimit=200)),
     )
     ticks = base.mark_tick(thickness=2, size=26, opacity=0.7).encode(
         alt.Color("source:N", title="texts"), tooltip=["text_id", "source", "horizon"]
@@ -98,14 +101,14 @@ def horizon_strip(table: pd.DataFrame) -> Any:
 
 
 def spectrum(values: Any, *, title: str = "share of the squared gradient") -> Any:
-    """A falling spectrum over its rank, both axes logarithmic; ``values`` (r,)."""
+    """``values`` (r,), sorted from the largest, by rank; both axes are logarithmic. ``title`` names the y axis."""
     table = pd.DataFrame({"direction": range(1, len(values) + 1), "share": [float(v) for v in values]})
     log = alt.Scale(type="log", nice=False)
     return (
         alt.Chart(table)
         .mark_line(color=BLUE)
         .encode(
-            alt.X("direction:Q", title="direction, by strength", scale=log, axis=alt.Axis(tickCount=5)),
+            alt.X("direction:Q", title="rank of the direction (log)", scale=log, axis=alt.Axis(tickCount=5)),
             alt.Y("share:Q", title=title, scale=log, axis=alt.Axis(format="~e", tickCount=5)),
             tooltip=["direction", alt.Tooltip("share:Q", format=".2g")],
         )
@@ -114,18 +117,19 @@ def spectrum(values: Any, *, title: str = "share of the squared gradient") -> An
 
 
 def speed_chart(table: pd.DataFrame) -> Any:
-    """Seconds each passage took, by method. Columns ``method passage tokens decoded seconds``; where a column
-    ``device`` names several machines, each has a picture of its own, below the other, on the same axis.
+    """Seconds per passage, by method; medians thick. Columns ``method passage tokens decoded seconds``.
+
+    If a column ``device`` names several machines, each machine gets its own plot. The plots share the x axis.
     """
     order = table.groupby("method").seconds.median().sort_values().index.tolist()
     table = table.assign(
         outcome=table.decoded.map({True: "decodes", False: "does not"}),
-        # Points of equal time side by side, the same each time.
+        # Spreads points of equal time vertically, equally in every run.
         jitter=table.groupby([name for name in ("device", "method") if name in table]).cumcount(),
     )
     base = alt.Chart(table).encode(
         alt.Y("method:N", title=None, sort=order, axis=alt.Axis(labelFontSize=13)),
-        alt.X("seconds:Q", title="seconds a passage, training and decoding (log)", scale=alt.Scale(type="log")),
+        alt.X("seconds:Q", title="seconds per passage, training and decoding (log)", scale=alt.Scale(type="log")),
     )
     points = base.mark_point(size=80, filled=True, opacity=0.8, stroke=GREY, strokeWidth=0.5).encode(
         alt.YOffset("jitter:Q"),
