@@ -1,4 +1,4 @@
-"""Fixtures: the toys, the real model, a store that is thrown away, a browser."""
+"""Fixtures: the toys, the real model, a temporary store, a browser."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
-# Test processes side by side share the processor: each taking all of it for itself makes all of them ten times slower.
+# Parallel test processes share the cores. If each of them used all cores, all of them would be ten times slower.
 os.environ.update(
     {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // int(workers)))}
     if (workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"))
@@ -17,9 +17,8 @@ os.environ.update(
 import numpy as np
 import pytest
 
+from memlab.models.families import TOY_FAMILIES
 from memlab.results.store import Store
-
-FAMILIES = ("llama", "gpt_neox", "opt", "olmo", "mamba", "gemma3", "qwen2")
 
 
 @pytest.fixture
@@ -34,8 +33,9 @@ def toy():
     return load("toy:llama")
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="session", params=TOY_FAMILIES)
 def any_toy(request):
+    """One toy of each family in ``memlab.models.families``."""
     from memlab.models import load
 
     return load(f"toy:{request.param}")
@@ -63,7 +63,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def lab(browser, tmp_path_factory):
-    """(address, page, store) of a JupyterLab and a browser of their own."""
+    """(address, page, store) of a JupyterLab and a browser, for one test module."""
     from tests.browser_lab import OUTPUT, browser_page, jupyter_lab
 
     folder = tmp_path_factory.mktemp("lab")
@@ -74,7 +74,7 @@ def lab(browser, tmp_path_factory):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """What takes longest begins first, so that no process works alone at the end."""
+    """The slowest tests run first, so that no process works alone at the end."""
     items.sort(key=lambda item: ("browser" not in item.keywords, "real" not in item.keywords))
 
 
@@ -84,5 +84,5 @@ def random_passages(lm, count=8, tokens=8, seed=0):
 
 
 def hears_sigint():
-    """For a child process: a shell starts what runs in its background deaf to SIGINT, and children inherit that."""
+    """For a child process: restore SIGINT. A shell ignores SIGINT in background jobs, and children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

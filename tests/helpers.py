@@ -1,4 +1,4 @@
-"""What several test modules use: vectors and files that no model made, and how to read a drawn chart."""
+"""Shared by several test modules: vectors and files without a model, and readers for rendered charts."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def make_vector(seed=0, k=2, d=6, **changes):
 
 
 def unwritable(tmp_path):
-    """A folder that even root cannot write to."""
+    """A folder without write permission, for root too."""
     if os.geteuid() == 0:
         return "/proc/self/memlab"
     folder = tmp_path / "readonly"
@@ -50,7 +50,7 @@ def unwritable(tmp_path):
 
 
 def generated(lm, mem, n):
-    """Greedy ids from transformers' own generate, given the embeddings alone."""
+    """Greedy ids from ``generate`` of transformers, from the embeddings alone."""
     embedding = lm.model.get_input_embeddings()
     parts = [embedding(torch.tensor(mem.prefix_ids)), torch.tensor(mem.mem), embedding(torch.tensor(mem.suffix_ids))]
     return lm.model.generate(
@@ -59,18 +59,19 @@ def generated(lm, mem, n):
 
 
 def symbol_places(chart, role):
-    """Places (x, y) of a picture's symbols, in drawing order; y grows downwards."""
+    """Positions (x, y) of the symbols in a chart, in drawing order; y grows downwards."""
     svg = charts.to_svg(chart)
-    found = re.findall(rf'aria-roledescription="{role}"[^>]*transform="translate\(([-\d.]+),([-\d.]+)\)', svg)
-    return np.array(found, float)
+    places = re.findall(rf'aria-roledescription="{role}"[^>]*transform="translate\(([-\d.]+),([-\d.]+)\)', svg)
+    return np.array(places, float)
 
 
 def spoken_labels(chart):
-    """What the picture says of its marks to those who cannot see it."""
+    """The aria labels of a chart's marks, which a screen reader speaks."""
     return re.findall(r'aria-label="([^"]*)"', charts.to_svg(chart))
 
 
 def meta_of(raw):
+    """The metadata in the bytes of a vector file."""
     (length,) = struct.unpack("<Q", raw[:8])
     return json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["memlab"])
 
@@ -82,12 +83,12 @@ SOUND = MEM.to_bytes()
 TENSORS = {n: getattr(MEM, n) for n in ("mem", "token_ids", "prefix_ids", "suffix_ids")}
 
 
-def forged_file(tensors=TENSORS, said=None, **changes):
-    """A file whose hash is right, whatever it says: made by somebody who read the source."""
+def forged_file(tensors=TENSORS, metadata=None, **changes):
+    """A file with false contents and a correct hash, as an attacker can make it. ``field=...`` leaves a field out."""
     meta = meta_of(SOUND) | changes
     meta.pop("payload_sha256")
     for name in [n for n, v in meta.items() if v is ...]:
         del meta[name]
     tensors = {n: np.asarray(t) for n, t in tensors.items()}
     meta["payload_sha256"] = payload_hash(tensors, meta)
-    return safetensors.numpy.save(tensors, {"memlab": said or json.dumps(meta)})
+    return safetensors.numpy.save(tensors, {"memlab": metadata or json.dumps(meta)})

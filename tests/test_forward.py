@@ -1,4 +1,4 @@
-"""Losses and slopes in one go, against transformers' own forward, torch's own cross-entropy and autograd."""
+"""Losses and gradients of ``ForwardPass``, compared with transformers' forward, torch's cross-entropy and autograd."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from memlab.models.forward import FUSED, PLAIN, SHORT, ForwardPass
 
 
 def case(lm, rows=2, length=9, seed=0):
-    """Embeddings, which positions are scored (the second row is padded), and what should follow there."""
+    """(embeddings, scored positions, targets). The second row is padded."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, lm.vocabulary, (rows, length), generator=generator)
     keep = torch.zeros(rows, length, dtype=torch.bool)
@@ -19,49 +19,49 @@ def case(lm, rows=2, length=9, seed=0):
 
 
 def own(lm, embeddings, at, targets):
-    """The plain way: all logits of the model's own forward, torch's cross-entropy, autograd."""
+    """The reference: all logits of the model's own forward, torch's cross-entropy, autograd."""
     fed = embeddings.clone().requires_grad_()
     logits = lm.model(inputs_embeds=fed, use_cache=False).logits.flatten(0, 1)[at]
     nats = cross_entropy(logits, targets, reduction="none")
-    (slope,) = torch.autograd.grad((nats * torch.arange(1, len(nats) + 1)).sum(), fed)
+    (gradient,) = torch.autograd.grad((nats * torch.arange(1, len(nats) + 1)).sum(), fed)
     best = logits.scatter(1, targets[:, None], -torch.inf).amax(1)
-    return nats.detach(), logits.gather(1, targets[:, None])[:, 0] - best, slope
+    return nats.detach(), logits.gather(1, targets[:, None])[:, 0] - best, gradient
 
 
 def quick(lm, embeddings, at, targets, dtype=torch.float32):
     fed = embeddings.clone().requires_grad_()
     with torch.enable_grad():
-        nats, lead = lm.losses(fed, at, targets, dtype)
-    (slope,) = torch.autograd.grad((nats * torch.arange(1, len(nats) + 1)).sum(), fed)
-    return nats.detach(), lead, slope
+        nats, margin = lm.losses(fed, at, targets, dtype)
+    (gradient,) = torch.autograd.grad((nats * torch.arange(1, len(nats) + 1)).sum(), fed)
+    return nats.detach(), margin, gradient
 
 
-def test_fused_attention_is_the_models_own_too(any_toy, monkeypatch):
-    """What a GPU takes, as far as a CPU can tell."""
+def test_fused_attention_gives_the_models_own_numbers(any_toy, monkeypatch):
+    """The attention of the GPU, run on the CPU."""
     given = case(any_toy, length=50)  # within the toy Gemma's sliding window
     expected = own(any_toy, *given)
-    monkeypatch.setattr(any_toy._pass, "_found", (True, FUSED))
+    monkeypatch.setattr(any_toy._pass, "_choice", (True, FUSED))
     for mine, theirs in zip(quick(any_toy, *given), expected, strict=True):
         assert float((mine - theirs).detach().norm() / theirs.detach().norm()) < 1e-4
 
 
 @pytest.mark.parametrize("length", [9, 100])  # 100: beyond the toy Gemma's sliding window of 64
-def test_losses_leads_and_slopes_are_the_models_own(any_toy, length):
+def test_losses_margins_and_gradients_are_the_models_own(any_toy, length):
     given = case(any_toy, length=length)
     for mine, theirs in zip(quick(any_toy, *given), own(any_toy, *given), strict=True):
         assert float((mine - theirs).detach().norm() / theirs.detach().norm()) < 1e-4
 
 
-def test_families_that_are_built_otherwise_keep_their_own_forward(any_toy, monkeypatch):
+def test_a_family_with_another_structure_uses_its_own_forward(any_toy, monkeypatch):
     given = case(any_toy)
     expected = quick(any_toy, *given)
-    monkeypatch.setattr(any_toy._pass, "_found", (False, None))
+    monkeypatch.setattr(any_toy._pass, "_choice", (False, None))
     for mine, theirs in zip(quick(any_toy, *given), expected, strict=True):
         assert float((mine - theirs).detach().norm() / theirs.detach().norm()) < 1e-4
 
 
-def test_a_head_that_is_not_what_it_seems_is_found_out():
-    """Logits capped after the head (Gemma 2): apart, backbone and head would give other logits."""
+def test_models_whose_logits_would_differ_are_not_changed():
+    """Gemma 2 caps logits after the head, so a separate head gives other logits. It also caps attention scores."""
     import transformers as hf
 
     config = hf.Gemma2Config(
@@ -69,18 +69,18 @@ def test_a_head_that_is_not_what_it_seems_is_found_out():
         num_key_value_heads=1, head_dim=16, final_logit_softcapping=0.5, initializer_range=0.3,
     )  # fmt: skip
     model = hf.AutoModelForCausalLM.from_config(config).eval()
-    assert ForwardPass(model, 32)._find() == (False, None)
+    assert ForwardPass(model, 32)._choose() == (False, None)
     config.final_logit_softcapping = None
-    config.attn_logit_softcapping = 0.1  # plain products know nothing of this one
+    config.attn_logit_softcapping = 0.1  # plain products ignore this cap
     model = hf.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    assert ForwardPass(model, 32)._find() == (True, None)
+    assert ForwardPass(model, 32)._choose() == (True, None)
 
 
-def test_every_toy_is_quick(any_toy):
-    assert any_toy._pass._find() == (True, PLAIN)
+def test_every_toy_uses_the_fast_pass(any_toy):
+    assert any_toy._pass._choose() == (True, PLAIN)
 
 
-def test_blocks_of_logits_change_nothing(toy, monkeypatch):
+def test_block_size_does_not_change_the_numbers(toy, monkeypatch):
     given = case(toy, rows=3, length=20)
     whole = quick(toy, *given)
     monkeypatch.setattr(forward, "LOGITS_AT_ONCE", {"cpu": toy.vocabulary * 7})
@@ -88,35 +88,35 @@ def test_blocks_of_logits_change_nothing(toy, monkeypatch):
         assert float((mine - theirs).detach().norm() / theirs.detach().norm()) < 1e-5
 
 
-def test_long_rows_keep_the_models_attention(toy, monkeypatch):
-    seen = []
+def test_long_rows_use_the_models_attention(toy, monkeypatch):
+    used = []
     monkeypatch.setattr(
-        forward, "_attention", lambda model, name: (seen.append(name), forward.contextlib.nullcontext())[1]
+        forward, "_attention", lambda model, name: (used.append(name), forward.contextlib.nullcontext())[1]
     )
     for length in (SHORT, SHORT + 1):
         last = torch.tensor([length - 1])
         toy.losses(torch.zeros(1, length, toy.d), last, torch.zeros(1, dtype=torch.long), torch.float32)
-    assert seen[-2:] == [PLAIN, None]
+    assert used[-2:] == [PLAIN, None]
 
 
-def test_decoding_keeps_the_models_attention(toy):
+def test_losses_leave_the_models_attention_for_decoding(toy):
     toy.losses(*case(toy), torch.float32)
     assert toy.model.config._attn_implementation == "sdpa"
 
 
-def test_in_bfloat16_what_is_nearly_certain_keeps_its_slope():
-    """A share of 0.999 is 1 in bfloat16; the others' 0.001, and the slope with it, must not be lost."""
+def test_bfloat16_keeps_the_gradient_of_a_nearly_certain_token():
+    """A probability of 0.999 is 1 in bfloat16. The 0.001 of the other tokens, and the gradient, must stay."""
     logits = torch.zeros(4, 50, dtype=torch.bfloat16)
     logits[:, 3] = torch.tensor([2.0, 8.0, 11.0, 14.0])
     targets = torch.full((4,), 3)
-    nats, lead, slope = forward._scored(logits.clone(), targets, True)
+    nats, margin, gradient = forward._scored(logits.clone(), targets, True)
     exact = cross_entropy(logits.double(), targets, reduction="none")
     torch.testing.assert_close(nats.double(), exact, rtol=0.01, atol=0)
-    torch.testing.assert_close(slope[:, 3].double(), exact.neg().exp() - 1, rtol=0.01, atol=0)
-    torch.testing.assert_close(lead, logits[:, 3].float())
+    torch.testing.assert_close(gradient[:, 3].double(), exact.neg().exp() - 1, rtol=0.01, atol=0)
+    torch.testing.assert_close(margin, logits[:, 3].float())
 
 
-def test_losses_without_number_say_so():
+def test_nan_logits_give_a_nan_loss():
     logits = torch.full((1, 5), torch.nan)
     nats, _, _ = forward._scored(logits, torch.tensor([2]), False)
     assert torch.isnan(nats).all()

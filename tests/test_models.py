@@ -1,4 +1,5 @@
 import hashlib
+import inspect
 import json
 import os
 import pickle
@@ -9,20 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from memlab.models import PRESETS, FrozenLM, ModelError, PassageError, hardware, load
+from memlab.models import PRESETS, FrozenLM, ModelError, PassageError, families, hardware, load
 from memlab.models import sources as sources_module
 from memlab.models.passages import Cutter, sentence_starts
+from memlab.probes.attention import attention_layers
 from memlab.texts import Text, originals
 
 
-def test_frozen_and_in_eval_mode(any_toy):
+def test_models_are_frozen_and_in_eval_mode(any_toy):
     assert not any(p.requires_grad for p in any_toy.model.parameters())
     assert not any_toy.model.training
     assert any_toy.d == 384
     assert load(any_toy.name) is any_toy
 
 
-def test_embedding_stats_are_of_the_modules_output(any_toy):
+def test_embedding_stats_describe_the_modules_output(any_toy):
     rows = any_toy.model.get_input_embeddings()(torch.arange(any_toy.vocabulary)).float()
     assert any_toy.embedding_stats["std"] == pytest.approx(float(rows.std(correction=0)), rel=1e-4)
     assert any_toy.embedding_stats["norm"] == pytest.approx(float(rows.norm(dim=-1).mean()), rel=1e-4)
@@ -38,7 +40,7 @@ def test_steps_with_cache_equal_one_pass(any_toy):
         torch.testing.assert_close(logits, whole[:, i], atol=2e-4, rtol=1e-4)
 
 
-def test_other_dtypes_cast_weights_and_leave_buffers(any_toy):
+def test_other_dtypes_cast_the_weights_and_not_the_buffers(any_toy):
     half = any_toy.weights(torch.bfloat16)
     assert all(p.dtype == torch.bfloat16 for p in half.parameters())
     assert all(p.dtype == torch.float32 for p in any_toy.model.parameters())
@@ -47,7 +49,7 @@ def test_other_dtypes_cast_weights_and_leave_buffers(any_toy):
     assert any_toy.weights(torch.bfloat16) is half
 
 
-def test_token_bits(any_toy):
+def test_token_bits_are_the_models_cross_entropy(any_toy):
     ids = np.array([3, 50, 7, 7])
     logits = any_toy.model(input_ids=torch.tensor(ids[None])).logits[0].double().log_softmax(-1)
     bits = any_toy.token_bits(ids)
@@ -56,7 +58,7 @@ def test_token_bits(any_toy):
     np.testing.assert_allclose(bits[1:], expected, rtol=1e-4)
 
 
-def test_toys_are_the_same_every_time():
+def test_every_toy_build_gives_the_same_weights():
     fresh = FrozenLM(*sources_toy("llama"), name="again")
     assert fresh.fingerprint == load("toy:llama").fingerprint
     assert load("toy:qwen2").fingerprint != load("toy:llama").fingerprint
@@ -64,7 +66,7 @@ def test_toys_are_the_same_every_time():
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """Facts about throw-away folders stay out of the user's cache."""
+    """Facts about temporary folders stay out of the user's cache."""
     monkeypatch.setenv("MEMLAB_CACHE", str(tmp_path / "cache"))
 
 
@@ -74,15 +76,15 @@ def sources_toy(family):
     return toy(family)
 
 
-def test_one_bit_of_one_weight_is_another_model():
+def test_a_change_of_one_weight_changes_the_fingerprint():
     model, tokenizer = sources_toy("opt")
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-3
     assert FrozenLM.from_model(model, tokenizer).fingerprint != load("toy:opt").fingerprint
 
 
-def test_fingerprint_is_of_the_stored_tensors(tmp_path):
-    """Hash of sorted (name, dtype, shape, bytes), computed here from the tensors themselves; the same in memory."""
+def test_fingerprint_is_the_hash_of_the_stored_tensors(tmp_path):
+    """Hash of sorted (name, dtype, shape, bytes), computed here. A model in memory has the same one."""
     model, tokenizer = sources_toy("llama")
     model.save_pretrained(tmp_path / "m", max_shard_size="1MB")
     tokenizer.save_pretrained(tmp_path / "m")
@@ -100,13 +102,13 @@ def test_facts_are_forgotten_when_files_change(tmp_path):
     (folder / "w").write_text("a")
     sources_module.Facts(folder).remember(fingerprint="x")
     assert sources_module.Facts(folder).known == {"fingerprint": "x"}
-    (folder / ".memlab.7.tmp").write_text("another process, writing them down")
+    (folder / ".memlab.7.tmp").write_text("another process writes facts")
     assert sources_module.Facts(folder).known == {"fingerprint": "x"}
     (folder / "w").write_text("ab")
     assert sources_module.Facts(folder).known == {}
 
 
-def test_a_folder_is_named_to_workers_by_its_whole_path_and_a_preset_by_its_name(tmp_path, monkeypatch):
+def test_origin_is_an_absolute_path_for_folders_and_the_name_for_presets(tmp_path, monkeypatch):
     model, tokenizer = sources_toy("llama")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -119,10 +121,53 @@ def test_a_folder_is_named_to_workers_by_its_whole_path_and_a_preset_by_its_name
         assert lm.origin == str(origin)
 
 
+# Families
+
+
+def test_the_table_of_families_is_true_of_each_toy(any_toy):
+    """Cache name, attention modules and residual dtype, measured on the toy."""
+    family = any_toy.family
+    assert families.FAMILIES[family.model_type] is family
+    assert family.cache_name in inspect.signature(any_toy.model.forward).parameters
+    names = {name.rpartition(".")[2] for name, _ in any_toy.model.named_modules()}
+    assert bool(names & set(families.Family("").attention_names)) == bool(family.attention_names)
+    half = any_toy.weights(torch.bfloat16)
+    hidden = half.base_model(inputs_embeds=any_toy.embed([1, 2])[None].bfloat16(), use_cache=False).last_hidden_state
+    assert (hidden.dtype == torch.float32) == family.fp32_residuals
+
+
+@pytest.mark.parametrize("model_type", families.FAMILIES)
+def test_every_family_takes_its_cache_by_the_name_in_the_table(model_type):
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    forward = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model_type]].forward
+    assert families.family_of(model_type).cache_name in inspect.signature(forward).parameters
+
+
+def test_a_family_that_is_not_in_the_table_gets_the_documented_defaults():
+    import transformers as hf
+
+    assert "gpt2" not in families.FAMILIES
+    torch.manual_seed(0)
+    lm = FrozenLM.from_model(hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2)))
+    assert lm.family == families.Family("gpt2")
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    _, cache = lm.step(torch.float32, ids=ids[:, :4])
+    logits, _ = lm.step(torch.float32, ids=ids[:, 4:], cache=cache)
+    torch.testing.assert_close(logits, lm.model(input_ids=ids).logits[:, 4], atol=1e-5, rtol=1e-4)
+    assert len(attention_layers(lm)) == 2
+
+
+def test_an_unknown_toy_is_refused_with_the_names_of_the_toys():
+    with pytest.raises(ModelError, match=r"no toy:gpt5\.") as caught:
+        load("toy:gpt5")
+    assert all(f"toy:{name}" in str(caught.value) for name in families.TOY_FAMILIES)
+
+
 # What cannot be loaded
 
 
-def test_bin_weights_need_a_word_and_run_no_code(tmp_path):
+def test_bin_weights_need_allow_bin_and_run_no_code(tmp_path):
     model, tokenizer = sources_toy("gpt_neox")
     folder = tmp_path / "m"
     model.config.save_pretrained(folder)
@@ -142,7 +187,7 @@ def test_bin_weights_need_a_word_and_run_no_code(tmp_path):
     assert not (tmp_path / "was-here").exists()
 
 
-def test_a_truncated_weights_file(tmp_path):
+def test_a_truncated_weights_file_is_refused(tmp_path):
     model, tokenizer = sources_toy("opt")
     model.save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")
@@ -160,7 +205,7 @@ def test_a_truncated_weights_file(tmp_path):
         ("nowhere/model.gguf", "no file or folder"),
     ],
 )
-def test_unknown_local_names(name, reason):
+def test_unknown_local_names_are_refused(name, reason):
     with pytest.raises(ModelError, match=reason):
         load(name)
 
@@ -170,13 +215,13 @@ def test_a_folder_has_no_revision(tmp_path):
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path)
     assert load(str(tmp_path)).revision is None
-    with pytest.raises(ModelError, match="has none"):
+    with pytest.raises(ModelError, match="Leave revision out"):
         load(str(tmp_path), revision="main")
 
 
-def test_wrong_kinds_of_file(tmp_path):
+def test_files_that_are_not_models_are_refused(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"hello")
-    with pytest.raises(ModelError, match="no GGUF"):
+    with pytest.raises(ModelError, match="not a GGUF file"):
         load(str(tmp_path / "x.bin"))
     with pytest.raises(ModelError, match=r"config\.json"):
         load(str(tmp_path))
@@ -186,8 +231,8 @@ def test_wrong_kinds_of_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["smollm2-135", "somebody/some-model", "pythia-160m"])
-def test_the_hub_out_of_reach(name, tmp_path):
-    """A port where nothing listens stands in for the missing network."""
+def test_without_a_network_the_error_names_what_works(name, tmp_path):
+    """A closed port simulates the missing network."""
     env = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     code = f"from memlab import load, ModelError\ntry: load({name!r})\nexcept ModelError as e: print(e)"
     out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
@@ -208,14 +253,14 @@ def _hub_says(kind, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
 
 
-def test_gated_and_unknown_repositories(monkeypatch):
+def test_gated_and_unknown_repositories_are_explained(monkeypatch):
     from huggingface_hub import errors
 
     _hub_says(errors.GatedRepoError, monkeypatch)
     with pytest.raises(ModelError, match=r"gated.*hf auth login"):
         load("llama-3.2-1b")
     _hub_says(errors.RepositoryNotFoundError, monkeypatch)
-    with pytest.raises(ModelError, match="unknown model 'some/thing'"):
+    with pytest.raises(ModelError, match="There is no model 'some/thing'"):
         load("some/thing")
 
 
@@ -232,7 +277,7 @@ def test_the_papers_fourteen_models_are_presets():
 
 @pytest.fixture(scope="module")
 def bytes_tokenizer():
-    """A byte-level BPE, trained here, so that a character can be several tokens and a token several characters."""
+    """A byte-level BPE: a character can be several tokens, and a token several characters."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -246,7 +291,7 @@ def bytes_tokenizer():
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 17, 64])
-def test_passages_decode_to_the_source(bytes_tokenizer, tokens):
+def test_passages_decode_to_their_source(bytes_tokenizer, tokens):
     for text in originals()[:12]:
         p = bytes_tokenizer.cut(text, tokens, 0)
         assert len(p) == tokens
@@ -261,18 +306,18 @@ def test_a_cut_never_splits_a_character(bytes_tokenizer):
         assert bytes_tokenizer.decode(p.ids) == p.string == text.string[: p.span.end]
 
 
-def test_a_window_gives_the_ids_of_the_whole(bytes_tokenizer):
+def test_a_window_gives_the_ids_of_the_whole_text(bytes_tokenizer):
     text = originals()[3]
     whole, _ = bytes_tokenizer.encode(text.string)
     assert bytes_tokenizer.cut(text, 200, 0).ids.tolist() == whole[:200]
 
 
-def test_sentences():
+def test_sentence_starts():
     string = ' He said. "Go on." Mr. Smith left! Then it rained.\n\nnew para'
     assert [string[i : i + 6] for i in sentence_starts(string)] == ["He sai", '"Go on', "Mr. Sm", "Then i", "new pa"]
 
 
-def test_start_moves_to_a_sentence(bytes_tokenizer):
+def test_start_moves_to_the_next_sentence(bytes_tokenizer):
     text = Text("t", 'He said. "Go on." Mr. Smith left! Then it rained, and it rained on.')
     for start in range(50):
         begin = next((s for s in sentence_starts(text.string) if s >= start), None)
@@ -283,7 +328,7 @@ def test_start_moves_to_a_sentence(bytes_tokenizer):
             assert bytes_tokenizer.cut(text, 3, start).span.start == begin
 
 
-def test_the_papers_cut_is_the_second_half_of_a_chunk(bytes_tokenizer):
+def test_the_papers_start_is_the_second_half_of_the_sentences(bytes_tokenizer):
     text = max(originals(), key=lambda t: len(t.string))
     _, ends = bytes_tokenizer.encode(text.string)
     starts = sentence_starts(text.string[: ends[1023]])
@@ -293,7 +338,7 @@ def test_the_papers_cut_is_the_second_half_of_a_chunk(bytes_tokenizer):
     assert abs(before - (len(starts) - before)) <= 1
 
 
-def test_bad_passages(toy):
+def test_impossible_passages_are_refused(toy):
     for text, tokens, reason in [
         ("Hello.", 0, "at least 1 token"),
         ("Hello.", 7, "has 6 tokens .* 7 were asked for"),
@@ -305,29 +350,29 @@ def test_bad_passages(toy):
             toy.passage(text, tokens)
     with pytest.raises(PassageError, match="from 0 to 95"):
         toy.passage_of_ids([1, 96])
-    with pytest.raises(PassageError, match="start='papr': expected"):
+    with pytest.raises(PassageError, match="start='papr' is not valid"):
         toy.passage("Hello.", 2, start="papr")
     with pytest.raises(PassageError, match="start=99"):
         toy.passage("Hello.", 2, start=99)
     assert toy.passage("Hello, world.\nYes").string == "Hello, world.\nYes"
 
 
-def test_models_without_a_tokenizer_take_ids():
+def test_models_without_a_tokenizer_take_token_ids():
     lm = FrozenLM.from_model(sources_toy("llama")[0])
     assert lm.passage_of_ids([1, 2]).ids.tolist() == [1, 2]
     with pytest.raises(PassageError, match="passage_of_ids"):
         lm.passage("Hello")
 
 
-def test_prefixes(toy):
+def test_prefix_ids_of_each_prefix(toy):
     assert toy.prefix_ids("none") == toy.prefix_ids("sink") == ()
     assert toy.prefix_ids((4, 5)) == (4, 5)
     with pytest.raises(ModelError, match="no BOS"):
         toy.prefix_ids("bos")
 
 
-def test_the_sink_prefix_is_what_cross_entropy_likes():
-    """A model whose embeddings make one special token a help: the choice must find it, and say by how much."""
+def test_the_sink_prefix_has_the_lowest_cross_entropy():
+    """The cross-entropy of each candidate is compared with one computed here."""
     model, tokenizer = sources_toy("llama")
     tokenizer.add_special_tokens({"bos_token": "\n", "eos_token": "~"})
     lm = FrozenLM.from_model(model, tokenizer)
@@ -345,7 +390,7 @@ def test_the_sink_prefix_is_what_cross_entropy_likes():
 
 
 def test_no_code_of_a_folder_is_run(tmp_path, monkeypatch):
-    """transformers would ask on the terminal whether to trust it; memlab never does, whatever is answered."""
+    """transformers would ask on the terminal whether to trust the code. memlab never runs it, whatever the answer."""
     model, tokenizer = sources_toy("llama")
     model.save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")
@@ -359,7 +404,7 @@ def test_no_code_of_a_folder_is_run(tmp_path, monkeypatch):
     assert not (tmp_path / "was-here").exists()
 
 
-def test_a_stray_safetensors_file_is_not_the_model(tmp_path):
+def test_an_adapter_file_is_not_taken_for_the_model(tmp_path):
     model, tokenizer = sources_toy("opt")
     model.config.save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")
@@ -373,7 +418,7 @@ def test_a_stray_safetensors_file_is_not_the_model(tmp_path):
     assert lm.fingerprint == load("toy:opt").fingerprint
 
 
-def test_half_precision_weights_have_one_fingerprint(tmp_path):
+def test_half_precision_weights_have_one_fingerprint_on_disk_and_in_memory(tmp_path):
     model, tokenizer = sources_toy("qwen2")
     model.to(torch.bfloat16).save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")
@@ -382,17 +427,17 @@ def test_half_precision_weights_have_one_fingerprint(tmp_path):
     assert FrozenLM.from_model(model, tokenizer).fingerprint == folder.fingerprint != load("toy:qwen2").fingerprint
 
 
-def test_special_tokens_without_an_embedding():
-    """Gemma 3's tokenizer knows a token of pictures that its language model has no row for."""
+def test_special_tokens_without_an_embedding_row_are_refused():
+    """Gemma 3's tokenizer has an image token without a row in the embedding of its language model."""
     model, tokenizer = sources_toy("gemma3")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<picture>"]})
     lm = FrozenLM.from_model(model, tokenizer)
     assert lm.sink_prefix == ()
-    with pytest.raises(PassageError, match="no row"):
+    with pytest.raises(PassageError, match="without a row"):
         lm.passage("A <picture>.", 4)
 
 
-def test_a_whole_text_never_loses_its_tail():
+def test_a_whole_text_is_never_shortened():
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -400,11 +445,11 @@ def test_a_whole_text_never_loses_its_tail():
     words.normalizer = normalizers.NFC()
     words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     cutter = Cutter(PreTrainedTokenizerFast(tokenizer_object=words), "nfc", 9, 64)
-    with pytest.raises(PassageError, match="does not survive"):
+    with pytest.raises(PassageError, match="changes text"):
         cutter.cut(Text("t", "the cafe\u0301"), None, 0)
 
 
-def test_a_cache_that_cannot_be_made(monkeypatch, tmp_path):
+def test_a_cache_that_cannot_be_created_is_explained(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     monkeypatch.setenv("MEMLAB_CACHE", str(tmp_path / "file" / "below"))
@@ -412,21 +457,21 @@ def test_a_cache_that_cannot_be_made(monkeypatch, tmp_path):
         load(str(tmp_path / "x.gguf"))
 
 
-def test_training_is_in_bfloat16_only_where_that_is_quicker(monkeypatch):
-    """Two processors with the same AVX-512 BF16: one needs half the time, the other twice."""
+def test_training_uses_bfloat16_only_if_it_is_faster(monkeypatch):
+    """Of two processors with the same AVX-512 BF16, one needs half the time of float32, the other twice that time."""
     able = {"avx512_bf16": True}
-    for has, quicker, expected in (
+    for has, faster, expected in (
         (able, True, torch.bfloat16), (able, False, torch.float32), ({}, True, torch.float32),
     ):  # fmt: skip
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
-        monkeypatch.setattr(hardware, "_quicker_in_bfloat16", lambda quicker=quicker: quicker)
+        monkeypatch.setattr(hardware, "_faster_in_bfloat16", lambda faster=faster: faster)
         assert hardware.best_dtype(torch.device("cpu")) == expected
     monkeypatch.undo()
-    assert hardware._quicker_in_bfloat16() in (True, False)
+    assert hardware._faster_in_bfloat16() in (True, False)
 
 
-def test_a_dtype_goes_by_its_name():
+def test_dtypes_are_given_by_name_or_object():
     assert load("toy:llama", dtype="bfloat16") is load("toy:llama", dtype=torch.bfloat16)
-    for strange in ("float8", "bf16", torch.float16):  # which would fail in every training, one at a time
-        with pytest.raises(ModelError, match="give float32 or bfloat16"):
+    for strange in ("float8", "bf16", torch.float16):  # these would fail later, in each training
+        with pytest.raises(ModelError, match="Give float32 or bfloat16"):
             load("toy:llama", dtype=strange)

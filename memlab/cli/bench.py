@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,18 +34,20 @@ def bench_recovery(
     chosen = load_texts(texts, count=count)
 
     from memlab.experiments.recovery import recovery, summary
+    from memlab.experiments.session import Session
     from memlab.models import load
 
     lm = load(model)
-    table = recovery(lm, chosen, recipes, Store(store), tokens=tokens)
-    for what, why in table.attrs["lost"].items():
+    found = recovery(Session(lm, Store(store)), chosen, recipes, tokens=tokens)
+    table = found.table
+    for what, why in found.lost.items():
         typer.echo(f"left out: {what}: {why}", err=True)
     if not len(table):
         raise fail("no run came to an end: there is no table", 1)
     write_table(table, out)
     measured = f"{table.text_id.nunique()} of {len(chosen)} texts ({texts})"
     typer.echo(f"{lm!r}\n{measured}, first {tokens} tokens, 95 % Wilson intervals")
-    typer.echo(f"{table.attrs['trained']} trained now, in {table.attrs['seconds']:.0f} s; the others were in the store")
+    typer.echo(f"{found.trained} trained now, in {found.seconds:.0f} s; the others were in the store")
     typer.echo(summary(table).to_string())
 
 
@@ -83,15 +86,15 @@ def bench_speed(
 ) -> None:
     """Ours against the published ways, run as published: batch 1, float32, their stop rules. Takes hours."""
     from memlab.charts import save, speed_chart
-    from memlab.experiments.speed import ratios, speed
+    from memlab.experiments.speed import by_method, ratios, speed
     from memlab.models import load
 
     lm = load(model)
     chosen = load_texts(texts, count=count)
     passages = [lm.passage(text, n) for n in tokens or [32, 16] for text in chosen]
-    table = speed(lm, passages, out=out, against=against or ["paper2025", "progressive2026"], tell=typer.echo)
+    table = speed(lm, passages, out=out, against=against or ["paper2025", "progressive2026"], log=typer.echo)
     found = ratios(table)[["method", "over", "ratio", "low", "high", "passages"]].round(1)  # all of this machine
-    typer.echo(f"{lm!r}\n{_by_method(table).to_string(index=False)}\n{found.to_string(index=False)}")
+    typer.echo(f"{lm!r}\n{by_method(table).to_string(index=False)}\n{found.to_string(index=False)}")
     if picture:
         save(speed_chart(table), picture)
 
@@ -110,6 +113,7 @@ def bench_recipe(
 ) -> None:
     """The optimiser study: contenders for the default recipe at equal compute."""
     from memlab.experiments.optimizer_study import STAGES, ranking, stage_passages, study
+    from memlab.experiments.session import Session
     from memlab.models import load
 
     if stage not in STAGES:
@@ -121,8 +125,8 @@ def bench_recipe(
         for question, group in plan.contenders.items()
     }
     table = study(
-        lm, stage_passages(lm, plan, texts), chosen, Store(store), budget=plan.budget, seeds=plan.seeds, out=out,
-        tell=typer.echo,
+        Session(lm, Store(store), log=typer.echo, progress=False), stage_passages(lm, plan, texts), chosen,
+        budget=plan.budget, seeds=plan.seeds, out=out,
     )  # fmt: skip
     typer.echo(f"{lm!r}\n{ranking(table).to_string(index=False)}")
 
@@ -140,6 +144,7 @@ def bench_sink(
     """Where a special token helps: before the vectors, behind them, or nowhere."""
     import pandas as pd
 
+    from memlab.experiments.session import Session
     from memlab.experiments.sink_position import sink, sink_passages, summary
     from memlab.models import load
 
@@ -149,7 +154,7 @@ def bench_sink(
     tables = [] if known is None else [known]
     for name in names:
         lm = load(name)
-        made = sink(lm, sink_passages(lm, chosen, tokens), Store(store), known=known, progress=False)
+        made = sink(Session(lm, Store(store), known, progress=False), sink_passages(lm, chosen, tokens))
         tables.append(made)
         write_table(pd.concat(tables).drop_duplicates(["key", "text_id"], ignore_index=True), out)
         typer.echo(summary(made).to_string(index=False))
@@ -179,12 +184,16 @@ def bench_horizon(
     """The longest prefix of each passage that is exact, and what it takes to go further."""
     import pandas as pd
 
-    from memlab.experiments.horizon import extend_growth, growing, horizon, retry_failures
+    from memlab.experiments.growing import growing
+    from memlab.experiments.horizon import horizon
+    from memlab.experiments.retries import extend_growth, retry_failures
+    from memlab.experiments.session import Session
     from memlab.measures.capacity import horizons
+    from memlab.measures.capacity_report import ratio_of_horizons
     from memlab.models import load
 
     span = grid_of(lengths, first)
-    lm, kept = load(model, dtype=dtype), Store(store)
+    lm = load(model, dtype=dtype)
     chosen = [text for name in texts or ["originals"] for text in load_texts(name, count=count)]
     wanted = recipe_of(recipe, budget=budget)
     there = [table for table in (read_table(out), read_table(earlier)) if table is not None]
@@ -198,40 +207,39 @@ def bench_horizon(
             rows = pd.concat([rows, there]).drop_duplicates(["key", "way", "text_id"], ignore_index=True)
         write_table(rows, out)
 
-    def keep(rows: pd.DataFrame) -> None:
-        write(rows.assign(way=name))
+    session = Session(lm, Store(store), known, typer.echo, write, progress=False)
 
-    common: dict[str, Any] = dict(recipe=wanted, known=known, progress=False)
+    def under(way: str) -> Session:
+        return replace(session, on_rows=lambda rows: write(rows.assign(way=way)))
+
     if wanted.grow:
-        common |= {"longest": span[-1], "tell": typer.echo}
-        table = growing(lm, chosen, kept, token_passes=wanted.token_budget, keep=keep, **common)
+        table = growing(under(name), chosen, recipe=wanted, token_passes=wanted.token_budget, longest=span[-1])
     else:
-        table = horizon(
-            lm, chosen, kept, lengths=span, first=first, attempts=attempts, tell=typer.echo, keep=keep, **common
-        )
+        table = horizon(under(name), chosen, lengths=span, first=first, attempts=attempts, recipe=wanted)
     found = horizons(table)
     tables = {name: table.assign(way=name)}
     if beside:
         typer.echo(f"{beside}, with as many token passes")
         passes = dict(zip(found.text_id, found.token_passes, strict=True))
-        grown = growing(
-            lm, chosen, kept, recipe=recipe_of(beside), token_passes=passes, longest=span[-1], known=known,
-            progress=False, tell=typer.echo, keep=lambda rows: write(rows.assign(way=beside)),
-        )  # fmt: skip
+        grown = growing(under(beside), chosen, recipe=recipe_of(beside), token_passes=passes, longest=span[-1])
         tables[beside] = grown.assign(way=beside)
     if aim:
         typer.echo(f"pressing the passages that end below {aim} tokens")
         if wanted.grow:
-            further = extend_growth(lm, chosen, kept, table, aim=aim, keep=write, **common)
+            further = extend_growth(session, chosen, table, target=aim, recipe=wanted, longest=span[-1])
         else:
-            further = retry_failures(lm, chosen, kept, table, aim=aim, **common)
+            further = retry_failures(session, chosen, table, target=aim, recipe=wanted)
         tables |= dict(list(further.groupby("way", sort=False))) if len(further) else {}
     write(pd.concat(tables.values(), ignore_index=True))
     typer.echo(repr(lm))
     for way, rows in tables.items():
         typer.echo(_reached(way, rows) if way in (name, beside) else _pressed(way, rows, bool(wanted.grow)))
     if beside:
-        typer.echo(_times(found, horizons(tables[beside]), beside))
+        ratio = ratio_of_horizons(found, horizons(tables[beside]))
+        typer.echo(
+            f"times as many tokens as {beside}, passage by passage: "
+            f"median {ratio.value:.1f}, 95 % [{ratio.low:.1f}, {ratio.high:.1f}]"
+        )
 
 
 @bench_app.command("kills")
@@ -281,16 +289,6 @@ def _reached(way: str, rows: Any) -> str:
     )
 
 
-def _times(ours: Any, theirs: Any, name: str) -> str:
-    """How many times as far one way comes, passage by passage."""
-    from memlab.measures.statistics import median_interval
-
-    pairs = ours.merge(theirs, on="text_id", suffixes=("", "_theirs"))
-    # One that brings nothing back is infinitely far behind, which a median bears; where neither does, they are equal.
-    middle, below, above = median_interval((pairs.horizon / pairs.horizon_theirs.astype(float)).fillna(1))
-    return f"times as many tokens as {name}, passage by passage: median {middle:.1f}, 95 % [{below:.1f}, {above:.1f}]"
-
-
 def _pressed(way: str, rows: Any, grown: bool) -> str:
     """What one way to go further came to."""
     if grown:
@@ -306,17 +304,6 @@ def _shape(text: str) -> tuple[int, int]:
 
 
 def _toys() -> tuple[str, ...]:
-    from memlab.models.sources import TOY_FAMILIES
+    from memlab.models.families import TOY_FAMILIES
 
     return TOY_FAMILIES
-
-
-def _by_method(table: Any) -> Any:
-    groups = table.groupby("method", sort=False)
-    summary = groups.agg(
-        passages=("decoded", "size"), decoded=("decoded", "sum"), seconds=("seconds", "median"),
-        steps=("steps", "median"), token_passes=("token_passes", "median"),
-        tokens_per_second=("tokens_per_second", "median"), machine_share=("machine_share", "median"),
-        peak_gib=("peak_gib", "max"),
-    )  # fmt: skip
-    return summary.round(2).reset_index()

@@ -1,4 +1,4 @@
-"""Frozen language models: where they come from, and the one object the rest of memlab talks to."""
+"""Frozen language models: how they are found and loaded, and ``FrozenLM``, their one interface."""
 
 from memlab.models.frozen import FrozenLM
 from memlab.models.loading import load

@@ -1,11 +1,11 @@
-"""The pass that training repeats: hidden states, then head and loss in one, and no work whose result nobody reads.
+"""The forward pass of training: hidden states, then output head and loss together.
 
-Two things make it quick, and both are asked for once whether they give this model's own numbers; where they do not, the
-model's own forward is used. (1) Backbone and head are called apart, so that the head sees only scored positions, a
-chunk of them at a time, and turns them into losses and slopes on the spot: logits are never held for the backward
-pass, and memory does not grow as positions x vocabulary. (2) On the CPU, attention over short rows is a few plain
-matrix products; the backward pass of the fused kernels there is slower. On a GPU it is torch's fused kernels, told
-outright that rows are causal: transformers would look at the positions to find out, and wait for the device each pass.
+Two changes make it faster than the model's own forward. Each is tested once per model; if its numbers differ, the
+model's own forward is used. (1) Backbone and head are called separately. The head sees only scored positions, one
+block at a time, and turns each block into losses and gradients at once. So logits are not kept for the backward pass,
+and memory does not grow as positions x vocabulary. (2) On a CPU, attention over short rows is a few plain matrix
+products, because the backward pass of the fused kernels is slower there. On a GPU it is torch's fused kernels with an
+explicit causal flag: transformers would inspect the positions, and wait for the device in each pass.
 """
 
 from __future__ import annotations
@@ -19,36 +19,37 @@ import torch
 from torch.nn.functional import linear
 
 LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}
-"""Logits held at a time. On a CPU two such blocks should about fit its caches."""
+"""Logits per block. On a CPU two blocks should about fit into its caches."""
 SHORT = 512
-"""Positions up to which plain attention is used; its memory grows with their square."""
+"""Largest number of positions for plain attention; its memory grows with their square."""
 PLAIN, FUSED = "memlab_plain", "memlab_fused"
-"""Names of our attentions among those of transformers."""
+"""Names of memlab's attentions in transformers' registry."""
 
 
 class ForwardPass:
-    """Losses of one model, its weights being given in any dtype."""
+    """Losses of one model. The weights may have any dtype."""
 
     def __init__(self, model: Any, d: int) -> None:
         self._probe = torch.randn(2, 24, d, generator=torch.Generator().manual_seed(0))
         self._model = model
-        self._found: tuple[bool, str | None] | None = None
+        self._choice: tuple[bool, str | None] | None = None
         self._longest = SHORT
 
     def losses(
         self, model: Any, embeddings: torch.Tensor, at: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(nats, lead), float32 (rows,), at positions ``at`` (rows,) of ``embeddings`` (b, s, d), counted through all.
+        """(nats, margin), float32 (rows,), at the positions ``at`` (rows,) of ``embeddings`` (b, s, d).
 
-        ``nats`` is the cross-entropy of ``targets`` (rows,), ``lead`` that of the target's logit over the best other
-        one; it has no gradient. Causal, without a mask: pad on the right.
+        ``at`` counts positions over all b rows. ``nats`` is the cross-entropy of ``targets`` (rows,). ``margin`` is
+        the target's logit minus the best other logit; it has no gradient. The pass is causal and has no mask, so
+        padding belongs on the right.
         """
-        apart, attention = self._found or self._find()
+        split, attention = self._choice or self._choose()
         with _attention(model, attention if embeddings.shape[1] <= self._longest else None):
-            if apart:
+            if split:
                 hidden = model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
                 head = model.get_output_embeddings()
-                hidden = hidden.flatten(0, 1).index_select(0, at)  # a mask would make the device wait
+                hidden = hidden.flatten(0, 1).index_select(0, at)  # a boolean mask would wait for the device
                 return _Losses.apply(hidden, head.weight, getattr(head, "bias", None), targets)
             keep = torch.zeros(embeddings.shape[:2], dtype=torch.bool, device=at.device)
             keep.view(-1)[at] = True
@@ -56,18 +57,18 @@ class ForwardPass:
         return _Losses.apply(logits, None, None, targets)
 
     def fused(self, size: int) -> bool:
-        """Whether rows of so many positions go through the fused attention that asks nothing of the device."""
-        return (self._found or self._find())[1] == FUSED and size <= self._longest
+        """Whether rows of ``size`` positions use the fused attention, which never waits for the device."""
+        return (self._choice or self._choose())[1] == FUSED and size <= self._longest
 
     @torch.no_grad()
-    def _find(self) -> tuple[bool, str | None]:
-        """Whether backbone and head can be called apart, and which attention can be put in, without another result."""
+    def _choose(self) -> tuple[bool, str | None]:
+        """(backbone and head can be called separately, attention to use), as far as the results stay the same."""
         model = self._model
         probe = self._probe.to(next(model.parameters()).device)
-        # Of many tokens: a padding token's embedding is often zero, and would prove nothing.
+        # The scale comes from many tokens: a single one may be a padding token, whose embedding is often zero.
         embedding = model.get_input_embeddings()
-        some = torch.arange(min(256, embedding.num_embeddings), device=probe.device)
-        probe = probe * embedding(some).std()
+        tokens = torch.arange(min(256, embedding.num_embeddings), device=probe.device)
+        probe = probe * embedding(tokens).std()
         own = model(inputs_embeds=probe, use_cache=False).logits
 
         def same(attention: str | None) -> bool:
@@ -76,23 +77,23 @@ class ForwardPass:
                     hidden = model.base_model(inputs_embeds=probe, use_cache=False).last_hidden_state
                 head = model.get_output_embeddings()
                 logits = linear(hidden, head.weight, getattr(head, "bias", None))
-            except Exception:  # a family that is built otherwise: it keeps its own way
+            except Exception:  # this family has another structure, so its own forward is used
                 return False
             return logits.shape == own.shape and bool((logits - own).norm() < 1e-4 * own.norm())
 
-        apart = same(None)
+        split = same(None)
         attention = {"cpu": PLAIN, "cuda": FUSED}.get(probe.device.type)
-        self._found = (apart, attention if apart and attention and _register() and same(attention) else None)
+        self._choice = (split, attention if split and attention and _register() and same(attention) else None)
         if attention == FUSED:
-            # Whether a row is longer than a window that slides, the short probe cannot show.
+            # The probe is short: it cannot show how the model treats rows longer than a sliding window.
             config = model.config.get_text_config()
             windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
             self._longest = min((window for window in windows if window), default=sys.maxsize)
-        return self._found
+        return self._choice
 
 
 class _Losses(torch.autograd.Function):
-    """Head and loss in one; the slope is made on the way forward, while the logits are at hand."""
+    """Head and loss together. The gradient is computed in the forward pass, block by block, with the logits."""
 
     @staticmethod
     def forward(
@@ -103,44 +104,44 @@ class _Losses(torch.autograd.Function):
         targets: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         wanted = ctx.needs_input_grad[0]
-        slope = torch.empty_like(hidden) if wanted else None
+        gradient = torch.empty_like(hidden) if wanted else None
         vocabulary = hidden.shape[-1] if weight is None else weight.shape[0]
         size = max(1, LOGITS_AT_ONCE.get(hidden.device.type, 1 << 25) // vocabulary)
-        nats, leads = [], []
+        nats, margins = [], []
         for start in range(0, len(hidden), size):
             rows = slice(start, start + size)
             logits = hidden[rows].clone() if weight is None else linear(hidden[rows], weight, bias)
-            loss, lead, change = _scored(logits, targets[rows], wanted)
+            loss, margin, change = _scored(logits, targets[rows], wanted)
             nats.append(loss)
-            leads.append(lead)
-            if slope is not None:
-                slope[rows] = change if weight is None else change @ weight
-        if slope is not None:
-            ctx.save_for_backward(slope)
-        loss, lead = torch.cat(nats), torch.cat(leads)
-        ctx.mark_non_differentiable(lead)
-        return loss, lead
+            margins.append(margin)
+            if gradient is not None:
+                gradient[rows] = change if weight is None else change @ weight
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        loss, margin = torch.cat(nats), torch.cat(margins)
+        ctx.mark_non_differentiable(margin)
+        return loss, margin
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        (slope,) = ctx.saved_tensors
-        return (slope * gradients[0][:, None]).to(slope.dtype), None, None, None
+    def backward(ctx: Any, *upstream: Any) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return (gradient * upstream[0][:, None]).to(gradient.dtype), None, None, None
 
 
 def _scored(logits: torch.Tensor, targets: torch.Tensor, wanted: bool) -> tuple[torch.Tensor, torch.Tensor, Any]:
-    """(nats, lead, d nats / d logits) of a block of logits (r, V), which is used up."""
+    """(nats, margin, d nats / d logits) of a block of logits (r, V), which is overwritten."""
     index = targets[:, None]
     true = logits.gather(1, index).float()
     shares = torch.softmax(logits, -1)
     share = shares.gather(1, index).squeeze(1).float()
-    # In bf16 a share near 1 is coarse, but what is left for the others is not.
+    # In bfloat16 a share near 1 is coarse, but the sum of the other shares is precise.
     rest = shares.scatter_(1, index, 0).sum(-1, dtype=torch.float32)
     nats = torch.where(share < 0.5, -share.clamp_min(1e-38).log(), -torch.log1p(-rest.clamp_max(0.75)))
-    nats = nats + 0 * rest  # a NaN stays one
-    lead = true.squeeze(1) - logits.scatter_(1, index, -torch.inf).amax(-1).float()
+    nats = nats + 0 * rest  # the clamps hide a NaN; this brings it back
+    margin = true.squeeze(1) - logits.scatter_(1, index, -torch.inf).amax(-1).float()
     if wanted:
         shares.scatter_(1, index, -rest[:, None].to(shares.dtype))
-    return nats, lead, shares
+    return nats, margin, shares
 
 
 def _short_attention(
@@ -148,7 +149,7 @@ def _short_attention(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention by plain products: query (b, h, s, e), key and value (b, h / g, s, e) -> (b, s, h, e).
 
-    Grouped heads share their key by standing in one matrix, so it is never repeated. The mask is that of any row.
+    Heads that share a key are stacked in one matrix, so the key is not repeated. All rows have the same mask.
     """
     b, heads, s, e = query.shape
     groups = key.shape[1]
@@ -162,9 +163,9 @@ def _short_attention(
 def _fused_attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, scaling: float, **_: Any
 ) -> tuple[torch.Tensor, None]:
-    """The same by torch's kernels, without a mask."""
+    """The same attention by torch's fused kernels, without a mask."""
     groups = query.shape[1] // key.shape[1]
-    if groups > 1:  # the kernels for float32 take no grouped heads, and what would replace them holds all weights
+    if groups > 1:  # the float32 kernels take no grouped heads, and the fallback would keep all attention weights
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
     return out.transpose(1, 2), None
@@ -176,13 +177,13 @@ def _register() -> bool:
 
     AttentionInterface.register(PLAIN, _short_attention)
     AttentionMaskInterface.register(PLAIN, eager_mask)
-    AttentionInterface.register(FUSED, _fused_attention)  # for an attention that has no mask of its name none is made
+    AttentionInterface.register(FUSED, _fused_attention)  # without a mask function of this name, no mask is built
     return True
 
 
 @contextlib.contextmanager
 def _attention(model: Any, name: str | None) -> Iterator[None]:
-    """Another attention while this lasts. Decoding and checks keep the model's own."""
+    """Use another attention inside this context. Decoding and checks keep the model's own attention."""
     config = model.config
     before = config._attn_implementation
     if name:

@@ -1,4 +1,4 @@
-"""``FrozenLM``: the one face that every model shows to the rest of memlab. Families are told apart here only."""
+"""``FrozenLM``: the one interface of a model for the rest of memlab."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from memlab.models import sources
+from memlab.models.families import family_of
 from memlab.models.forward import ForwardPass
 from memlab.models.hardware import best_device, best_dtype
 from memlab.models.passages import Cutter, Passage, PassageError
@@ -23,11 +24,19 @@ from memlab.models.sources import ModelError
 from memlab.texts import Text, TextSpan, originals
 
 SINK_GAIN = 0.02
-"""Nats a token that a sink prefix must gain on the bundled text to be taken."""
+"""Nats per token that a prefix must gain on the bundled text to become the sink prefix."""
 
 
 class FrozenLM:
-    """A causal language model whose weights never change, with what cramming needs to know about it."""
+    """A causal language model whose weights never change.
+
+    >>> from memlab import load
+    >>> lm = load("toy:llama", device="cpu")
+    >>> lm.d, lm.vocabulary, lm.context
+    (384, 96, 512)
+    >>> lm.passage("Meet me at nine.", tokens=7)
+    <Passage typed:0 7 tokens 'Meet me'>
+    """
 
     def __init__(
         self,
@@ -42,37 +51,37 @@ class FrozenLM:
     ) -> None:
         self.device = torch.device(device or best_device())
         self.folder = folder
-        """Where its safetensors, configuration and tokenizer are; None for a model that was made in memory."""
+        """Folder of its safetensors, configuration and tokenizer; None for a model that was built in memory."""
         if folder is None and any(p.dtype != torch.float32 for p in model.parameters()):
-            self.fingerprint = _fingerprint_in_memory(model)  # of the weights as they came
+            self.fingerprint = _fingerprint_in_memory(model)  # of the weights before they become float32
         self.model = model.to(device=self.device, dtype=torch.float32).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name, self.revision = name, revision
         self.dtype = dtype or best_dtype(self.device)
         """Dtype of training passes. Never of an exact check."""
         self.lock = threading.RLock()
-        """Held for each forward pass: notebook callbacks can come from several threads."""
+        """Held during each forward pass, because notebook callbacks come from several threads."""
         self.loaded_with: dict[str, Any] = {}
-        """What ``load`` was asked for beside name, revision and device."""
+        """Arguments of ``load`` other than name, revision and device."""
         self.graph_cache: Any = None
-        """What ``replay`` keeps of it."""
+        """CUDA graphs of this model, see ``memlab.scoring.cuda_graphs``."""
         self._facts = sources.Facts(folder) if folder else None
         self._other_dtypes: dict[torch.dtype, Any] = {torch.float32: self.model}
         self._embedding = self.model.get_input_embeddings()
         config = self.model.config.get_text_config()
-        self._cache_name = "cache_params" if "mamba" in config.model_type else "past_key_values"
+        self.family = family_of(config.model_type)
         self.vocabulary = int(self._embedding.num_embeddings)
-        """Rows of the embedding: token ids are below it."""
+        """Rows of the embedding. Token ids are smaller than this number."""
         self.context = int(getattr(config, "max_position_embeddings", 0) or 0)
-        """Positions the model has, 0 where it has no such limit (state-space models)."""
+        """Positions of the model; 0: no limit (state-space models)."""
         self._cutter = Cutter(tokenizer, name, self.vocabulary, self.context)
         self._pass = ForwardPass(self.model, self.d)
 
     @classmethod
     def from_model(cls, model: Any, tokenizer: Any = None, *, name: str = "my-model", **settings: Any) -> FrozenLM:
-        """Take a transformers causal language model that is already in memory.
+        """Wrap a causal language model of transformers that is already in memory.
 
-        It is taken over, not copied: frozen, put in eval mode, and its weights become float32.
+        The model is changed, not copied: its weights are frozen and become float32, and it is put in eval mode.
         """
         return cls(model, tokenizer, name=name, **settings)
 
@@ -86,31 +95,31 @@ class FrozenLM:
 
     @property
     def origin(self) -> str:
-        """What to give to ``load`` in another process: the name, or the whole path where that is a folder or file."""
+        """The name that loads this model in another process: the absolute path for a folder or file."""
         if self.folder is None or self.name in PRESETS or not (path := Path(self.name).expanduser()).exists():
             return self.name
         return str(path.absolute())
 
     @property
     def has_files(self) -> bool:
-        """Whether the weights came from files, so that facts about them are worth keeping."""
+        """Whether the weights came from files, so that measurements about them can be kept."""
         return self.folder is not None
 
     @cached_property
     def d(self) -> int:
-        """Width of an input vector (OPT-350M's is not its hidden size, so it is measured)."""
+        """Width of an input vector. It is measured, because the width of OPT-350M is not its hidden size."""
         return int(self.embed([0]).shape[-1])
 
     @cached_property
     def parameters(self) -> int:
-        """Number of weights, tied ones once."""
+        """Number of weights. Tied weights count once."""
         return sum(p.numel() for p in self.model.parameters())
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of sorted (name, dtype, shape, bytes) of the weights as stored."""
-        if self._facts and (known := self._facts.known.get("fingerprint")):
-            return str(known)
+        """Hash of sorted (name, dtype, shape, bytes) of the stored weights."""
+        if self._facts and (stored := self._facts.known.get("fingerprint")):
+            return str(stored)
         digest = sources.fingerprint_of(self.folder) if self.folder else None
         digest = digest or _fingerprint_in_memory(self.model)
         if self._facts:
@@ -119,22 +128,22 @@ class FrozenLM:
 
     @cached_property
     def config_hash(self) -> str:
-        """Hash of the configuration. Provenance, not key: transformers adds fields from version to version."""
+        """Hash of the configuration. Not part of a key, because new versions of transformers add fields."""
         return hashlib.sha256(json.dumps(self.model.config.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def tokenizer_hash(self) -> str:
-        """Hash of the tokenizer; passages carry it."""
+        """Hash of the tokenizer. Each passage has it."""
         return self._cutter.tokenizer_hash
 
     @cached_property
     def embedding_stats(self) -> dict[str, float]:
-        """Of the embedding module's *output*, over the vocabulary: ``std`` of all numbers, ``norm`` of a mean row.
+        """``std`` of all numbers, and mean ``norm`` of a row, of the embedding module's *output* over the vocabulary.
 
-        Gemma scales inside the module, so its weights would tell another story.
+        The output, because Gemma scales inside the module.
         """
-        if self._facts and (known := self._facts.known.get("embedding_stats")):
-            return dict(known)
+        if self._facts and (stored := self._facts.known.get("embedding_stats")):
+            return dict(stored)
         total = square = norms = count = 0.0
         for ids in torch.arange(self.vocabulary).split(8192):
             rows = self.embed(ids).cpu().double()
@@ -148,13 +157,13 @@ class FrozenLM:
 
     @cached_property
     def sink_prefix(self) -> tuple[int, ...]:
-        """The token to stand before the vectors, or none: what the model's own cross-entropy likes best.
+        """The token before the vectors with the lowest cross-entropy of the model, or () for no token.
 
-        Candidates are none and each special token, judged on 256 tokens of a bundled text; none loses only to a gain
-        of at least 0.02 nats a token.
+        The candidates are no token and each special token. They are compared on 256 tokens of a bundled text. A token
+        is chosen only if it gains at least ``SINK_GAIN`` nats per token.
         """
-        if self._facts and (known := self._facts.known.get("sink_prefix")) is not None:
-            return tuple(known)
+        if self._facts and (stored := self._facts.known.get("sink_prefix")) is not None:
+            return tuple(stored)
         nats = self.sink_candidates()
         best = min(nats, key=lambda prefix: nats[prefix])
         prefix = best if nats[()] - nats[best] >= SINK_GAIN else ()
@@ -163,12 +172,12 @@ class FrozenLM:
         return prefix
 
     def sink_candidates(self) -> dict[tuple[int, ...], float]:
-        """{prefix: mean cross-entropy in nats of tokens 2 to 256 of a bundled text behind it}."""
-        # Some tokenizers know special tokens (of pictures, say) that the embedding has no row for.
+        """{prefix: mean cross-entropy of tokens 2 to 256 of a bundled text after that prefix, nats per token}."""
+        # Some tokenizers have special tokens (for pictures, say) without a row in the embedding.
         special = sorted(i for i in set(getattr(self.tokenizer, "all_special_ids", [])) if i < self.vocabulary)
         if not special:
             return {(): 0.0}
-        # The same 255 tokens are scored whatever stands before them: without a prefix nothing predicts the first.
+        # All candidates score the same 255 tokens: without a prefix, nothing predicts the first token.
         text = next(t for t in originals() if t.id == "essay-on-waiting")
         ids = self._cutter.encode(text.string)[0][:256]
         candidates: list[tuple[int, ...]] = [(), *((i,) for i in special)]
@@ -183,7 +192,7 @@ class FrozenLM:
         if prefix == "bos":
             bos = getattr(self.tokenizer, "bos_token_id", None)
             if bos is None:
-                raise ModelError(f'{self.name} has no BOS token: use prefix="sink", "none" or token ids')
+                raise ModelError(f'{self.name} has no BOS token. Use prefix="sink", "none" or token ids.')
             return (int(bos),)
         self.check_ids(np.asarray(prefix))
         return tuple(int(i) for i in prefix)
@@ -191,54 +200,55 @@ class FrozenLM:
     # Texts and tokens ------------------------------------------------------------------------------------------------
 
     def passage(self, text: Text | str, tokens: int | None = None, *, start: int | str = 0) -> Passage:
-        """Cut a passage of ``tokens`` tokens out of a text; without ``tokens`` all of it.
+        """Cut a passage of ``tokens`` tokens out of a text. Without ``tokens`` the passage is the whole text.
 
-        It begins at the first sentence that starts at or after character ``start``; ``start="paper"`` takes, as
-        arXiv 2502.13063 does, the second half, by sentence, of the first 1,024 tokens. No special tokens. Where the
-        cut would split a character, so that the ids would not decode to the source, it is moved back by a few tokens
-        (7 at most; a character has no more). Raises ``PassageError``.
+        The passage begins at the first sentence that starts at or after character ``start``. ``start="paper"`` splits
+        the first 1,024 tokens into sentences and begins at the second half of them (arXiv 2502.13063). The passage
+        has no special tokens. If the cut would split a character, the ids would not decode to the source: then the
+        cut moves back by at most 7 tokens. Raises ``PassageError``.
         """
         text = text if isinstance(text, Text) else Text("typed", text, "typed")
         return self._cutter.cut(text, tokens, start)
 
     def passage_of_ids(self, ids: Sequence[int] | np.ndarray, *, name: str = "") -> Passage:
-        """A passage of given token ids, for models without a tokenizer and for measurements on random tokens."""
+        """A passage of token ids (n,), for models without a tokenizer and for measurements on random tokens."""
         array = np.asarray(ids, np.int64)
         if array.ndim != 1 or not len(array):
-            raise PassageError(f"token ids of shape {array.shape}: expected one row of at least one")
+            raise PassageError(f"The token ids have the shape {array.shape}. Give one row with at least one id.")
         self.check_ids(array)
         return Passage(array, self.decode_ids(array) if self.tokenizer else "", TextSpan(name), self.tokenizer_hash)
 
     def check_ids(self, ids: np.ndarray) -> None:
-        """Raise ``PassageError`` for ids that the embedding has no row for."""
+        """Raise ``PassageError`` for ids without a row in the embedding."""
         if len(ids) and (ids.min() < 0 or ids.max() >= self.vocabulary):
             raise PassageError(
-                f"token ids must be from 0 to {self.vocabulary - 1} for {self.name}; got {ids.min()} to {ids.max()}"
+                f"The token ids go from {ids.min()} to {ids.max()}. "
+                f"Give ids from 0 to {self.vocabulary - 1} for {self.name}."
             )
 
     def decode_ids(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Text of token ids, nothing skipped and nothing tidied up."""
+        """Text of token ids. Special tokens and spaces stay as they are."""
         return self._cutter.decode(ids)
 
     def token_bits(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Bits (n,) each token costs this model, behind its sink prefix; NaN for a first token without a prefix."""
+        """Bits (n,) that each token costs this model after its sink prefix. Without a prefix the first value is NaN."""
         return self._nats(np.asarray(ids), self.sink_prefix) / np.log(2)
 
     # The model -------------------------------------------------------------------------------------------------------
 
     def embed(self, ids: Any) -> torch.Tensor:
-        """Embeddings (n, d) float32 of token ids, from the model's own module."""
+        """Embeddings (n, d) float32 of token ids, from the model's own embedding module."""
         with torch.no_grad(), self.lock:
-            # np.array first: stored ids are read-only, which torch warns of.
+            # np.array copies the ids: stored ids are read-only, and torch warns about read-only arrays.
             ids = ids if isinstance(ids, torch.Tensor) else torch.from_numpy(np.array(ids, np.int64))
             rows: torch.Tensor = self._embedding(ids.to(self.device))
             return rows.float()
 
     def weights(self, dtype: torch.dtype) -> Any:
-        """The model with weights of that dtype; buffers (rotary frequencies, say) stay as they are."""
+        """The model with its weights in ``dtype``. Buffers (rotary frequencies, say) keep their dtype."""
         with self.lock:
             if dtype not in self._other_dtypes:
-                # The copy takes these in place of the originals, ties included, so nothing is held twice.
+                # deepcopy uses these parameters instead of the originals, tied ones too, so no weight is copied twice.
                 cast = {id(p): torch.nn.Parameter(p.to(dtype), requires_grad=False) for p in self.model.parameters()}
                 self._other_dtypes[dtype] = copy.deepcopy(self.model, dict(cast)).eval()
             return self._other_dtypes[dtype]
@@ -250,15 +260,16 @@ class FrozenLM:
         targets: torch.Tensor,
         dtype: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(nats, lead), float32 (rows,), of ``targets`` (rows,) at the positions ``at`` (rows,) of ``embeddings``.
+        """(nats, margin), float32 (rows,), of ``targets`` (rows,) at the positions ``at`` (rows,) of ``embeddings``.
 
-        The latter are (b, s, d), positions counted through all rows, ascending; see ``passes.Pass.losses``. In a
-        reduced dtype the head's rounding stays in: what decides (stops, checks) is asked in float32.
+        ``embeddings`` is (b, s, d). ``at`` is ascending, and counts positions over all rows; see
+        ``ForwardPass.losses``. In bfloat16 the losses contain the rounding of the head, so stopping rules and checks
+        use float32.
         """
         return self._pass.losses(self.weights(dtype), embeddings.to(dtype), at, targets)
 
     def fused(self, size: int) -> bool:
-        """Whether ``losses`` of rows of so many positions goes through without waiting for a CUDA device."""
+        """Whether ``losses`` of rows of ``size`` positions runs without waiting for a CUDA device."""
         return self._pass.fused(size)
 
     @torch.no_grad()
@@ -270,13 +281,13 @@ class FrozenLM:
         ids: torch.Tensor | None = None,
         cache: Any = None,
     ) -> tuple[torch.Tensor, Any]:
-        """Feed ``embeddings`` (b, s, d) or ``ids`` (b, s) after ``cache``: the last logits (b, V), and the cache."""
+        """Feed ``embeddings`` (b, s, d) or ``ids`` (b, s) after ``cache``. Returns (last logits (b, V), cache)."""
         model = self.weights(dtype)
         fed = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings.to(dtype)}
         with self.lock:
-            # Mamba swallows past_key_values without a word and starts afresh: its cache has another name.
-            out = model(**fed, use_cache=True, logits_to_keep=1, **{self._cache_name: cache})
-        return out.logits[:, -1].float(), getattr(out, self._cache_name)
+            # The cache needs the name of its family: Mamba ignores past_key_values and starts again, without an error.
+            out = model(**fed, use_cache=True, logits_to_keep=1, **{self.family.cache_name: cache})
+        return out.logits[:, -1].float(), getattr(out, self.family.cache_name)
 
     @torch.no_grad()
     def _nats(self, ids: Sequence[int] | np.ndarray, prefix: tuple[int, ...]) -> np.ndarray:
@@ -291,7 +302,7 @@ class FrozenLM:
 
 def _fingerprint_in_memory(model: Any) -> str:
     digest = hashlib.sha256()
-    # named_parameters lists tied weights once, as a file does.
+    # named_parameters lists tied weights once, as a safetensors file does.
     tensors = dict(model.named_parameters())
     saved = set(model.state_dict())
     tensors |= {name: b for name, b in model.named_buffers() if name in saved}

@@ -1,4 +1,4 @@
-"""``load``: a model by name, each once a process."""
+"""``load``: loads a model by name, once per process."""
 
 from __future__ import annotations
 
@@ -26,27 +26,31 @@ def load(
     dtype: torch.dtype | str | None = None,
     allow_bin: bool = False,
 ) -> FrozenLM:
-    """A frozen model by preset name, Hugging Face id, folder, GGUF file or ``toy:<family>``.
+    """Load a frozen model: a preset name, Hugging Face id, folder, GGUF file or ``toy:<family>``.
 
-    ``device`` defaults to CUDA, then Apple's MPS, then the CPU; ``dtype``, float32 or bfloat16, is that of training
-    passes (the quicker one, unless said): weights are kept, and checks made, in float32. ``allow_bin`` lets a
-    repository without safetensors load through ``weights_only``. The same call gives the same object.
+    ``device`` defaults to CUDA, then Apple's MPS, then the CPU. ``dtype`` is the dtype of training passes: float32 or
+    bfloat16, by default the faster one. Weights and checks are float32. ``allow_bin`` loads pickled .bin weights with
+    torch's ``weights_only`` if a repository has no safetensors. The same call returns the same object.
     Raises ``ModelError``.
+
+    >>> from memlab import load
+    >>> load("toy:mamba", device="cpu")
+    <FrozenLM toy:mamba d=384 vocabulary=96 context=any cpu training in float32>
     """
     where, dtype = torch.device(device or best_device()), _training_dtype(dtype)
-    asked = (name, revision, where, dtype, allow_bin)
+    call = (name, revision, where, dtype, allow_bin)
     with _loading:
-        if asked not in _loaded:
-            _loaded[asked] = _load(name, revision, where, dtype, allow_bin)
-            _loaded[asked].loaded_with = {"dtype": dtype, "allow_bin": allow_bin}
-        return _loaded[asked]
+        if call not in _loaded:
+            _loaded[call] = _load(*call)
+            _loaded[call].loaded_with = {"dtype": dtype, "allow_bin": allow_bin}
+        return _loaded[call]
 
 
-def _training_dtype(asked: torch.dtype | str | None) -> torch.dtype | None:
-    name = str(asked).removeprefix("torch.")
-    if asked is not None and name not in ("float32", "bfloat16"):
-        raise ModelError(f"no training in {asked!r}: give float32 or bfloat16, or leave dtype out for the quicker one")
-    return None if asked is None else getattr(torch, name)
+def _training_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and name not in ("float32", "bfloat16"):
+        raise ModelError(f"memlab cannot train in {dtype!r}. Give float32 or bfloat16, or leave dtype out.")
+    return None if dtype is None else getattr(torch, name)
 
 
 def _load(
@@ -56,38 +60,40 @@ def _load(
 
     if name.startswith("toy:"):
         model, tokenizer = toys.toy(name.removeprefix("toy:"))
-        # So small that bfloat16 gains nothing; and in float32 they behave alike on every machine.
+        # Toys gain no speed from bfloat16, and in float32 they give about the same numbers on every machine.
         return FrozenLM(model, tokenizer, name=name, device=device, dtype=dtype or torch.float32)
     folder = sources.locate(name, revision=revision, allow_bin=allow_bin)
     try:
         with _quiet():
-            # Said outright, since transformers would otherwise ask on the terminal: no code of a repository is run.
+            # trust_remote_code=False is explicit, because transformers would otherwise ask on the terminal.
             safe = bool(sources.weight_files(folder))
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=safe, trust_remote_code=False
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # configuration, tokenizer and weights fail in many ways
+    except Exception as error:  # configuration, tokenizer and weights raise many types
         raise ModelError(
-            f"{name} cannot be loaded from {folder}: {type(error).__name__}: {error}. "
-            "It takes a causal language model of transformers' own; if files are missing or cut short, fetch them again"
+            f"{name} cannot be loaded from {folder}: {type(error).__name__}: {error}. Give a causal language "
+            "model that transformers supports. If files are missing or truncated, fetch them again."
         ) from error
     if folder.parent.name == "snapshots":
-        revision = folder.name  # the commit, since what a branch's name means moves on
+        revision = folder.name  # the commit, because a branch moves
     elif revision:
-        raise ModelError(f"revision={revision!r}: {name} is no repository of the hub, and has none: load it without")
+        raise ModelError(
+            f"{name} is not on the Hugging Face hub, so it has no revision {revision!r}. Leave revision out."
+        )
     return FrozenLM(model, tokenizer, name=name, revision=revision, device=device, dtype=dtype, folder=folder)
 
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """No bar for half a second of reading weights."""
+    """Hide the progress bar of transformers: reading weights takes half a second."""
     from transformers.utils import logging
 
-    was = logging.is_progress_bar_enabled()
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if was:
+        if enabled:
             logging.enable_progress_bar()

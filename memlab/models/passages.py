@@ -1,4 +1,4 @@
-"""From a text to a passage: token ids that decode to exactly the piece of the source they stand for."""
+"""Cuts texts into passages: token ids that decode to exactly their piece of the text."""
 
 from __future__ import annotations
 
@@ -17,14 +17,26 @@ from memlab.texts import Text, TextSpan
 
 
 class PassageError(MemlabError, ValueError):
-    """A text that cannot become the passage asked for, or a passage a model cannot take."""
+    """A text that cannot give the requested passage, or a passage that a model cannot take.
+
+    >>> from memlab import load
+    >>> load("toy:llama").passage("Hello.", tokens=7)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    memlab.models.passages.PassageError: Text 'typed' has 6 tokens from character 0 on, but 7 were asked for. ...
+    """
 
     exit_code = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Passage:
-    """Token ids (n,) of a piece of text. Decoding the ids gives ``string`` back, character for character."""
+    """Token ids (n,) of a piece of text. The ids decode to ``string``, character for character.
+
+    >>> from memlab import load
+    >>> passage = load("toy:llama").passage("Meet me at nine. Bring tea.", start=5)
+    >>> len(passage), passage.string, passage.span.start
+    (10, 'Bring tea.', 17)
+    """
 
     ids: np.ndarray
     string: str
@@ -39,31 +51,33 @@ class Passage:
 
 
 class Cutter:
-    """A model's tokenizer (or none) with what it takes to cut passages: its name, vocabulary and context."""
+    """Cuts passages with a model's tokenizer (or None), for its vocabulary and context."""
 
     def __init__(self, tokenizer: Any, model_name: str, vocabulary: int, context: int) -> None:
         self.tokenizer, self.model_name, self.vocabulary, self.context = tokenizer, model_name, vocabulary, context
 
     @cached_property
     def tokenizer_hash(self) -> str:
-        """Hash of the tokenizer's own description."""
+        """Hash of the tokenizer's serialized form."""
         if self.tokenizer is None:
-            return f"none, {self.vocabulary} ids"
+            return f"none, {self.vocabulary} ids"  # stored in files: never reworded
         fast = getattr(self.tokenizer, "backend_tokenizer", None)
-        told = fast.to_str() if fast else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
+        serialized = fast.to_str() if fast else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        return hashlib.sha256(serialized.encode()).hexdigest()
 
     def encode(self, string: str) -> tuple[list[int], list[int]]:
-        """Token ids without special ones, and for each the character where it ends."""
-        # verbose=False: transformers warns of texts beyond the context, which is ours to judge.
+        """Token ids without special tokens, and the character where each token ends."""
+        # verbose=False: transformers would warn about texts longer than the context, which memlab checks itself.
         try:
             out = self.tokenizer(string, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        except Exception as error:  # tokenizers raises nothing finer
-            raise PassageError(f"{self.model_name}'s tokenizer cannot encode this text: {error}") from error
+        except Exception as error:  # tokenizers raises only this type
+            raise PassageError(
+                f"{self.model_name}'s tokenizer cannot encode this text: {error}. Give another text."
+            ) from error
         return out["input_ids"], [end for _, end in out["offset_mapping"]]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Text of token ids, nothing skipped and nothing tidied up."""
+        """Text of token ids. Special tokens and spaces stay as they are."""
         if self.tokenizer is None:
             return " ".join(map(str, ids))
         return self.tokenizer.decode(
@@ -71,52 +85,56 @@ class Cutter:
         )
 
     def cut(self, text: Text, tokens: int | None, start: int | str) -> Passage:
-        """What ``FrozenLM.passage`` promises."""
+        """See ``FrozenLM.passage``."""
         if self.tokenizer is None:
-            raise PassageError(f"{self.model_name} has no tokenizer, so it takes token ids: use lm.passage_of_ids(ids)")
+            raise PassageError(f"{self.model_name} has no tokenizer. Give token ids to lm.passage_of_ids(ids).")
         if tokens is not None and tokens < 1:
-            raise PassageError(f"tokens={tokens}: a passage has at least 1 token")
+            raise PassageError(f"tokens={tokens} is too small. Give at least 1 token.")
         if tokens is not None and self.context and tokens >= self.context:
-            raise PassageError(f"tokens={tokens}, but {self.model_name} has a context of {self.context} positions")
+            raise PassageError(
+                f"tokens={tokens} is too large: {self.model_name} has a context of {self.context} positions. Give less."
+            )
         if start != "paper" and not isinstance(start, int):
-            raise PassageError(f"start={start!r}: expected a character's number, or 'paper'")
+            raise PassageError(f"start={start!r} is not valid. Give the number of a character, or 'paper'.")
         whole = tokens is None
         begin = self._paper_start(text) if start == "paper" else sentence_start(text.string, int(start))
         ids, ends, complete = self._encode_from(text.string, begin, tokens)
         if tokens is None:
             if self.context and (not complete or len(ids) >= self.context):
                 raise PassageError(
-                    f"text {text.id!r} is longer than {self.model_name}'s context of {self.context} positions: "
-                    "cut it with tokens=N (on the command line --tokens N)"
+                    f"Text {text.id!r} is longer than {self.model_name}'s context of {self.context} positions. "
+                    "Cut it with tokens=N (on the command line: --tokens N)."
                 )
             tokens = len(ids)
         elif len(ids) < tokens:
             raise PassageError(
-                f"text {text.id!r} has {len(ids)} tokens from character {begin} on, {tokens} were asked for: "
-                "ask for fewer, start earlier, or give a longer text"
+                f"Text {text.id!r} has {len(ids)} tokens from character {begin} on, but {tokens} were asked for. "
+                "Ask for fewer, start earlier, or give a longer text."
             )
         if max(ids[:tokens]) >= self.vocabulary:
-            raise PassageError(f"text {text.id!r} has a token that {self.model_name}'s embedding has no row for")
-        # A character may be several byte tokens, and a cut between them decodes to a replacement character. A text
-        # that is wanted whole has no cut to move.
+            raise PassageError(
+                f"Text {text.id!r} has a token without a row in {self.model_name}'s embedding. Give another."
+            )
+        # A character can be several byte tokens, and a cut between them decodes to a replacement character. Then the
+        # cut moves back. A whole text has no cut that could move.
         for n in range(tokens, tokens - 1 if whole else max(0, tokens - 8), -1):
             end = ends[n - 1]
             if self.decode(ids[:n]) == text.string[begin:end]:
                 span = TextSpan(text.id, text.source, begin, end)
                 return Passage(np.asarray(ids[:n], np.int64), text.string[begin:end], span, self.tokenizer_hash)
         raise PassageError(
-            f"text {text.id!r} does not survive {self.model_name}'s tokenizer: from character {begin} on, "
-            f"{text.string[begin : begin + 30]!r} comes back as {self.decode(ids[:tokens])[:30]!r}"
+            f"{self.model_name}'s tokenizer changes text {text.id!r}: from character {begin} on, "
+            f"{text.string[begin : begin + 30]!r} decodes to {self.decode(ids[:tokens])[:30]!r}. Give another text."
         )
 
     def _encode_from(self, string: str, begin: int, tokens: int | None) -> tuple[list[int], list[int], bool]:
-        # A window that grows: the tokens wanted of a ten-million-character file should not cost the whole file.
+        # The window grows until it has enough tokens, so that a long file is not encoded as a whole.
         wanted = tokens if tokens is not None else self.context or len(string)
         width = 8 * wanted + 256
         while True:
             ids, ends = self.encode(string[begin : begin + width])
             complete = begin + width >= len(string)
-            # The window's own end can change its last tokens, so they only count when it is the text's.
+            # The last tokens depend on where the window ends, so 32 tokens are spare unless the window ends the text.
             if complete or len(ids) >= wanted + 32:
                 return ids, [begin + e for e in ends], complete
             width *= 2
@@ -127,9 +145,9 @@ class Cutter:
         return starts[len(starts) // 2]
 
 
-# A sentence begins after a full stop, question or exclamation mark (quotes and brackets may close behind it) and white
-# space, unless that was a title, or after an empty line. Rough, as the paper's is: it only decides where a passage
-# starts. Libraries for this want data files of their own.
+# A sentence begins after an empty line, or after a full stop, question mark or exclamation mark and white space. A
+# closing quote or bracket may follow the mark; a title (Mr.) does not end a sentence. The rule is rough, like the
+# paper's: it only decides where a passage starts. Libraries for this need data files.
 _BREAK = re.compile(
     r"(?:(?<=[.!?])|(?<=[.!?][\"')\]\u2019\u201d]))(?<!(?i:\bmr\.|\bms\.|\bdr\.|\bst\.))(?<!(?i:\bmrs\.))"
     r"\s+(?=[\"'(\[\u2018\u201c]*[A-Z0-9])|\n\s*\n\s*"
@@ -137,7 +155,7 @@ _BREAK = re.compile(
 
 
 def sentence_starts(string: str) -> list[int]:
-    """Characters at which sentences begin."""
+    """Characters where sentences begin."""
     first = len(string) - len(string.lstrip())
     return [first, *(m.end() for m in _BREAK.finditer(string) if first < m.end() < len(string))]
 
@@ -145,12 +163,14 @@ def sentence_starts(string: str) -> list[int]:
 def sentence_start(string: str, at: int) -> int:
     """Where the first sentence at or after character ``at`` begins."""
     if not 0 <= at < len(string):
-        raise PassageError(f"start={at}: the text has {len(string)} characters")
+        raise PassageError(
+            f"start={at} is outside of the text, which has {len(string)} characters. Give a smaller start."
+        )
     if not string[:at].strip():
         return len(string) - len(string.lstrip())
-    # White space before ``at`` may be the break itself.
+    # White space before ``at`` may be the gap between two sentences.
     before = len(string[:at].rstrip())
     for match in _BREAK.finditer(string, max(0, before - 6)):
         if at <= match.end() < len(string):
             return match.end()
-    raise PassageError(f"start={at}: no sentence begins after that character; start earlier")
+    raise PassageError(f"start={at} is too late: no sentence begins after that character. Give a smaller start.")

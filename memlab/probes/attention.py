@@ -91,7 +91,7 @@ def attention_layers(lm: FrozenLM) -> list[Any]:
     found = {
         module.layer_idx: module
         for name, module in lm.model.named_modules()
-        if name.rpartition(".")[2] in ("self_attn", "attention", "attn") and hasattr(module, "layer_idx")
+        if name.rpartition(".")[2] in lm.family.attention_names and hasattr(module, "layer_idx")
     }
     if not found:
         raise ModelError(f"{lm.name} has no attention layers: there is nothing to look at or to knock out")

@@ -1,0 +1,109 @@
+"""Model families: the one table of what memlab must know about an architecture before it runs the model.
+
+To add a family, add one entry to ``_TABLE``. If the entry has a ``toy``, the tests run on the new family too.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+ALPHABET = sorted(set(string.printable) - set("\r\t\x0b\x0c"))
+"""The tokens of every toy: printable ASCII characters and the newline."""
+CONTEXT = 512
+WIDTH = 384
+STD = 0.1
+"""Standard deviation of a toy's weights. With the usual 0.02 a random model is too flat to be steered. With a much
+larger value it is chaotic, and no training finds one vector for eight tokens."""
+
+
+@dataclass(frozen=True)
+class Toy:
+    """How to build a small random-weight model of a family."""
+
+    name: str
+    """``load("toy:<name>")`` builds it."""
+    config: str
+    """Name of the configuration class in ``transformers``."""
+    settings: Mapping[str, Any]
+    """Arguments of that class."""
+    embedding_scale: float = 1.0
+    """Factor for the weights of the embedding."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What memlab knows about one ``model_type`` of transformers. The defaults hold for most causal transformers."""
+
+    model_type: str
+    cache_name: str = "past_key_values"
+    """Argument of ``forward`` that takes the cache, and field of its output that returns it."""
+    attention_names: tuple[str, ...] = ("self_attn", "attention", "attn")
+    """Last part of the names of the attention modules. Empty: the family has no attention, so there is nothing to
+    look at or to knock out. Whether a faster attention gives the same numbers is measured, see ``ForwardPass``."""
+    fp32_residuals: bool = False
+    """The backbone keeps its residual stream in float32, and returns float32 also if its weights are bfloat16."""
+    toy: Toy | None = field(default=None, hash=False)
+
+
+_COMMON: dict[str, Any] = dict(
+    vocab_size=len(ALPHABET), hidden_size=WIDTH, bos_token_id=None, eos_token_id=None, pad_token_id=None
+)
+_ATTENTION = _COMMON | dict(num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=CONTEXT)
+_GATED = _ATTENTION | dict(
+    intermediate_size=2 * WIDTH, num_key_value_heads=4, tie_word_embeddings=False, initializer_range=STD
+)
+_STATE_SPACE: dict[str, Any] = dict(cache_name="cache_params", attention_names=(), fp32_residuals=True)
+
+_TABLE = (
+    Family("llama", toy=Toy("llama", "LlamaConfig", _GATED)),
+    Family(
+        "gpt_neox",
+        toy=Toy("gpt_neox", "GPTNeoXConfig", _ATTENTION | dict(intermediate_size=2 * WIDTH, initializer_range=STD)),
+    ),
+    Family(
+        "opt",
+        toy=Toy("opt", "OPTConfig", _ATTENTION | dict(init_std=STD, ffn_dim=2 * WIDTH, word_embed_proj_dim=WIDTH)),
+    ),
+    Family("olmo", toy=Toy("olmo", "OlmoConfig", _GATED)),
+    Family(
+        "mamba",
+        **_STATE_SPACE,
+        toy=Toy(
+            "mamba",
+            "MambaConfig",
+            _COMMON | dict(num_hidden_layers=2, state_size=16, initializer_range=STD, tie_word_embeddings=False),
+        ),
+    ),
+    Family("mamba2", **_STATE_SPACE),
+    Family("falcon_mamba", **_STATE_SPACE),
+    Family(
+        "gemma3_text",
+        toy=Toy(
+            "gemma3",
+            "Gemma3TextConfig",
+            _GATED | dict(head_dim=WIDTH // 4, query_pre_attn_scalar=WIDTH // 4, sliding_window=64),
+            # Gemma's embedding module multiplies by sqrt(width), and its sublayers normalise their outputs. With
+            # embeddings that large the text tokens outweigh what attention adds, and no vector has an effect.
+            embedding_scale=WIDTH**-0.5,
+        ),
+    ),
+    Family("qwen2", toy=Toy("qwen2", "Qwen2Config", _GATED)),
+)
+
+FAMILIES = {family.model_type: family for family in _TABLE}
+TOYS = {family.toy.name: family.toy for family in _TABLE if family.toy}
+TOY_FAMILIES = tuple(TOYS)
+"""What may follow ``toy:`` in a model's name."""
+
+
+def family_of(model_type: str) -> Family:
+    """The entry of a ``model_type``. A type without an entry gets the defaults of ``Family``.
+
+    The defaults are the conventions of transformers: the cache is ``past_key_values``, the attention modules have one
+    of the usual names, and the residual stream has the dtype of the weights. A model that breaks one of them needs
+    an entry.
+    """
+    return FAMILIES.get(model_type) or Family(model_type)
