@@ -101,7 +101,7 @@ def test_explain_says_why_99_percent_may_be_nothing():
     assert told.loc["tokens gained", "exact"] == 0
     assert told.loc["information gained, bits", "paper2025"] == pytest.approx(199 * 3.99)
     assert told.loc["information gained, bits", "exact"] == 0  # nothing of it is decoded
-    assert "token 1 holds -5.0 bits" in told.loc["information gained, bits", "why"]
+    assert "token 1 gains -5.0 bits" in told.loc["information gained, bits", "why"]
 
 
 def test_explain_compares_like_with_like():
@@ -117,7 +117,7 @@ def test_explain_compares_like_with_like():
     assert "right while the true text is fed" in told.loc["holds the passage", "why"]
     fed[50] = False
     told = capacity.explain(without, np.full(n, 0.01), knew, fed, free).set_index("measure")
-    assert "one miss in a hundred is let pass" in told.loc["holds the passage", "why"]
+    assert "allows one wrong token in a hundred" in told.loc["holds the passage", "why"]
 
 
 def test_explain_when_both_agree():

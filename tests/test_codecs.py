@@ -84,7 +84,7 @@ def test_damaged_data_is_not_the_message():
         assert codecs.decode(flipped, 50, lambda so_far: shares[len(so_far)]) != symbols
     # What no encoder makes is told apart: a code too long, one of more symbols, one of other distributions.
     for strange, count in ((Coded(b"\xff" * 80, 640), 50), (coded, 49)):
-        with pytest.raises(CodecError, match=f"{strange.bits} bits are no code of {count} symbols"):
+        with pytest.raises(CodecError, match=f"{strange.bits} bits are not a code of {count} symbols"):
             codecs.decode(strange, count, lambda so_far: shares[len(so_far)])
     with pytest.raises(CodecError):
         codecs.decode(coded, 50, lambda so_far: shares[-1 - len(so_far)])

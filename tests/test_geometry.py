@@ -50,7 +50,7 @@ def test_within_and_between_by_hand():
     assert found.between.value == pytest.approx(2)
     with pytest.raises(ValueError, match="two groups or more"):
         g.within_and_between([[1.0, 0], [2, 0]], ["a", "a"])
-    with pytest.raises(ValueError, match="one with two vectors"):
+    with pytest.raises(ValueError, match="one of them with two vectors"):
         g.within_and_between([[1.0, 0], [2, 0]], ["a", "b"])
 
 

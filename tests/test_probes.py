@@ -6,7 +6,6 @@ import pytest
 
 from memlab import Recipe, check, cram
 from memlab.measures import geometry
-from memlab.measures.statistics import share_interval
 from memlab.probes import evaluate as evaluation
 from memlab.probes import paths, perturbation
 from memlab.probes.evaluate import Stopped, evaluate
@@ -186,18 +185,6 @@ def test_both_sides_of_a_direction_are_tried(solutions):
     ahead, back = (mem.mem - first[0].mem for mem in seen)
     np.testing.assert_allclose(ahead, -back, atol=1e-3)
     assert np.linalg.norm(ahead) == pytest.approx(0.5 * size, rel=1e-5)
-
-
-def test_survivors_by_hand():
-    table = pd.DataFrame({"amount": [0.1] * 4 + [0.2] * 4, "exact": [True] * 3 + [False] * 5, "tokens": 8})
-    table["key"] = [1, 1, 2, 2] * 2
-    table["right"] = [8, 8, 8, 2, 4, 0, 0, 4]
-    near, far = perturbation.survivors(table, "amount").to_dict("records")
-    assert (near["share"], far["share"]) == (0.75, 0)
-    # Two vectors with two draws each are two vectors: as wide as two trials, not four.
-    assert (near["low"], near["high"]) == share_interval(1.5, 2)
-    assert near["tokens_right"] == pytest.approx(26 / 32)
-    assert far["tokens_right"] == pytest.approx(8 / 32)
 
 
 def test_an_exact_radius_brackets(solutions):

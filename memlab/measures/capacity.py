@@ -1,13 +1,15 @@
-"""How much a mem vector holds: each measure with its formula, its unit and where it is from.
+"""How much a mem vector holds: each measure with its formula, its unit and its source.
 
-Arrays and tables in, numbers and tables out; no model here. Information is in **bits**, unless a name says nats.
+Arrays and tables in, numbers and tables out, no model. Information is in **bits**, unless a name says nats.
 
-Two protocols stand side by side. ``paper2025`` (arXiv 2502.13063) asks, while the true text is fed, how many tokens
-are argmax. ``exact`` asks what comes back when the model writes freely from the stored vector alone.
+There are two protocols. ``paper2025`` (arXiv 2502.13063) counts the tokens that are argmax while the true text is fed.
+``exact`` counts the tokens that the model writes freely from the stored vector alone.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -17,11 +19,11 @@ import pandas as pd
 
 from memlab.errors import MemlabError
 from memlab.measures.statistics import median_interval
-from memlab.recipes import NAMED, Recipe
+from memlab.recipes import Recipe, RecipeError
 
 
 class MixedRecipesError(MemlabError, ValueError):
-    """A table of runs of several recipes, where those of one search are wanted; the message names them."""
+    """A table has runs of several recipes, but the measure needs runs of one. The message names the recipes."""
 
     exit_code = 2
 
@@ -30,46 +32,53 @@ class MixedRecipesError(MemlabError, ValueError):
 
 
 def theoretical_tokens(d: int, vocabulary: int, *, bits: float = 16, k: int = 1) -> float:
-    """Tokens that k·d numbers of so many ``bits`` could name at most: k·d·b / log2|V| (arXiv 2502.13063, eq. 4).
+    """Upper limit in tokens for k·d numbers of ``bits`` b each: k·d·b / log2|V| (arXiv 2502.13063, eq. 4).
 
-    The paper takes b = 16; what a vector needs is measured by ``experiments.precision``.
+    The paper takes b = 16. ``experiments.precision`` measures how many bits a vector needs.
     """
     return k * d * bits / np.log2(vocabulary)
 
 
 def token_gain(hits_with: Any, hits_without: Any) -> Any:
-    """Tokens: those that are argmax with the vector less those without, while the true text is fed (2502.13063)."""
+    """Tokens that are argmax with the vector, minus those without it, while the true text is fed (2502.13063)."""
     return hits_with - hits_without
 
 
 def information_gain(bits_without: Sequence[float] | Any, bits_with: Sequence[float] | Any) -> float:
-    """Bits: cross-entropy (n,) without the vector less that with it, summed over the tokens scored in both.
+    """Bits: cross-entropy (n,) without the vector minus that with it, summed over the tokens scored in both.
 
-    A token that was not scored is NaN. The paper's C_H (arXiv 2502.13063) in bits; its tables print nats.
+    A token that was not scored is NaN. This is the paper's C_H (arXiv 2502.13063) in bits; its tables are in nats.
     """
     without, given = np.asarray(bits_without, float), np.asarray(bits_with, float)
     if without.shape != given.shape:
-        raise ValueError(f"{without.size} tokens without the vector, {given.size} with it; expected the same tokens")
+        raise ValueError(
+            f"There are {without.size} tokens without the vector and {given.size} with it. Give the same tokens twice."
+        )
     return float(np.nansum(without - given))
 
 
 def nats(bits: float) -> float:
-    """Nats of so many bits."""
+    """Bits converted to nats: bits · ln 2."""
     return float(bits * np.log(2))
 
 
-def token_utilisation(gain: float, d: int, vocabulary: int, *, bits: float = 16, k: int = 1) -> float:
-    """Token gain over ``theoretical_tokens`` (arXiv 2502.13063)."""
+def bits_of_nats(nats: Any) -> Any:
+    """Nats (a number, array or column) converted to bits: nats / ln 2."""
+    return nats / np.log(2)
+
+
+def token_utilisation(gain: Any, d: int, vocabulary: int, *, bits: float = 16, k: int = 1) -> Any:
+    """Token gain divided by ``theoretical_tokens``, 0 to 1 (arXiv 2502.13063)."""
     return gain / theoretical_tokens(d, vocabulary, bits=bits, k=k)
 
 
-def bits_per_dimension(gain_bits: float, d: int, *, k: int = 1) -> float:
-    """Information gain over the k·d numbers that carry it, bits."""
+def bits_per_dimension(gain_bits: Any, d: Any, *, k: int = 1) -> Any:
+    """Information gain divided by the k·d numbers that carry it, bits per number."""
     return gain_bits / (k * d)
 
 
 def compression_ratio(text_bytes: int, stored_bits: float) -> float:
-    """Size of the UTF-8 text over what is stored in its place; below 1 the text would have been smaller."""
+    """Size of the UTF-8 text divided by the stored size. Below 1, the text itself is smaller."""
     return 8 * text_bytes / stored_bits
 
 
@@ -80,10 +89,10 @@ def explain(
     right_with: Sequence[bool],
     decoded_right: Sequence[bool],
 ) -> pd.DataFrame:
-    """Where the two protocols differ for one run; all arrays (n,), one entry a token of the passage.
+    """Where the two protocols differ for one run. All arrays are (n,), one entry per token of the passage.
 
-    ``right_*``: argmax while the true text is fed; ``decoded_right``: in the free-running decode. Rows: measure,
-    ``paper2025``, ``exact``, and why they differ.
+    ``right_*``: argmax while the true text is fed. ``decoded_right``: right in the free-running decode. Columns:
+    ``measure paper2025 exact``, and ``why`` the two differ.
     """
     without, given = np.asarray(bits_without, float), np.asarray(bits_with, float)
     fed = np.asarray(right_with, bool)
@@ -93,9 +102,9 @@ def explain(
     wrong = np.flatnonzero(~free)
     reached = int(wrong[0]) if len(wrong) else n
     accuracy = float(fed[1:].mean()) if n > 1 else float("nan")
-    lost = "token 1 is never scored there, and the true text is fed" if n > 1 else "one token leaves nothing to score"
+    lost = "token 1 is never scored, and the true text is fed" if n > 1 else "with one token, nothing is scored"
     first = without[0] - given[0]
-    at_first = f"token 1 holds {first:.1f} bits" if np.isfinite(first) else "without a vector nothing foretells token 1"
+    at_first = f"token 1 gains {first:.1f} bits" if np.isfinite(first) else "without a vector, token 1 is not predicted"
     rows = [
         ("tokens scored", n - 1, n, "the published code leaves token 1 out"),
         ("accuracy", accuracy, float(free.mean()), lost),
@@ -104,13 +113,13 @@ def explain(
             "tokens gained",
             token_gain(fed[1:].sum(), before[1:].sum()),
             token_gain(reached, before[:reached].sum()),
-            "argmax under the true text, against tokens decoded before the first wrong one",
+            "argmax while the true text is fed, compared with tokens decoded before the first wrong one",
         ),
         (
             "information gained, bits",
             information_gain(without[1:], given[1:]),
             information_gain(without[:reached], given[:reached]),
-            f"{at_first}; the right column ends where decoding goes wrong",
+            f"{at_first}; the exact column ends at the first wrong token",
         ),
     ]
     return pd.DataFrame(rows, columns=["measure", "paper2025", "exact", "why"])
@@ -118,53 +127,50 @@ def explain(
 
 def _verdict(held: bool, fed: np.ndarray, reached: int, n: int) -> str:
     if reached == n:
-        return "decoded freely to the end" + ("" if held else ", yet below 99 % by the published count")
-    where = f"decoding goes wrong at token {reached + 1} of {n}"
+        return "decoded freely to the end" + ("" if held else ", but below 99 % by the published count")
+    where = f"decoding fails at token {reached + 1} of {n}"
     if not held:
         return where
     if reached == 0:
         return f"{where}, which the published count leaves out"
     if not fed[reached]:
-        return f"{where}, and one miss in a hundred is let pass"
-    return f"{where}, though it is right while the true text is fed: rounding, or a hair's breadth"
+        return f"{where}; the published count allows one wrong token in a hundred"
+    return f"{where}, although that token is right while the true text is fed: rounding, or a very small margin"
 
 
 # Many runs -------------------------------------------------------------------------------------------------------
 
 
 def require_one_recipe(runs: pd.DataFrame) -> None:
-    """Raise ``MixedRecipesError`` where a model's runs are of several recipes, whose estimates would be none's.
+    """Raise ``MixedRecipesError`` if one model's runs use several recipes: pooled, they would describe none of them.
 
-    ``runs``: ``recipe`` (its name), ``model`` and ``k``, if there. May differ: the seed, k and the growth that goes
-    with it, and the token budget, since what ended by it is censored and no worse.
+    ``runs``: ``recipe`` (its name), and ``model`` if there are several. The seed may differ, and k with the growth that
+    follows from it. The token budget may differ too: a run that ends by it is censored, not worse.
     """
     if "recipe" not in runs:
         return
-    ks = runs.k if "k" in runs else pd.Series(1, runs.index)
-    plain = pd.Series(
-        [_with_one_vector(str(name), int(k)) for name, k in zip(runs.recipe, ks, strict=True)], runs.index
-    )
-    of = runs.model if "model" in runs else pd.Series("", runs.index)
-    for model, names in plain.groupby(of, dropna=False):
+    plain = runs.recipe.map(lambda name: _with_one_vector(str(name)))
+    models = runs.model if "model" in runs else pd.Series("", runs.index)
+    for model, names in plain.groupby(models, dropna=False):
         if len(mixed := names.unique()) > 1:
             raise MixedRecipesError(
-                f"the table has runs of several recipes ({', '.join(mixed)}){f' of {model}' if model else ''}: keep "
-                "the rows of one, or give each recipe a table of its own (--out)"
+                f"The table has runs of several recipes{f' of {model}' if model else ''} ({', '.join(mixed)}). Keep "
+                "the rows of one recipe, or write each recipe to its own table (--out)."
             )
 
 
 def paper_estimates(runs: pd.DataFrame, *, threshold: float = 0.99) -> pd.DataFrame:
-    """The published table's estimators (arXiv 2502.13063), one row a group (``model texts k``, those there are).
+    """The published table's estimators (arXiv 2502.13063), one row per group (by ``model texts k``, if present).
 
-    ``runs``, one row a run: ``length accuracy hits_with hits_without bits_with bits_without``, all over the tokens
-    that the published code scores. ``max_tokens``: the largest length whose mean accuracy is at least ``threshold``.
-    Gains: mean and standard deviation (n - 1) over the runs, of whatever length, with accuracy at most ``threshold``.
+    ``runs``, one row per run: ``length accuracy hits_with hits_without bits_with bits_without``, all over the tokens
+    that the published code scores. ``max_tokens``: the largest length with a mean accuracy of at least ``threshold``.
+    Gains: mean and standard deviation (n - 1) over the runs of any length with accuracy at most ``threshold``.
     """
     rows = []
     require_one_recipe(runs)
     for names, group in _groups(runs):
         means = group.groupby("length").accuracy.mean()
-        # Seventeen times 0.99 is 16.83 but for the last bit of a float.
+        # The mean of seventeen times 0.99 is below 0.99 by a rounding error.
         held = means[means >= threshold - 1e-9]
         failing = group[group.accuracy <= threshold + 1e-9]
         tokens = token_gain(failing.hits_with, failing.hits_without)
@@ -186,31 +192,42 @@ def paper_estimates(runs: pd.DataFrame, *, threshold: float = 0.99) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def _with_one_vector(name: str, k: int) -> str:
-    """A recipe's name as it would be with one vector, the first seed and no token budget."""
-    name = re.sub(r" (seed|k|token_budget)=\d+", "", name)
-    grown = re.search(r" grow=(\d+)", name)
-    if not grown or int(grown[1]) % k:
+@functools.cache
+def _with_one_vector(name: str) -> str:
+    """A recipe's name if it had one vector, seed 0 and no token budget. A name that is not a recipe's is unchanged.
+
+    Tables hold a recipe's name only (``default k=2 seed=1``), so the recipe is read back from its name.
+    """
+    base, *fields = re.split(r" (?=\w+=)", name)
+    try:
+        changes = {field: _literal(value) for field, value in (pair.split("=", 1) for pair in fields)}
+        recipe = Recipe.named(base, **changes)
+    except (RecipeError, TypeError):
         return name
-    base = name.split()[0]
-    usual = Recipe.named(base).grow if base in NAMED else 0
-    one = int(grown[1]) // k
-    return name.replace(grown[0], "" if one == usual else f" grow={one}")
+    grow = recipe.grow // recipe.k if recipe.grow % recipe.k == 0 else recipe.grow
+    return recipe.replace(k=1, seed=0, token_budget=0, grow=grow).name
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text  # a word, such as ``sink``
 
 
 def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
-    """One row a passage (and model, k, kind of text): horizon, what it took to find, loss left where it first failed.
+    """One row per passage (and model, k, kind of text): its horizon, the cost of finding it, and where it failed.
 
-    The horizon (tokens) is the longest prefix that one of the stored vectors decodes to, freely: also that of a longer
-    text that was not exact to its end. It is a certified lower end. ``failed_at`` is the shortest length (tokens) above
-    it that was ``tried`` and never exact (missing: there is none, the horizon is censored), no proof that no vector
-    could: all of an attempt's tokens, or of a text that grew, the stage at which it gave up.
-    ``bits_at_failure`` is what the best vector still cost there, bits a token.
+    ``horizon``: tokens of the longest prefix that a stored vector decodes freely. It may be a prefix of a longer text
+    that was not exact to its end. It is a certified lower bound. ``failed_at``: the shortest length (tokens) above it
+    that was ``tried`` and never exact; missing if there is none, and the horizon is then censored. It does not prove
+    that no vector could hold that length. It is the length of the attempt, or for a text that grew, the stage at which
+    it gave up. ``bits_at_failure``: the cost with the best vector at that length, bits a token.
 
     All attempts must be of one recipe (``require_one_recipe``).
 
-    With the columns of ``experiments.gains`` also ``horizon_bits`` and ``failed_bits``, what those prefixes cost the
-    model without the vector, and what the vector gains on the first: ``token_gain``, ``information_gain_bits``.
+    With the columns of ``probes.token_costs`` there are also ``horizon_bits`` and ``failed_bits``, the cost of these
+    prefixes without the vector, and the vector's gains on the first: ``token_gain``, ``information_gain_bits``.
     """
     rows = []
     require_one_recipe(attempts)
@@ -245,16 +262,16 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
 
 
 def outcomes(attempts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One passage's exact attempts, and those that failed at a length above all of them."""
+    """(exact, failed): one passage's exact attempts, and its failed attempts longer than all of those."""
     exact = attempts[attempts.exact]
     return exact, attempts[~attempts.exact & (attempts.tokens > (exact.tokens.max() if len(exact) else 0))]
 
 
 def exact_estimates(horizons: pd.DataFrame) -> pd.DataFrame:
-    """Median exact horizon in tokens and bits with intervals over passages, one row a group.
+    """Median exact horizon in tokens and bits, with 95 % intervals over passages, one row per group.
 
-    ``horizons``, one row a passage: ``horizon`` (tokens), ``horizon_bits``, and ``failed_at`` (tokens, missing where
-    no attempt failed above it: the horizon is then only known to be at least that, and an interval may be open).
+    ``horizons``, one row per passage: ``horizon`` (tokens), ``horizon_bits``, ``failed_at`` (tokens). ``failed_at`` is
+    missing if no attempt failed above the horizon. The horizon is then a lower bound, and an interval may be open.
     """
     rows = []
     for names, group in _groups(horizons):
@@ -270,6 +287,23 @@ def exact_estimates(horizons: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def utilisations(horizons: pd.DataFrame, *, d: int, vocabulary: int) -> pd.DataFrame:
+    """How much of one vector is used, by kind of text: median gains over passages, and these per number of the vector.
+
+    ``horizons``, with one vector each: ``texts token_gain information_gain_bits``. Columns: ``token_gain`` (tokens),
+    ``token_utilisation`` (0 to 1, arXiv 2502.13063), ``information_gain_bits``, ``bits_per_dimension``.
+    """
+    gains = horizons.groupby("texts", sort=False)[["token_gain", "information_gain_bits"]].median()
+    return pd.DataFrame(
+        {
+            "token_gain": gains.token_gain,
+            "token_utilisation": token_utilisation(gains.token_gain, d, vocabulary),
+            "information_gain_bits": gains.information_gain_bits,
+            "bits_per_dimension": bits_per_dimension(gains.information_gain_bits, d),
+        }
+    )
 
 
 def _groups(table: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:

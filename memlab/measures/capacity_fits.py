@@ -1,6 +1,6 @@
-"""Limits fitted to many runs: bits that vectors saturate at, sizes that half the passages reach, what more vectors add.
+"""Limits fitted to many runs: saturation in bits, the size that half the passages reach, the gain of more vectors.
 
-Pure, like ``capacity``, whose tables these read: information is in **bits**, intervals are bootstraps over passages.
+These measures read the tables of ``capacity``. Information is in **bits**. Intervals are bootstraps over passages.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from memlab.measures.statistics import Estimate, bootstrap
 
 
 def saturation(bits_without: Sequence[float] | Any, bits_with: Sequence[float] | Any) -> float:
-    """C, bits, of with = max(0, without - C) by least squares: what one vector takes off a text (2502.13063, fig. 4).
+    """C, bits: least-squares fit of with = max(0, without - C), the bits one vector removes (2502.13063, fig. 4).
 
-    The slope is held at 1. Exact: each stretch of C between two texts' bits has a parabola of its own.
+    The slope is fixed at 1. The fit is exact: between the bits of two neighbouring texts, the cost is a parabola in C.
     """
     x, y = np.asarray(bits_without, float), np.asarray(bits_with, float)
     order = np.argsort(x)
     x, y = x[order], y[order]
     if not len(x):
         return float("nan")
-    # Texts from the i-th on are above C, for each i at once: C is the mean of what they lost, as far as it may be.
+    # For each i: if texts i, i+1, ... cost more than C, the best C is the mean of their loss, clipped to that range.
     lost = x - y
     above, count = lost[::-1].cumsum()[::-1], np.arange(len(x), 0, -1)
     c = np.clip(above / count, np.concatenate([[0.0], x[:-1]]), x)
@@ -40,23 +40,24 @@ def saturation(bits_without: Sequence[float] | Any, bits_with: Sequence[float] |
 def saturation_interval(runs: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> Estimate:
     """``saturation`` of a table (``text_id bits_without bits_with``) with its bootstrap interval over passages.
 
-    Where a text that costs at least C is left with next to nothing, C is at least that: the upper end is infinite if no
-    text of the table has more bits than its vector takes off (a bit a hundred, for those that are left over anyway).
+    The upper end is infinite if every vector removes at least 99 % of its text's bits: C is then only known to be at
+    least the bits of the largest text.
     """
     slim = runs[["text_id", "bits_without", "bits_with"]]
-    found = bootstrap(lambda t: saturation(t.bits_without, t.bits_with), slim, draws=draws, seed=seed)
+    estimate = bootstrap(lambda t: saturation(t.bits_without, t.bits_with), slim, draws=draws, seed=seed)
     above = runs.bits_with > 0.01 * runs.bits_without
-    return found if above.any() else found._replace(high=float("inf"))
+    return estimate if above.any() else estimate._replace(high=float("inf"))
 
 
 def saturations(runs: pd.DataFrame) -> pd.DataFrame:
     """``saturation_interval`` by protocol, k and kind of text, and of all kinds together, with the fit's error.
 
-    Runs (``protocol k texts text_id exact tried tokens bits_without bits_with``) that were trained on all their text:
-    what one that grew costs beyond the prefix it came to was never asked of its vector. ``C``, bits; ``off``: root mean
-    square of what the fit misses, bits. Kinds share one C where that of all fits each of them about as well.
+    ``runs``: ``protocol k texts text_id exact tried tokens bits_without bits_with``. Only runs that were trained on all
+    their text count: a vector that grew was never trained on what follows the prefix it reached. ``C``: bits. ``off``:
+    root mean square error of the fit, bits. Kinds share one C if the fit to all kinds is about as good for each of
+    them.
     """
-    # Beside a table of no rows, true and false become objects, whose ~ is another.
+    # After a concat with a table without rows, this column holds objects, and ~ of an object is not a negation.
     runs = runs.astype({"exact": bool})
     whole = runs[runs.exact | (runs.tried == runs.tokens)] if "tried" in runs else runs
     rows = []
@@ -64,18 +65,18 @@ def saturations(runs: pd.DataFrame) -> pd.DataFrame:
         require_one_recipe(group)
         kinds = dict(tuple(group.groupby("texts", sort=False)))
         for kind, some in {**kinds, **({"all": group} if len(kinds) > 1 else {})}.items():
-            found = saturation_interval(some)
-            missed = some.bits_with - np.maximum(0, some.bits_without - found.value)
+            c = saturation_interval(some)
+            missed = some.bits_with - np.maximum(0, some.bits_without - c.value)
             failed = int((~some.exact).sum())
-            rows.append((protocol, k, kind, len(some), failed, found, float(np.sqrt(np.mean(missed**2)))))
+            rows.append((protocol, k, kind, len(some), failed, c, float(np.sqrt(np.mean(missed**2)))))
     return pd.DataFrame(rows, columns=["protocol", "k", "texts", "runs", "not exact", "C", "off"])
 
 
 def n50(size: Sequence[float] | Any, exact: Sequence[bool] | Any) -> float:
-    """The size at which half the passages come back: where a logistic fit of ``exact`` on log size crosses 1/2.
+    """The size at which half the passages are exact: where a logistic fit of ``exact`` on log size crosses 1/2.
 
-    Sizes in tokens or in bits. A weak ridge keeps the slope finite where sizes tell exact from failed without overlap;
-    NaN where all or none came back.
+    Sizes are in tokens or in bits. A weak ridge keeps the slope finite if all exact sizes are below all failed ones.
+    NaN if all or none are exact.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -85,7 +86,7 @@ def n50(size: Sequence[float] | Any, exact: Sequence[bool] | Any) -> float:
     scale = x.std() or 1.0
     fit = LogisticRegression(C=100.0).fit(((x - x.mean()) / scale)[:, None], y)
     slope, bias = float(fit.coef_[0, 0]), float(fit.intercept_[0])
-    if slope >= 0:  # longer is never easier: the runs say nothing about where half come back
+    if slope >= 0:  # longer texts cannot be easier, so these runs say nothing about the size
         return float("nan")
     return float(np.exp(x.mean() - scale * bias / slope))
 
@@ -93,18 +94,18 @@ def n50(size: Sequence[float] | Any, exact: Sequence[bool] | Any) -> float:
 def n50_interval(runs: pd.DataFrame, size: str = "length", *, draws: int = 1000, seed: int = 0) -> Estimate:
     """``n50`` of a table (``text_id exact`` and the column ``size``) with its bootstrap interval over passages.
 
-    Every passage must have been tried at every size. A search tries each near its own limit, strong passages at long
-    sizes and weak ones at short: that is what ``n50_of_search`` is for.
+    Every passage must have been tried at every size. A search tries each passage near its own limit only; use
+    ``n50_of_search`` for that.
     """
     return bootstrap(lambda t: n50(t[size], t.exact), runs, draws=draws, seed=seed)
 
 
 def n50_of_search(reached: Sequence[float] | Any, failed: Sequence[float] | Any) -> float:
-    """The size at which half the passages come back, from a search that brackets each passage's own limit.
+    """The size at which half the passages are exact, from a search that brackets each passage's own limit.
 
-    A passage's limit is somewhere from ``reached`` (0: nothing came back) to ``failed`` (NaN: nothing failed, so it may
-    be anywhere above). Limits are taken to be log-logistic, so that the share that comes back falls with log size as a
-    logistic function does; maximum likelihood. NaN where no limit is bracketed from above.
+    A passage's limit lies between ``reached`` (0: nothing was exact) and ``failed`` (NaN: nothing failed, so there is
+    no upper bound). Maximum likelihood under log-logistic limits: the share of exact passages is then a logistic
+    function of log size. NaN if no limit has an upper bound.
     """
     low = np.asarray(reached, float)
     high = np.asarray(pd.to_numeric(pd.Series(failed), errors="coerce"), float)
@@ -114,24 +115,25 @@ def n50_of_search(reached: Sequence[float] | Any, failed: Sequence[float] | Any)
         return float("nan")
     start = float(np.log(np.median(np.where(low > 0, low, np.where(bracketed, high, 1.0) / 2))))
 
-    def lost(parameters: np.ndarray) -> float:
+    def negative_log_likelihood(parameters: np.ndarray) -> float:
         middle, steepness = parameters[0], np.exp(parameters[1])
 
-        def beyond(size: np.ndarray) -> np.ndarray:  # share of passages whose limit is above that size
+        def beyond(size: np.ndarray) -> np.ndarray:  # share of passages with a limit above that size
             with np.errstate(divide="ignore"):
                 return np.asarray(expit(-steepness * (np.log(size) - middle)))
 
         share = np.clip(beyond(low) - beyond(high), 1e-12, 1)
         return float(-np.log(share).sum() + 0.01 * (parameters[1] - 2) ** 2)  # keeps the slope finite
 
-    found = minimize(lost, [start, 2.0], method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-6, "maxiter": 2000})
-    return float(np.exp(found.x[0]))
+    options = {"xatol": 1e-4, "fatol": 1e-6, "maxiter": 2000}
+    best = minimize(negative_log_likelihood, [start, 2.0], method="Nelder-Mead", options=options)
+    return float(np.exp(best.x[0]))
 
 
 def n50_of_search_interval(
     horizons: pd.DataFrame, column: str = "horizon", *, draws: int = 300, seed: int = 0
 ) -> Estimate:
-    """``n50_of_search`` of a table of ``horizons``, in tokens or (``horizon_bits``) bits, drawn over passages."""
+    """``n50_of_search`` of a table of ``horizons`` (``column``: tokens or bits), with a bootstrap over passages."""
     failed = {"horizon": "failed_at", "horizon_bits": "failed_bits"}[column]
     slim = horizons[["text_id", column, failed]]
     return bootstrap(lambda t: n50_of_search(t[column], t[failed]), slim, draws=draws, seed=seed)
@@ -140,39 +142,40 @@ def n50_of_search_interval(
 def vectors_slope(horizons: pd.DataFrame, column: str = "horizon") -> float:
     """Exponent a of horizon = c·k^a over passages measured at several k (1: each vector holds as much as the first).
 
-    ``horizons``: ``text_id k`` and ``column``; least squares on logarithms, a level for each passage. Left out is what
-    is 0, and where there is a column ``failed_at``, what ended only because the search did: a ceiling has no slope.
+    ``horizons``: ``text_id k`` and ``column``. Least squares on logarithms, with one constant c per passage. Rows with
+    horizon 0 are left out. If there is a column ``failed_at``, censored rows are left out too: they show the end of the
+    search, not a limit.
     """
-    # A bootstrap asks this thousands of times: arrays, since pandas would take milliseconds each time.
+    # A bootstrap calls this thousands of times. Arrays, because pandas would need milliseconds per call.
     held = horizons[column].to_numpy(float)
-    kept = held > 0
+    usable = held > 0
     if "failed_at" in horizons:
-        kept &= horizons.failed_at.notna().to_numpy()
-    each = pd.factorize(passages(horizons)[kept])[0]
-    x, y = (_less_means(np.log(v[kept]), each) for v in (horizons.k.to_numpy(float), held))
+        usable &= horizons.failed_at.notna().to_numpy()
+    owner = pd.factorize(passages(horizons)[usable])[0]
+    x, y = (_less_means(np.log(v[usable]), owner) for v in (horizons.k.to_numpy(float), held))
     return float((x * y).sum() / (x**2).sum()) if (x**2).sum() else float("nan")
 
 
 def at_several_k(horizons: pd.DataFrame) -> pd.DataFrame:
-    """The rows that ``vectors_slope`` reads: horizons, found and not only ended, of passages that have several k."""
-    found = horizons[horizons.horizon > 0]
-    if "failed_at" in found:
-        found = found[found.failed_at.notna()]
-    return found[found.groupby(passages(found)).k.transform("nunique") > 1]
+    """The rows that ``vectors_slope`` reads: horizons above 0, not censored, of passages measured at several k."""
+    usable = horizons[horizons.horizon > 0]
+    if "failed_at" in usable:
+        usable = usable[usable.failed_at.notna()]
+    return usable[usable.groupby(passages(usable)).k.transform("nunique") > 1]
 
 
 def doublings(horizons: pd.DataFrame) -> pd.DataFrame:
-    """What twice the vectors hold, passage by passage, over what half of them do: 2 is as much again.
+    """Horizon with 2k vectors divided by that with k, per passage. 2: twice the vectors hold twice the text.
 
-    ``horizons``: ``text_id texts k horizon horizon_bits``; read are the rows of ``at_several_k``. One row a kind of
-    text and doubling, and of all kinds together: ``texts k twice passages``, ``tokens`` and ``bits`` (ratios, medians)
-    and the ``least`` and ``most`` of the ratios in tokens.
+    ``horizons``: ``text_id texts k horizon horizon_bits``; only the rows of ``at_several_k`` are read. One row per kind
+    of text and doubling, and for all kinds together: ``texts k twice passages``, the median ratios in ``tokens`` and
+    ``bits``, and the ``least`` and ``most`` of the ratios in tokens.
     """
-    found = at_several_k(horizons)
-    found = found.assign(passage=passages(found))
+    usable = at_several_k(horizons)
+    usable = usable.assign(passage=passages(usable))
     rows = []
-    for k in sorted(found.k.unique()):
-        once, twice = (found[found.k == n].set_index("passage") for n in (k, 2 * k))
+    for k in sorted(usable.k.unique()):
+        once, twice = (usable[usable.k == n].set_index("passage") for n in (k, 2 * k))
         once = once.loc[once.index.intersection(twice.index)]
         twice = twice.loc[once.index]
         kinds = list(dict.fromkeys(once.texts))
@@ -185,35 +188,38 @@ def doublings(horizons: pd.DataFrame) -> pd.DataFrame:
 
 
 def passages(table: pd.DataFrame) -> np.ndarray:
-    """(rows,) a number for each passage: a text of one name may be another model's, kind's, or another part of it."""
+    """(rows,) an integer per passage.
+
+    Rows of one ``text_id`` are different passages if they differ in model, kind of text, or first token.
+    """
     number = np.zeros(len(table), np.int64)
     for name in ("model", "texts", "text_id", "start"):
         if name in table:
-            each, values = pd.factorize(table[name].to_numpy(), use_na_sentinel=False)
-            number = np.asarray(pd.factorize(number * len(values) + each)[0])
+            codes, values = pd.factorize(table[name].to_numpy(), use_na_sentinel=False)
+            number = np.asarray(pd.factorize(number * len(values) + codes)[0])
     return number
 
 
-def _less_means(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Each less the mean of its group."""
-    return np.asarray(values - (np.bincount(of, values) / np.bincount(of))[of]) if len(values) else values
+def _less_means(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Each value minus the mean of its group."""
+    return np.asarray(values - (np.bincount(owner, values) / np.bincount(owner))[owner]) if len(values) else values
 
 
 # Information, not length -----------------------------------------------------------------------------------------
 
 
 def tokens_held(token_bits: Sequence[float] | Any, bits: float) -> int:
-    """Longest prefix, tokens, that costs at most so many bits; a token that was not scored costs nothing."""
+    """Longest prefix, tokens, that costs at most ``bits``. A token that was not scored costs nothing."""
     return int(np.searchsorted(np.nancumsum(np.asarray(token_bits, float)), bits, side="right"))
 
 
 def equal_information(token_bits: Sequence[float] | Any, bits: float) -> list[tuple[int, int]]:
-    """Windows (start, end) of tokens, one after the other, that hold ``bits`` each, to the nearest token.
+    """Consecutive windows (start, end) of tokens that cost ``bits`` each, to the nearest token.
 
-    What is left at the end and holds less is no window.
+    A shorter rest at the end is left out. Raises ``ValueError`` unless ``bits`` > 0.
     """
     if bits <= 0:
-        raise ValueError(f"bits={bits}: expected more than 0")
+        raise ValueError(f"A window of bits={bits} is empty. Give more than 0.")
     total = np.concatenate([[0.0], np.nancumsum(np.asarray(token_bits, float))])
     windows, start = [], 0
     while total[-1] - total[start] >= bits:
@@ -226,16 +232,16 @@ def equal_information(token_bits: Sequence[float] | Any, bits: float) -> list[tu
 
 
 def spread(horizons: pd.DataFrame, column: str) -> float:
-    """How far kinds of text lie apart: standard deviation over ``texts`` of the mean log2 of ``column``, octaves."""
+    """Distance between kinds of text: standard deviation over ``texts`` of the mean log2 of ``column``, octaves."""
     kinds = pd.factorize(horizons.texts.to_numpy())[0]
     means = np.bincount(kinds, np.log2(horizons[column].to_numpy(float))) / np.bincount(kinds)
     return float(means.std(ddof=1)) if len(means) > 1 else float("nan")
 
 
 def charged(horizons: pd.DataFrame, bits: float) -> pd.DataFrame:
-    """Horizons with so many ``bits`` added to what each token costs by itself: 0 is information, a great many length.
+    """Horizons in which every token costs ``bits`` more. 0 measures information; a very large charge measures length.
 
-    ``horizons``: ``horizon horizon_bits``, and ``failed_at failed_bits`` if they are there.
+    ``horizons``: ``horizon horizon_bits``, and optionally ``failed_at failed_bits``.
     """
     pairs = (("horizon", "horizon_bits"), ("failed_at", "failed_bits"))
     added = {cost: horizons[cost] + bits * horizons[tokens] for tokens, cost in pairs if cost in horizons}
@@ -243,19 +249,19 @@ def charged(horizons: pd.DataFrame, bits: float) -> pd.DataFrame:
 
 
 def information_not_length(horizons: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """The paper's main claim as a test: do kinds of text agree in bits where in tokens they do not?
+    """The paper's main claim as a test (arXiv 2502.13063): do kinds of text agree in bits although not in tokens?
 
-    ``horizons``, one row a passage: ``text_id texts horizon horizon_bits``, and with ``failed_at failed_bits``, where a
-    limit lies between what came back and what failed, it is taken to be in the (geometric) middle: a step of so many
-    tokens is worth more bits in dear text, and lower ends would lie too near. Rows: ``tokens``, ``bits``, and how much
-    further apart kinds lie in tokens than in bits; ``spread`` in octaves with a bootstrap interval (passages drawn
-    within their kind), and the p-value of dealing the passages to kinds at random (for the difference, tokens and bits
-    of a passage together).
+    ``horizons``, one row per passage: ``text_id texts horizon horizon_bits``, optionally ``failed_at failed_bits``. A
+    horizon is known only to lie between the last success and the first failure. We use their geometric mean: a step of
+    8 tokens is more bits in high-entropy text, so using the lower end would understate differences between kinds.
 
-    The spread of kinds that are one is above 0, since means of a few passages differ: read p, not the lower end, for
-    whether kinds differ, and the upper end for how far they may. ``left_out`` counts passages without any horizon, of
-    which a logarithm says nothing; where a whole kind is left out, nothing is said. ``censored`` counts those whose
-    horizon is only known to be at least what it is: many of them in one kind make it look nearer than it is.
+    Rows: ``tokens``, ``bits``, and ``tokens less bits``, the difference of the two spreads. ``spread``: see ``spread``,
+    octaves, with a bootstrap interval (passages drawn within their kind). ``p``: null model of passages dealt to kinds
+    at random (for the difference, a passage keeps its pair of tokens and bits). Kinds with equal limits have a spread
+    above 0, because means of a few passages differ. So ``p``, not the lower end, says if kinds differ; the upper end
+    says how much they may. ``left_out`` counts passages with horizon 0, which have no logarithm; if all passages of a
+    kind are left out, the row is NaN. ``censored`` counts horizons that are lower bounds; many of them in one kind make
+    the kinds look closer than they are.
     """
     table = horizons[(horizons.horizon > 0) & (horizons.horizon_bits > 0)].copy()
     for column, failed in (("horizon", "failed_at"), ("horizon_bits", "failed_bits")):
@@ -270,15 +276,42 @@ def information_not_length(horizons: pd.DataFrame, *, draws: int = 2000, seed: i
         unit: partial(spread, column=column) for unit, column in columns.items()
     }
     measures["tokens less bits"] = lambda t: spread(t, "horizon") - spread(t, "horizon_bits")
-    table = table[["text_id", "texts", *columns.values()]]  # what is drawn thousands of times should be slim
+    table = table[["text_id", "texts", *columns.values()]]  # drawn thousands of times: fewer columns are faster
     whole = table.texts.nunique() == horizons.texts.nunique() and table.texts.nunique() > 1
     nothing = Estimate(float("nan"), float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
     dealt = [table.assign(texts=rng.permutation(table.texts.to_numpy())) for _ in range(draws if whole else 0)]
     rows = []
     for unit, measure in measures.items():
-        found = bootstrap(measure, table, within="texts", draws=draws, seed=seed) if whole else nothing
+        estimate = bootstrap(measure, table, within="texts", draws=draws, seed=seed) if whole else nothing
         shuffled = np.array([measure(t) for t in dealt])
-        p = float((1 + (shuffled >= found.value).sum()) / (1 + draws)) if whole else float("nan")
-        rows.append((unit, *found, p, *counts.values()))
+        p = float((1 + (shuffled >= estimate.value).sum()) / (1 + draws)) if whole else float("nan")
+        rows.append((unit, *estimate, p, *counts.values()))
     return pd.DataFrame(rows, columns=["unit", "spread", "low", "high", "p", *counts])
+
+
+def charges(horizons: pd.DataFrame, bits: Sequence[float], *, draws: int = 500) -> pd.DataFrame:
+    """``information_not_length`` in bits, for several charges per token (``charged``): ``charge spread p``.
+
+    ``charge``: bits per token added to its own. Null model: see ``information_not_length``.
+    """
+    rows = []
+    for charge in bits:
+        test = information_not_length(charged(horizons, charge), draws=draws).set_index("unit").loc["bits"]
+        rows.append((charge, test.spread, test.p))
+    return pd.DataFrame(rows, columns=["charge", "spread", "p"])
+
+
+def bits_a_token(horizons: pd.DataFrame) -> pd.Series:
+    """Bits per token of the exact prefixes, by kind of text: median over passages of ``horizon_bits / horizon``."""
+    return (horizons.horizon_bits / horizons.horizon).groupby(horizons.texts, sort=False).median()
+
+
+def spread_within_kinds(horizons: pd.DataFrame) -> pd.DataFrame:
+    """Coefficient of variation (standard deviation over mean) of the horizons of one kind of text, one row per kind.
+
+    ``horizons``, one row per passage: ``texts horizon horizon_bits``. Columns: ``horizon`` (in tokens),
+    ``horizon_bits``.
+    """
+    kinds = horizons.groupby("texts", sort=False)[["horizon", "horizon_bits"]]
+    return kinds.std() / kinds.mean()

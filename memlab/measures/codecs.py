@@ -1,7 +1,7 @@
-"""Lossless codecs to hold a mem vector against: general ones on the text's bytes, and arithmetic coding.
+"""Lossless codecs to compare a mem vector with: general ones on the text's bytes, and arithmetic coding.
 
-The arithmetic coder takes whatever distribution it is given for the next symbol, so with a language model's own it
-comes within a bit or two of the text's cross-entropy. No model here: ``experiments.coding`` brings one.
+The arithmetic coder takes the distribution of the next symbol as an argument. With a language model's distribution, the
+code is within a bit or two of the text's cross-entropy. No model here: ``experiments.codecs`` supplies one.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from memlab.errors import MemlabError
 
 
 class CodecError(MemlabError, ValueError):
-    """Data that cannot be decoded: damaged, or coded with other distributions."""
+    """Data that cannot be decoded: it is damaged, or was coded with other distributions."""
 
 
 @dataclass(frozen=True)
 class Coded:
-    """A message as ``bits`` bits, the first ones of ``data``; the last byte is filled with zeros."""
+    """A coded message: the first ``bits`` bits of ``data``. The last byte is padded with zeros."""
 
     data: bytes
     bits: int
 
 
 def general_bits(text: str) -> dict[str, int]:
-    """Bits of a text's UTF-8 as it is, and through zlib, bz2, lzma and zstd at their strongest, by name.
+    """Size of a text in bits, by codec: plain UTF-8, and zlib, bz2, lzma and zstd at their strongest level.
 
-    Headers and checksums are left out where the format allows (not bz2): on a text of a hundred tokens they would
-    decide.
+    Headers and checksums are left out if the format allows it (bz2 does not): in a text of a hundred tokens they would
+    decide the comparison.
     """
     import zstandard
 
@@ -41,22 +42,23 @@ def general_bits(text: str) -> dict[str, int]:
     deflate = zlib.compressobj(9, wbits=-15)
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
     plain = zstandard.ZstdCompressor(level=22, write_checksum=False, write_content_size=False, write_dict_id=False)
-    made = {
+    coded = {
         "UTF-8": raw,
         "zlib": deflate.compress(raw) + deflate.flush(),
         "bz2": bz2.compress(raw, 9),
         "lzma": lzma.compress(raw, lzma.FORMAT_RAW, filters=filters),
         "zstd": plain.compress(raw),
     }
-    return {name: 8 * len(data) for name, data in made.items()}
+    return {name: 8 * len(data) for name, data in coded.items()}
 
 
 def encode(symbols: Sequence[int], distributions: Iterable[np.ndarray]) -> Coded:
-    """Arithmetic coding: ``distributions`` yields, for each symbol, the shares (V,) of all that could stand there.
+    """Arithmetic coding. ``distributions`` yields, for each symbol, the probabilities (V,) of all possible symbols.
 
-    The message is a part of the interval [0, 1) as large as its probability; its code is the shortest binary fraction
-    there. In whole numbers without any rounding, since texts are short: libraries' coders count shares in 2**-24, and
-    tokens rarer than that would be cheaper than the model says (random words by up to 1.5 %).
+    A message is a part of the interval [0, 1), with the message's probability as its size. The code is the shortest
+    binary fraction in that part. The coder uses integers without rounding, because texts are short. Library coders
+    round probabilities to multiples of 2**-24, so tokens rarer than that would cost less than the model says (a text of
+    random words: up to 1.5 % less).
     """
     low, width, of = 0, 1, 1  # the interval [low, low + width) / of
     for symbol, shares in zip(symbols, distributions, strict=True):
@@ -68,7 +70,10 @@ def encode(symbols: Sequence[int], distributions: Iterable[np.ndarray]) -> Coded
 
 
 def decode(coded: Coded, count: int, next_shares: Callable[[list[int]], np.ndarray]) -> list[int]:
-    """``count`` symbols; ``next_shares`` gives the distribution (V,) after those so far, bit for bit as in encoding."""
+    """The ``count`` symbols of a code. ``next_shares`` returns the distribution (V,) after the symbols so far.
+
+    It must be bit for bit the distribution used in encoding. Raises ``CodecError`` if the code does not match.
+    """
     value, unit = int.from_bytes(coded.data, "big"), 1 << 8 * len(coded.data)
     low, width, of = 0, 1, 1
     symbols: list[int] = []
@@ -81,22 +86,51 @@ def decode(coded: Coded, count: int, next_shares: Callable[[list[int]], np.ndarr
         low = low * total + width * int(ends[symbol] - counts[symbol])
         width, of = width * int(counts[symbol]), of * total
     if _shortest(low, width, of) != coded:
-        raise CodecError(f"{coded.bits} bits are no code of {count} symbols under these distributions")
+        raise CodecError(
+            f"These {coded.bits} bits are not a code of {count} symbols under these distributions. Decode with "
+            "the model, number of symbols and machine that encoded them."
+        )
     return symbols
 
 
 def ideal_bits(symbols: Sequence[int], distributions: Iterable[np.ndarray]) -> float:
-    """What the symbols cost under those distributions, bits: their cross-entropy."""
+    """Cross-entropy of the symbols under those distributions, bits."""
     return float(-sum(np.log2(shares[symbol]) for symbol, shares in zip(symbols, distributions, strict=True)))
 
 
+def measured_with_all(sizes: pd.DataFrame) -> pd.DataFrame:
+    """The rows of passages that were stored with every codec: means of codecs compare only over the same passages.
+
+    ``sizes``, one row per passage and codec: ``text_id codec``.
+    """
+    return sizes.groupby("text_id").filter(lambda rows: len(rows) == sizes.codec.nunique())
+
+
+def bits_a_token(sizes: pd.DataFrame) -> pd.DataFrame:
+    """Mean size of a passage in bits per token, by codec and kind of text: ``codec texts bits_a_token``.
+
+    ``sizes``, one row per passage and codec: ``codec texts bits tokens``, with ``bits`` of the whole passage.
+    """
+    table = sizes.assign(bits_a_token=sizes.bits / sizes.tokens)
+    return table.groupby(["codec", "texts"], sort=False, as_index=False).bits_a_token.mean()
+
+
+def size_ratio(sizes: pd.DataFrame, codec: str, other: str) -> pd.Series:
+    """Size with ``codec`` divided by size with ``other``: median over passages, by kind of text.
+
+    ``sizes``, one row per passage and codec: ``text_id texts codec bits``.
+    """
+    wide = sizes.pivot(index=["texts", "text_id"], columns="codec", values="bits")
+    return (wide[codec] / wide[other]).groupby("texts").median()
+
+
 def _counts(shares: np.ndarray) -> np.ndarray:
-    """Shares as whole numbers in 2**60ths, none of them 0."""
+    """Probabilities as integer multiples of 2**-60, none of them 0."""
     return (np.asarray(shares, np.float64) * 2.0**60).astype(np.int64) + 1
 
 
 def _shortest(low: int, width: int, of: int) -> Coded:
-    """The shortest binary fraction of the interval [low, low + width) / of."""
+    """The shortest binary fraction in the interval [low, low + width) / of."""
     bits = max(0, of.bit_length() - width.bit_length() - 1)
     while (head := -(-(low << bits) // of)) * of >= (low + width) << bits:
         bits += 1

@@ -1,8 +1,8 @@
-"""How much of a text will fit, said before any training: from what its tokens cost the frozen model, one forward pass.
+"""Predicts how much of a text will fit before any training, from the bits of its tokens (one forward pass).
 
-A vector is taken to have a budget, and every token to cost its bits plus a constant. With the constant at 0 only
-information counts, as arXiv 2502.13063 claims; with a large one only length does. The data choose. Arrays in, numbers
-out; no model here.
+The model of a vector: it has a budget in bits, and every token costs its bits plus a constant. With a constant of 0
+only information counts, as arXiv 2502.13063 claims. With a large constant only length counts. The constant is fitted to
+the data. Arrays in, numbers out; no language model here.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from memlab.measures.capacity_fits import passages, vectors_slope
 from memlab.measures.statistics import Estimate
 
 CONSTANTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0)
-"""Bits besides its own that a token may be charged."""
+"""Candidates for the constant, bits per token."""
 LEAST = 3
-"""Passages that a fit needs."""
+"""Smallest number of passages for a fit."""
 FOLDS = 8
-"""Parts of the passages, each left out in turn, that a fit's errors come from."""
+"""Number of cross-validation folds over passages, for a fit's errors."""
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """What ``fit`` found; ``horizon`` and ``vectors_needed`` apply it."""
+    """Result of ``fit``. ``horizon`` and ``vectors_needed`` apply it to a text."""
 
     budget: float
-    """What one vector pays for, bits."""
+    """Budget of one vector, bits."""
     constant: float
-    """Bits each token costs besides its own."""
+    """Bits that each token costs in addition to its own."""
     slope: float
-    """k vectors pay for k**slope times as much."""
+    """The budget of k vectors is k**slope times that of one."""
     errors: tuple[float, ...]
-    """log(true / predicted) of each passage by a fit without it, sorted: what intervals are made of.
+    """log(true / predicted) of each passage by a fit without it, sorted. Intervals are quantiles of these.
 
-    Where a passage was measured at several k, it is one of theirs, drawn: their mean is surer than any single k is."""
+    For a passage measured at several k, one of its errors is drawn, because their mean would vary less than one error.
+    """
     ks: tuple[int, ...] = (1,)
-    """Numbers of vectors that were measured: of others, what is said is extrapolated, and surer than it should be."""
+    """Numbers of vectors that were measured. For other numbers the interval is too narrow: it is an extrapolation."""
 
     def horizon(self, token_bits: Sequence[float] | Any, k: int = 1, *, level: float = 0.9) -> Estimate:
-        """Tokens that k vectors will hold of a text whose tokens cost ``token_bits`` (n,), with a ``level`` interval.
+        """Tokens, at most n, that k vectors will hold of a text with ``token_bits`` (n,), with a ``level`` interval.
 
-        At most n: a text that ends sooner says no more. The interval is between two of the errors that passages had
-        when they were left out; with too few passages for the level (19 for 0.9) it is open: from 1 token, or to the
-        text's end.
+        The ends of the interval are quantiles of ``errors``. With too few passages for the level (19 for 0.9) the
+        interval is open: it starts at 1 token, or ends at the text's end.
         """
         costs = np.nan_to_num(np.asarray(token_bits, float)) + self.constant
         middle = _held(costs, self.budget * k**self.slope)
@@ -57,9 +57,9 @@ class Predictor:
         return Estimate(min(size, middle), min(size, max(1.0, middle * below)), min(size, middle * above))
 
     def _error(self, quantile: float) -> float:
-        """True over predicted, at that quantile of what the next passage may show; 0 or infinite with too few."""
+        """True over predicted at this quantile, for the next passage. 0 or infinite with too few passages."""
         n = len(self.errors)
-        # Of n errors and the next one all orders are alike: ranks out of n + 1, to the outer side.
+        # All orders of n errors and the next one are equally likely: ranks out of n + 1, rounded outwards.
         exact = quantile * (n + 1)
         rank = int(np.floor(exact + 1e-9)) if quantile < 0.5 else int(np.ceil(exact - 1e-9))
         if rank < 1:
@@ -67,19 +67,24 @@ class Predictor:
         return float(np.exp(self.errors[rank - 1])) if rank <= n else float("inf")
 
     def vectors_needed(self, token_bits: Sequence[float] | Any, *, sure: float = 0.5) -> int:
-        """Smallest k that holds the whole text; ``sure``: the share of passages for which it will.
+        """Smallest k that holds the whole text, for a share ``sure`` of passages.
 
-        Raises ``ValueError`` where too few passages were measured to be so sure (n of them go up to n / (n + 1)), and
-        where more vectors held no more.
+        Raises ``ValueError`` if ``sure`` is above n / (n + 1) for n measured passages, and if more vectors did not hold
+        more of the measured passages.
         """
         if self.slope <= 0:
-            raise ValueError(f"of the passages measured more vectors held no more (slope {self.slope:.2f})")
+            raise ValueError(
+                f"In the measured passages more vectors held no more (slope {self.slope:.2f}). Measure "
+                "passages with horizons that grow with k."
+            )
         costs = np.nan_to_num(np.asarray(token_bits, float)) + self.constant
-        # The prefix that must be predicted so that, of so many passages as asked for, the true one is the whole text.
+        # Predict a longer prefix, so that for a share ``sure`` of passages the true prefix is the whole text.
         slack = self._error(1 - sure) if sure > 0.5 else float(np.exp(np.median(self.errors)))
         if slack == 0:
             n = len(self.errors)
-            raise ValueError(f"sure={sure} with {n} passages measured; expected at most {n / (n + 1):.2f}")
+            raise ValueError(
+                f"{n} passages measured are too few for sure={sure}. Measure more, or give at most {n / (n + 1):.2f}."
+            )
         want = float(costs.sum()) / slack
         return max(1, int(np.ceil((want / self.budget) ** (1 / self.slope) - 1e-9)))
 
@@ -91,75 +96,77 @@ def fit(
     *,
     passages: Sequence[Any] | None = None,
 ) -> Predictor:
-    """A ``Predictor`` from passages: their tokens' bits (one array each, no shorter than the horizon), horizons, ks.
+    """A ``Predictor`` from rows of ``token_bits`` (an array of at least the horizon's length), ``horizons`` and ``ks``.
 
-    The constant is the one with the smallest mean |log(true / predicted)|; the budget the median over passages; the
-    slope is 1 where only one k was measured. For the errors all of it is fitted anew without the passage and an eighth
-    of the others (``passages`` says which rows are one passage's, at several k; default: each row its own).
+    The constant has the smallest mean |log(true / predicted)| of ``CONSTANTS``. The budget is the median over passages.
+    The slope is 1 if only one k was measured. Each error is from a fit without one eighth of the passages, the error's
+    own included. ``passages`` names each row's passage (default: one passage per row). Raises ``ValueError`` for fewer
+    than ``LEAST`` passages, or for arguments of different lengths.
     """
     costs = [np.nan_to_num(np.asarray(bits, float)) for bits in token_bits]
     tokens, vectors = np.asarray(horizons, int), np.asarray(ks if ks is not None else [1] * len(costs))
     owner = np.asarray(pd.factorize(np.asarray(passages if passages is not None else range(len(costs))))[0])
     if not len(costs) == len(tokens) == len(vectors) == len(owner) or len(set(owner.tolist())) < LEAST:
         raise ValueError(
-            f"{len(costs)} texts, {len(tokens)} horizons, {len(vectors)} ks of {len(set(owner.tolist()))} passages; "
-            f"expected as many of each, of at least {LEAST} passages"
+            f"There are {len(costs)} texts, {len(tokens)} horizons and {len(vectors)} ks of {len(set(owner.tolist()))} "
+            f"passages. Give equal numbers of each, of at least {LEAST} passages."
         )
     for i, (bits, n) in enumerate(zip(costs, tokens, strict=True)):
         if len(bits) < n or n < 1:
-            raise ValueError(f"passage {i} has {len(bits)} tokens and a horizon of {n}; expected 1 up to its length")
+            raise ValueError(
+                f"Passage {i} has {len(bits)} tokens and a horizon of {n}. Give a horizon from 1 up to its length."
+            )
     errors: dict[int, list[float]] = {}
     rng = np.random.default_rng(0)
     for fold in range(FOLDS):
-        kept, left_out = np.flatnonzero(owner % FOLDS != fold), np.flatnonzero(owner % FOLDS == fold)
-        if len(kept) and len(left_out):
-            constant, budget, slope = _fitted([costs[i] for i in kept], tokens[kept], vectors[kept], owner[kept])
+        train, left_out = np.flatnonzero(owner % FOLDS != fold), np.flatnonzero(owner % FOLDS == fold)
+        if len(train) and len(left_out):
+            constant, budget, slope = _fitted([costs[i] for i in train], tokens[train], vectors[train], owner[train])
             for i in map(int, left_out):
                 predicted = _held(costs[i] + constant, budget * vectors[i] ** slope)
                 errors.setdefault(int(owner[i]), []).append(float(np.log(tokens[i] / predicted)))
     constant, budget, slope = _fitted(costs, tokens, vectors, owner)
-    drawn = tuple(sorted(each[rng.integers(len(each))] for each in errors.values()))
+    drawn = tuple(sorted(of_passage[rng.integers(len(of_passage))] for of_passage in errors.values()))
     return Predictor(budget, constant, slope, drawn, tuple(sorted(set(map(int, vectors)))))
 
 
 def measured(runs: pd.DataFrame) -> pd.DataFrame:
-    """What ``fit`` and ``held_out`` take, of a table of ``memlab capacity``: ``text_id texts k horizon token_bits``,
-    and a number for each ``passage``, of which a text may have several.
+    """The input of ``fit`` and ``held_out``, from a table of ``memlab capacity``.
 
-    Passages whose horizon is only known to be at least what it is are left out.
+    One row per passage and k: ``passage text_id texts k horizon token_bits``. ``passage`` is a number; a text may have
+    several passages. Censored horizons and horizons of 0 are left out.
     """
     exact = runs[runs.protocol == "exact"]
-    found = horizons(exact)
-    if not len(found):
+    limits = horizons(exact)
+    if not len(limits):
         return pd.DataFrame(columns=["passage", "text_id", "texts", "k", "horizon", "token_bits"])
-    found = found[found.failed_at.notna() & (found.horizon > 0)]
-    numbers = passages(pd.concat([exact, found], ignore_index=True))  # the same for a run and for its horizon
-    exact, found = exact.assign(passage=numbers[: len(exact)]), found.assign(passage=numbers[len(exact) :])
+    limits = limits[limits.failed_at.notna() & (limits.horizon > 0)]
+    numbers = passages(pd.concat([exact, limits], ignore_index=True))  # the same for a run and for its horizon
+    exact, limits = exact.assign(passage=numbers[: len(exact)]), limits.assign(passage=numbers[len(exact) :])
     longest = exact.sort_values("tokens").groupby("passage").token_bits_without.last()
-    bits = [np.asarray(longest[passage], float) for passage in found.passage]
-    return found[["passage", "text_id", "texts", "k", "horizon"]].assign(token_bits=bits).reset_index(drop=True)
+    bits = [np.asarray(longest[passage], float) for passage in limits.passage]
+    return limits[["passage", "text_id", "texts", "k", "horizon"]].assign(token_bits=bits).reset_index(drop=True)
 
 
 def of_runs(runs: pd.DataFrame) -> Predictor:
-    """``fit`` of a table of ``memlab capacity``. Raises ``ValueError`` where it has fewer than three horizons."""
+    """``fit`` of a table of ``memlab capacity``. Raises ``ValueError`` if it has fewer than ``LEAST`` passages."""
     return _fit(measured(runs))
 
 
 def _fit(table: pd.DataFrame) -> Predictor:
-    of = table["passage" if "passage" in table else "text_id"]
-    return fit(table.token_bits.tolist(), table.horizon.tolist(), table.k.tolist(), passages=of.tolist())
+    owner = table["passage" if "passage" in table else "text_id"]
+    return fit(table.token_bits.tolist(), table.horizon.tolist(), table.k.tolist(), passages=owner.tolist())
 
 
 def held_out(table: pd.DataFrame, *, by: str = "text_id", level: float = 0.9) -> pd.DataFrame:
-    """Each passage predicted by a fit without it: ``true predicted low high baseline``, tokens.
+    """Each passage predicted by a fit without it: ``text_id k true predicted low high baseline own_kind``, tokens.
 
-    ``table``: ``text_id horizon k token_bits``; ``by="texts"`` leaves the passage's whole kind out. ``baseline`` is the
-    mean horizon of what was left in (at the same k), which is what one would say knowing nothing of the text;
-    ``own_kind`` the mean of those of them that are of its kind (``texts``; missing where there is none), which is what
-    one would say knowing only what sort of text it is.
+    ``table``: ``text_id horizon k token_bits``, and optionally ``texts``, which is then kept. ``by="texts"`` leaves out
+    the passage's whole kind. There are two baselines, both at the same k: ``baseline`` is the mean horizon of all
+    passages in the fit, and ``own_kind`` that of those of the passage's kind (missing if there are none).
 
-    ``token_bits`` should go on far beyond the horizon: a prediction past their end goes on at their mean cost, and is
-    not cut there, since where a text was no longer tried would give the answer away.
+    ``token_bits`` should extend far beyond the horizon. A prediction beyond their end continues at their mean cost. It
+    is not cut at the end, because the length at which a text was no longer tried would reveal the answer.
     """
     rows = []
     for name, out in table.groupby(by, sort=False):
@@ -168,16 +175,18 @@ def held_out(table: pd.DataFrame, *, by: str = "text_id", level: float = 0.9) ->
             continue
         model = _fit(left)
         for row in out.itertuples():
-            found = model.horizon(_endless(row.token_bits), int(row.k), level=level)
-            alike = left[left.k == row.k]
-            kin = alike[alike.texts == row.texts] if "texts" in table else alike.iloc[:0]
-            base, own = (float(t.horizon.mean()) if len(t) else float("nan") for t in (alike, kin))
-            rows.append((row.text_id, row.k, row.horizon, *found, base, own))
-    return pd.DataFrame(rows, columns=["text_id", "k", "true", "predicted", "low", "high", "baseline", "own_kind"])
+            predicted = model.horizon(_endless(row.token_bits), int(row.k), level=level)
+            same_k = left[left.k == row.k]
+            same_kind = same_k[same_k.texts == row.texts] if "texts" in table else same_k.iloc[:0]
+            base, own = (float(t.horizon.mean()) if len(t) else float("nan") for t in (same_k, same_kind))
+            rows.append((row.text_id, getattr(row, "texts", None), row.k, row.horizon, *predicted, base, own))
+    columns = ["text_id", "texts", "k", "true", "predicted", "low", "high", "baseline", "own_kind"]
+    result = pd.DataFrame(rows, columns=columns)
+    return result if "texts" in table else result.drop(columns="texts")
 
 
 def report(predicted: pd.DataFrame) -> dict[str, float]:
-    """``held_out`` in numbers: median absolute errors (tokens), the baselines', and the share inside the interval."""
+    """``held_out`` in numbers: median absolute errors of fit and baselines (tokens), and the share in the interval."""
     return {
         "passages": len(predicted),
         "median_error": float((predicted.true - predicted.predicted).abs().median()),
@@ -188,18 +197,18 @@ def report(predicted: pd.DataFrame) -> dict[str, float]:
 
 
 def reports(predicted: pd.DataFrame) -> dict[int, dict[str, float]]:
-    """``report`` for each k: an error in tokens of many vectors is no error of one."""
+    """``report`` per k: errors in tokens are larger with more vectors, so they are not pooled."""
     return {int(k): report(rows) for k, rows in predicted.groupby("k")}
 
 
 def _endless(token_bits: Sequence[float] | Any, times: int = 50) -> np.ndarray:
-    """The text, and then as much again at its mean cost."""
+    """The text, extended by ``times`` its length at its mean cost per token."""
     bits = np.nan_to_num(np.asarray(token_bits, float))
     return np.concatenate([bits, np.full(times * len(bits), bits.mean())])
 
 
 def _held(costs: np.ndarray, budget: float) -> float:
-    """Tokens that ``budget`` pays for, the last in part; past the end of the text at its mean cost."""
+    """Tokens that ``budget`` pays for, the last one in part. Beyond the text, tokens have its mean cost."""
     total = np.concatenate([[0.0], np.cumsum(costs)])
     if budget >= total[-1]:
         return len(costs) + (budget - total[-1]) / max(float(costs.mean()), 1e-9)
@@ -211,24 +220,24 @@ def _fitted(
 ) -> tuple[float, float, float]:
     """(constant, budget, slope)."""
     constant = _best_constant(costs, tokens, ks, owner)
-    each, slope = _pays(costs, tokens, ks, owner, constant)
-    return constant, _budget(each, owner), slope
+    spent, slope = _spent_per_vector(costs, tokens, ks, owner, constant)
+    return constant, _budget(spent, owner), slope
 
 
-def _budget(each: np.ndarray, owner: np.ndarray) -> float:
-    """Median over passages of what one vector pays for, whatever the number of k that a passage was measured at."""
-    of = np.bincount(owner)
-    means = np.bincount(owner, np.log(np.maximum(each, 1e-9)))[of > 0] / of[of > 0]
+def _budget(spent: np.ndarray, owner: np.ndarray) -> float:
+    """Median over passages of the bits of one vector. A passage counts once, also if it was measured at several k."""
+    rows = np.bincount(owner)
+    means = np.bincount(owner, np.log(np.maximum(spent, 1e-9)))[rows > 0] / rows[rows > 0]
     return float(np.exp(np.median(means)))
 
 
-def _pays(
+def _spent_per_vector(
     costs: Sequence[np.ndarray], tokens: np.ndarray, ks: np.ndarray, owner: np.ndarray, constant: float
 ) -> tuple[np.ndarray, float]:
-    """What one of each passage's vectors pays for (passages,), bits, and the slope over k by which that was found.
+    """(bits that one vector pays for (rows,), slope over k).
 
-    The slope is within passages, since many vectors are only tried on long texts; over all of them where none was
-    measured at two k.
+    The slope is fitted within passages, because many vectors are only tried on long texts. If no passage was measured
+    at two k, it is fitted over all passages.
     """
     spent = np.array([float((bits[:n] + constant).sum()) for bits, n in zip(costs, tokens, strict=True)])
     slope = 1.0
@@ -241,8 +250,8 @@ def _pays(
 
 def _best_constant(costs: Sequence[np.ndarray], tokens: np.ndarray, ks: np.ndarray, owner: np.ndarray) -> float:
     def loss(constant: float) -> float:
-        each, slope = _pays(costs, tokens, ks, owner, constant)
-        budgets = _budget(each, owner) * ks**slope
+        spent, slope = _spent_per_vector(costs, tokens, ks, owner, constant)
+        budgets = _budget(spent, owner) * ks**slope
         predicted = [_held(bits + constant, budget) for bits, budget in zip(costs, budgets, strict=True)]
         return float(np.mean(np.abs(np.log(tokens / np.array(predicted)))))
 

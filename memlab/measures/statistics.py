@@ -1,4 +1,4 @@
-"""Estimates with 95 % intervals, shared by all that counts passages. Arrays and tables in, no model."""
+"""Estimates with 95 % intervals, for all measures that count passages. Arrays and tables in, no model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import binom
 
 FEW = 6
-"""Passages below which no interval is given: so few, drawn again and again, look surer than they are."""
+"""With fewer passages than this, no interval is given: resampling so few makes an estimate look too certain."""
 
 
 class Estimate(NamedTuple):
@@ -26,15 +26,15 @@ class Estimate(NamedTuple):
 
 
 def median_interval(values: Sequence[float] | Any, *, open_above: Sequence[bool] | Any | None = None) -> Estimate:
-    """Median with its 95 % interval over passages, from order statistics: no shape is assumed, and none is drawn.
+    """Median with its 95 % interval over passages, from order statistics. No distribution is assumed or resampled.
 
-    An end for which there are too few values (below ``FEW``) is infinite. ``open_above``: values that are only known to
-    be at least so large; an end that falls on one of them is infinite too.
+    An end is infinite if there are too few values for it (fewer than ``FEW``). ``open_above`` marks values that are
+    only lower bounds. An upper end that falls on one of them is infinite too.
     """
     array = np.asarray(values, float)
     order = np.argsort(array, kind="stable")
     n = len(array)
-    # So many values may lie below the median by chance, at most, in 2.5 % of all samples.
+    # At most this number of values lie below the median by chance in 2.5 % of all samples.
     beyond = int(binom.ppf(0.025, n, 0.5)) - 1
     known = array if open_above is None else np.where(np.asarray(open_above, bool), np.inf, array)
     low = array[order][beyond] if beyond >= 0 else -np.inf
@@ -43,7 +43,10 @@ def median_interval(values: Sequence[float] | Any, *, open_above: Sequence[bool]
 
 
 def of_draws(values: Sequence[float] | Any) -> Estimate:
-    """The first of ``values`` with the middle 95 % of the others, which are draws of it; a draw that is NaN is none."""
+    """Point estimate ``values[0]`` with the 2.5 % to 97.5 % quantiles of the resamples ``values[1:]``.
+
+    NaN resamples are ignored.
+    """
     array = np.asarray(values, float)
     low, high = np.nanquantile(array[1:], [0.025, 0.975])
     return Estimate(float(array[0]), float(low), float(high))
@@ -52,8 +55,8 @@ def of_draws(values: Sequence[float] | Any) -> Estimate:
 def share_interval(hits: float, of: int) -> tuple[float, float]:
     """(low, high): Wilson interval of the share ``hits / of``.
 
-    Where trials come in clusters (seeds of one passage, say), give the clusters: ``hits`` the sum of their shares,
-    ``of`` how many they are. That takes trials of one cluster for one and the same, which errs on the side of wide.
+    If trials come in clusters (seeds of one passage, say), give the clusters: ``hits`` is the sum of their shares, and
+    ``of`` is their number. This treats all trials of one cluster as a single trial, so the interval is rather too wide.
     """
     z, p = 1.959963984540054, hits / of
     middle, half = p + z * z / (2 * of), z * np.sqrt(p * (1 - p) / of + z * z / (4 * of * of))
@@ -70,11 +73,11 @@ def bootstrap(
     draws: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """``statistic`` of a table with a percentile interval, all rows of a passage (column ``by``) drawn together.
+    """``statistic`` of a table with a percentile interval. All rows of a passage (column ``by``) are drawn together.
 
-    With ``within`` passages are drawn inside each of that column's groups, so that every group stays as large as it is.
-    Draws for which the statistic is no finite number are left out; where that is more than one in twenty, so is the
-    interval (NaN). Of fewer than ``FEW`` passages it is open (infinite).
+    With ``within``, passages are drawn inside each of that column's groups, so that every group keeps its size. Draws
+    with a statistic that is not finite are left out. If they are more than one in twenty, the interval is NaN. With
+    fewer than ``FEW`` passages it is infinite.
     """
     if table[by].nunique() < FEW:
         return Estimate(float(statistic(table)), float("-inf"), float("inf"))
@@ -92,8 +95,35 @@ def bootstrap(
     return Estimate(float(statistic(table)), float(low), float(high))
 
 
+def rank_correlation(
+    table: pd.DataFrame, x: str, y: str, *, within: str | None = None, by: str = "text_id", draws: int = 2000
+) -> Estimate:
+    """Spearman's rank correlation of two columns, -1 to 1, with a bootstrap interval over passages (column ``by``).
+
+    With ``within``, values are ranked inside each of that column's groups, and the ranks of all groups are correlated
+    together. What the groups' levels have in common then does not count.
+    """
+    if within is None:
+        return bootstrap(lambda t: t[x].corr(t[y], method="spearman"), table, by=by, draws=draws)
+    ranks = table.groupby(within)[[x, y]].rank().assign(**{by: table[by]})
+    return bootstrap(lambda t: t[x].corr(t[y]), ranks, by=by, draws=draws)
+
+
+def rank_correlation_p(table: pd.DataFrame, x: str, y: str, *, draws: int = 999) -> float:
+    """One-sided p of a positive rank correlation: share of shuffles of ``y`` among rows that correlate as much.
+
+    Each row must be one independent passage. The smallest p is 1 / (1 + ``draws``).
+    """
+    first, second = (table[name].rank().to_numpy() for name in (x, y))
+    # Generators with seeds 0, 1, 2 ...: the shuffles of ``DataFrame.sample(frac=1, random_state=seed)``.
+    orders = (np.random.RandomState(seed).permutation(len(second)) for seed in range(draws))
+    observed = np.corrcoef(first, second)[0, 1]
+    shuffled = np.array([np.corrcoef(first, second[order])[0, 1] for order in orders])
+    return float((1 + (shuffled >= observed - 1e-12).sum()) / (1 + draws))
+
+
 def _indicators(labels: np.ndarray, among: np.ndarray | None = None) -> list[np.ndarray]:
-    """For each label a mask over all rows, restricted to the rows ``among``."""
+    """One mask over all rows per label, restricted to the rows ``among``."""
     allowed = np.ones(len(labels), bool)
     if among is not None:
         allowed[:] = False

@@ -11,7 +11,6 @@ import torch
 
 from memlab.decoding.decode import check
 from memlab.measures import geometry
-from memlab.measures.statistics import share_interval
 from memlab.models import FrozenLM
 from memlab.probes.evaluate import Watch, evaluate
 from memlab.probes.paths import setting
@@ -118,18 +117,6 @@ def along(
         return mem.with_mem((mem.mem + size * ways[mem.key]).astype(np.float32), f"moved by {radius} along {direction}")
 
     return _changed(lm, mems, change, "radius", radii, 2, None, watch, again)
-
-
-def survivors(table: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Per amount (column ``by``): share of moved vectors that are still exact, with its Wilson interval over vectors
-    (draws of one vector are no vectors), and of tokens that are right: ``by share low high tokens_right``.
-    """
-    rows = []
-    for amount, group in table.groupby(by):
-        each = group.groupby("key").exact.mean()
-        low, high = share_interval(each.sum(), len(each))
-        rows.append((amount, group.exact.mean(), low, high, (group.right / group.tokens).mean()))
-    return pd.DataFrame(rows, columns=[by, "share", "low", "high", "tokens_right"])
 
 
 def directions(lm: FrozenLM, mem: MemVector, others: Sequence[MemVector], *, seed: int = 0) -> dict[str, np.ndarray]:

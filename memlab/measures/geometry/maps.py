@@ -1,0 +1,58 @@
+"""Two-dimensional maps of vectors, and how faithful a map is."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+
+from memlab.measures.geometry.distances import cosines
+
+Map = Literal["pca", "umap", "tsne"]
+
+
+def flat_map(x: Any, how: Map = "pca", *, neighbours: int = 15, seed: int = 0) -> np.ndarray:
+    """(n, 2): ``x`` (n, d) laid out by PCA, UMAP or t-SNE. UMAP and t-SNE use cosines and do not preserve distances.
+
+    UMAP: arXiv 1802.03426; t-SNE: van der Maaten and Hinton, JMLR 9 (2008). Raises ``ValueError`` for fewer than five
+    vectors, or for another ``how``.
+    """
+    rows = np.asarray(x, float)
+    if how == "pca":
+        from sklearn.decomposition import PCA
+
+        return PCA(2, random_state=seed).fit_transform(rows)
+    if len(rows) < 5:
+        raise ValueError(f"{len(rows)} vectors are too few for {how}. Give at least 5, or use pca.")
+    if how == "tsne":
+        from sklearn.manifold import TSNE
+
+        perplexity = min(float(neighbours), (len(rows) - 1) / 3)
+        return TSNE(2, metric="cosine", perplexity=perplexity, init="random", random_state=seed).fit_transform(rows)
+    if how == "umap":
+        from umap import UMAP
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the single thread that a seed needs, and deprecations it causes
+            layout = UMAP(n_neighbors=min(neighbours, len(rows) - 1), metric="cosine", random_state=seed, n_jobs=1)
+            return np.asarray(layout.fit_transform(rows))
+    raise ValueError(f"There is no map how={how!r}. Use pca, umap or tsne.")
+
+
+def neighbours_kept(x: Any, flat: Any, *, neighbours: int = 10) -> float:
+    """Share (0 to 1) of each vector's ``neighbours`` nearest vectors (cosine, d dimensions) still nearest on the map.
+
+    Null model: a random map keeps ``neighbours / (n - 1)``. With n - 1 <= ``neighbours`` every map keeps all of them.
+    """
+    neighbours = min(neighbours, len(np.asarray(x)) - 1)
+    near = _neighbours(1 - cosines(x), neighbours)
+    place = np.asarray(flat, float)
+    on_map = _neighbours(np.linalg.norm(place[:, None] - place[None], axis=-1), neighbours)
+    return float(np.mean([len(set(a) & set(b)) / neighbours for a, b in zip(near, on_map, strict=True)]))
+
+
+def _neighbours(distance: np.ndarray, count: int) -> np.ndarray:
+    apart = distance.copy()
+    np.fill_diagonal(apart, np.inf)
+    return np.argsort(apart, axis=1)[:, :count]
