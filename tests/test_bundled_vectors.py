@@ -5,6 +5,7 @@ import pytest
 
 from memlab import Recipe, Store, cram, decode, load
 from memlab.experiments.bundled_vectors import read_trajectories, train_bundled, trajectories
+from memlab.experiments.session import Session
 from memlab.texts import originals
 
 pytestmark = pytest.mark.slow
@@ -20,8 +21,9 @@ def lm():
 def test_the_shelf_holds_exact_vectors_only_and_goes_on_where_it_was(lm, tmp_path):
     work, out = Store(tmp_path / "work"), Store(tmp_path / "out")
     told = []
-    settings = dict(count=3, lengths=(4, 8), passages=1, solutions=3, length=6, recipe=RECIPE, progress=False)
-    mems = train_bundled(lm, work, out, tell=told.append, **settings)
+    settings = dict(count=3, lengths=(4, 8), passages=1, solutions=3, length=6, recipe=RECIPE)
+    session = Session(lm, work, log=told.append, progress=False)
+    mems = train_bundled(session, out, **settings)
     assert all(mem.exact for mem in mems)
     assert {out.get(key).exact for key in out.keys()} == {True}
     assert {mem.key for mem in mems} == set(out.keys())
@@ -32,7 +34,7 @@ def test_the_shelf_holds_exact_vectors_only_and_goes_on_where_it_was(lm, tmp_pat
     # Texts are taken from all over the list.
     assert originals()[-1].id in {mem.text.id for mem in mems}
     before = {key: out.file(key).stat().st_mtime_ns for key in out.keys()}
-    train_bundled(lm, work, out, **settings)
+    train_bundled(session, out, **settings)
     assert {key: out.file(key).stat().st_mtime_ns for key in out.keys()} == before
 
 

@@ -10,11 +10,14 @@ from typer.testing import CliRunner
 
 from memlab import Recipe, Store, decode, load
 from memlab.cli import app, bench
-from memlab.cli.capacity import _half_come_back, summaries
 from memlab.experiments import capacity as capacity_experiment
-from memlab.experiments import horizon, published
+from memlab.experiments import published
+from memlab.experiments.attempts import context_room
+from memlab.experiments.growing import growing
+from memlab.experiments.session import Session
 from memlab.experiments.tables import reference
 from memlab.measures import capacity, prediction
+from memlab.measures.capacity_report import n50_of_fixed_lengths, summaries
 from memlab.models import PRESETS
 from memlab.texts import Text, originals, random_words
 from tests.browser_lab import ROOT
@@ -46,7 +49,7 @@ def test_capacity_from_the_command_line(cli, tmp_path, lm):
     result = cli(*asked)
     assert result.exit_code == 0, result.output
     assert "exact horizon" in result.stdout
-    assert "do kinds of text agree in bits" in result.stdout
+    assert "do kinds of text differ less in bits than in tokens" in result.stdout
     assert "twice the vectors" in result.stdout
     assert "paper2025: largest length" in result.stdout
     runs = pd.read_parquet(out)
@@ -84,7 +87,7 @@ def test_json_holds_the_same_tables(cli):
         (["--protocol", "guess"], "guess"),
         (["--k", "0"], "above 0"),
         (["--k", "1,2", "--count", "1,2,3"], "one for each k"),
-        (["--first", "5"], "not on the grid"),
+        (["--first", "5"], "not one of the lengths"),
         (["--grid", "2-6"], "first:last:stride"),
         (["--start", "middle"], "or paper"),
     ],
@@ -99,10 +102,10 @@ def test_a_text_that_is_too_short_is_said_and_the_grid_ends_with_the_text(lm, tm
     texts = {"here": [Text("short", "ab"), Text("middle", "a bc d"), Text("long", "a bc def ghi jkl mno pqr")]}
     told = []
     runs = capacity_experiment.exact(
-        lm, texts, Store(tmp_path), ks=(4,), lengths=(1, 4), first=1, attempts=1,
-        recipe=Recipe.default(budget=80), progress=False, tell=told.append,
+        Session(lm, Store(tmp_path), log=told.append, progress=False), texts, ks=(4,), lengths=(1, 4), first=1,
+        attempts=1, recipe=Recipe.default(budget=80),
     )  # fmt: skip
-    assert "2 of 3 texts have the 4 tokens" in told[0]
+    assert "2 of 3 texts have 4 tokens" in told[0]
     assert set(runs.text_id) == {"middle", "long"}
     assert runs[runs.text_id == "middle"].length.max() == 4
     assert runs[runs.text_id == "long"].length.max() == 16
@@ -112,7 +115,10 @@ def test_equal_information_is_equal_in_bits_and_not_in_tokens(lm, tmp_path):
     texts = {"originals": originals()[:2], "random": random_words(2, seed=1), "short": [Text("short", "ab")]}
     told = []
     runs = capacity_experiment.equal_information(
-        lm, texts, Store(tmp_path), bits=[30, 60], recipe=Recipe.default(budget=3), progress=False, tell=told.append
+        Session(lm, Store(tmp_path), log=told.append, progress=False),
+        texts,
+        bits=[30, 60],
+        recipe=Recipe.default(budget=3),
     )
     assert runs.groupby(["texts", "bits_asked"]).size().to_dict() == {
         (kind, bits): 2 for kind in ("originals", "random") for bits in (30, 60)
@@ -128,13 +134,15 @@ def test_equal_information_is_equal_in_bits_and_not_in_tokens(lm, tmp_path):
 
 def test_a_table_is_gone_on_from(lm, tmp_path, monkeypatch):
     texts = {"originals": originals()[:2]}
-    asked = dict(lengths=(3, 5), recipe=Recipe.default(budget=3), protocol="fixed", progress=False)
+    asked = dict(lengths=(3, 5), recipe=Recipe.default(budget=3), protocol="fixed")
     kept = []
-    whole = capacity_experiment.fixed_lengths(lm, texts, Store(tmp_path / "one"), **asked, keep=kept.append)
+    whole = capacity_experiment.fixed_lengths(
+        Session(lm, Store(tmp_path / "one"), on_rows=kept.append, progress=False), texts, **asked
+    )
     pd.testing.assert_frame_equal(kept[-1], whole)
     assert set(map(len, kept)) >= {1, 4}  # not only when all are done
     elsewhere = Store(tmp_path / "other")
-    again = capacity_experiment.fixed_lengths(lm, texts, elsewhere, **asked, known=whole)
+    again = capacity_experiment.fixed_lengths(Session(lm, elsewhere, whole, progress=False), texts, **asked)
     assert list(elsewhere.keys()) == []
     assert list(again.key) == list(whole.key)
     pd.testing.assert_frame_equal(again[whole.columns], whole, check_like=True)
@@ -176,14 +184,14 @@ def test_k_vectors_grow_by_k_times_as_much(lm, store):
     recipe = Recipe.growing(grow=2, margin=0.1, patience=5, budget=40)
     texts = {"originals": originals()[:1]}
     runs = capacity_experiment.exact(
-        lm, texts, store, ks=(1, 4), lengths=range(2, 11, 2), first=2, recipe=recipe, progress=False
-    )  # fmt: skip
+        Session(lm, store, progress=False), texts, ks=(1, 4), lengths=range(2, 11, 2), first=2, recipe=recipe
+    )
     assert {row.k: store.get(row.key).recipe.grow for row in runs.itertuples()} == {1: 2, 4: 8}
     # As far, too, and with a budget as large.
     recipe = recipe.replace(token_budget=50)
     runs = capacity_experiment.exact(
-        lm, texts, store, ks=(1, 4), lengths=range(2, 11, 2), first=2, recipe=recipe, progress=False
-    )  # fmt: skip
+        Session(lm, store, progress=False), texts, ks=(1, 4), lengths=range(2, 11, 2), first=2, recipe=recipe
+    )
     assert runs.groupby("k").length.max().to_dict() == {1: 10, 4: 40}
     assert {row.k: store.get(row.key).recipe.token_budget for row in runs.itertuples()} == {1: 50, 4: 200}
 
@@ -206,8 +214,8 @@ def test_the_tables_of_a_run_made_by_hand():
     assert horizon.k.tolist() == [1, 2]
     assert horizon["token gain"].tolist() == [30, 65]
     assert horizon.utilisation.tolist() == pytest.approx([30 / 160, 65 / 320], abs=1e-3)
-    assert horizon["token gain a vector"].tolist() == [30, 32.5]
-    assert horizon["bits gained a dimension"].tolist() == pytest.approx([90 / 160, 195 / 320], abs=1e-3)
+    assert horizon["token gain per vector"].tolist() == [30, 32.5]
+    assert horizon["bits gained per dimension"].tolist() == pytest.approx([90 / 160, 195 / 320], abs=1e-3)
     assert n50["n50, tokens"].str.contains("–, –").all()  # of two passages no interval
     assert (twice.passages[0], twice.tokens[0], twice.least[0], twice.most[0]) == (2, 2.25, 2.0, 2.5)
     assert came.exact.str[:3].tolist() == ["1/2", "0/1"]
@@ -220,7 +228,7 @@ def test_where_half_of_the_passages_come_back():
         dict(texts=kind, text_id=f"{kind}{i}", k=1, recipe="default", length=n, bits_without=bits * n, exact=n == 50)
         for kind, bits in (("prose", 4), ("random", 8)) for i in range(6) for n in (50, 200)
     ]  # fmt: skip
-    told = _half_come_back(pd.DataFrame(rows)).set_index("texts")
+    told = n50_of_fixed_lengths(pd.DataFrame(rows)).set_index("texts")
     assert told["n50, tokens"].str.split().str[0].tolist() == ["100", "100", "100"]
     assert told["n50, bits"].str.split().str[0].tolist()[:2] == ["400", "800"]
     assert told.passages.tolist() == [6, 6, 12]
@@ -231,7 +239,7 @@ def test_fixed_and_equal_from_the_command_line_and_what_others_wrote_stays(cli, 
     asked = ["--count", "1", "--budget", "2", "--lengths", "3", "--bits", "30", "--out", out]
     first = cli(*asked, "--texts", "originals", "--protocol", "fixed,equal")
     assert first.exit_code == 0, first.output
-    assert "passages of as many bits" in first.stdout
+    assert "passages of equal bits" in first.stdout
     assert "half of the passages come back" in first.stdout
     second = cli(*asked, "--texts", "random", "--protocol", "exact,fixed")  # none has the tokens that exact begins with
     assert second.exit_code == 0, second.output
@@ -262,8 +270,8 @@ def test_predict_reads_as_much_of_a_long_text_as_the_model_does(cli, tmp_path, l
 def test_many_vectors_grow_as_far_as_the_context_goes(lm, tmp_path):
     text = Text("long", "the cat sat on the mat and then it was late " * 200)
     recipe = Recipe.growing(k=8, grow=64, budget=1)
-    runs = horizon.growing(lm, [text], Store(tmp_path), recipe=recipe, token_passes=0, longest=8 * 256, progress=False)
-    most = horizon.room(lm, recipe)
+    runs = growing(Session(lm, Store(tmp_path), progress=False), [text], recipe=recipe, token_passes=0, longest=8 * 256)
+    most = context_room(lm, recipe)
     assert runs.tokens.tolist() == [most]
     assert len(lm.prefix_ids(recipe.prefix)) + 8 + most - 1 == lm.context
 
@@ -327,8 +335,8 @@ def test_more_vectors_are_tried_on_passages_that_fewer_were_tried_on(lm, store):
     sizes = [len(lm.passage(text, None)) for text in texts["here"]]
     recipe = Recipe.growing(grow=1, margin=0.1, patience=1, budget=2)
     runs = capacity_experiment.exact(
-        lm, texts, store, ks=(1, 2, 4), counts=(2, 1, 1), first=sizes[2] // 4, lengths=(sizes[2] // 4,), recipe=recipe,
-        progress=False,
+        Session(lm, store, progress=False), texts, ks=(1, 2, 4), counts=(2, 1, 1), first=sizes[2] // 4,
+        lengths=(sizes[2] // 4,), recipe=recipe,
     )  # fmt: skip
     assert runs.groupby("k").text_id.agg(set).to_dict() == {1: {"a", "c"}, 2: {"c"}, 4: {"c"}}
     assert set(runs["dtype"]) == {"float32"}
@@ -338,7 +346,12 @@ def test_fixed_lengths_count_as_the_paper_counts(lm, tmp_path):
     texts = {"originals": originals()[:2]}
     recipe = Recipe.paper2025(budget=2)
     runs = capacity_experiment.fixed_lengths(
-        lm, texts, Store(tmp_path), recipe=recipe, protocol="paper2025", ks=(1,), lengths=(4, 6), progress=False
+        Session(lm, Store(tmp_path), progress=False),
+        texts,
+        recipe=recipe,
+        protocol="paper2025",
+        ks=(1,),
+        lengths=(4, 6),
     )
     assert runs.groupby("length").size().to_dict() == {4: 2, 6: 2}
     assert (runs.scored == runs.length - 1).all()  # the first token is never scored
@@ -350,7 +363,9 @@ def test_fixed_lengths_count_as_the_paper_counts(lm, tmp_path):
 
 
 def test_nothing_long_enough_gives_an_empty_table(lm, tmp_path):
-    runs = capacity_experiment.exact(lm, {"here": [Text("a", "ab")]}, Store(tmp_path), first=128, progress=False)
+    runs = capacity_experiment.exact(
+        Session(lm, Store(tmp_path), progress=False), {"here": [Text("a", "ab")]}, first=128
+    )
     assert not len(runs)
 
 
@@ -369,7 +384,7 @@ def test_each_row_of_the_published_table_is_a_command_up_to_the_download(monkeyp
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     monkeypatch.setattr("memlab.cli.capacity.load_texts", lambda *_, **__: originals()[:2])
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "data" / "reference" / "README.md").read_text()
     commands = [line.split()[1:] for line in readme.splitlines() if line.startswith("memlab capacity --model ")]
     for command in commands:
         said = CliRunner().invoke(app, command)

@@ -10,7 +10,11 @@ import torch
 from memlab import ModelError, Recipe, Store, cram, decode
 from memlab.decoding import decode as decoding
 from memlab.experiments import optimizer_study, sink_position, speed, step_profile
-from memlab.experiments.horizon import ATTEMPT, LengthSearch, extend_growth, growing, horizon, retry_failures
+from memlab.experiments.attempts import ATTEMPT
+from memlab.experiments.growing import growing
+from memlab.experiments.horizon import LengthSearch, horizon
+from memlab.experiments.retries import extend_growth, retry_failures
+from memlab.experiments.session import Session
 from memlab.experiments.speed import published, ratios
 from memlab.experiments.tables import TableNotWrittenError, stored
 from memlab.measures.capacity import horizons
@@ -47,8 +51,8 @@ def test_horizons_are_what_was_decoded(toy, store):
     texts = random_words(2, seed=3)
     told = []
     table = horizon(
-        toy, texts, store, lengths=[2, 4, 8, 60], first=4, attempts=2, recipe=Recipe.default(budget=60, k=4),
-        progress=False, tell=told.append,
+        Session(toy, store, log=told.append, progress=False), texts, lengths=[2, 4, 8, 60], first=4, attempts=2,
+        recipe=Recipe.default(budget=60, k=4),
     )  # fmt: skip
     found = horizons(table)
     assert list(found.text_id) == [t.id for t in texts]
@@ -63,34 +67,34 @@ def test_horizons_are_what_was_decoded(toy, store):
 
 def test_a_search_goes_on_from_another_machines_table(toy, store, tmp_path):
     texts = random_words(2, seed=3)
-    search = dict(lengths=[2, 4, 60], first=4, attempts=1, recipe=Recipe.default(budget=8, k=4), progress=False)
+    search = dict(lengths=[2, 4, 60], first=4, attempts=1, recipe=Recipe.default(budget=8, k=4))
     kept = []
-    whole = horizon(toy, texts, store, **search, keep=kept.append)
+    whole = horizon(Session(toy, store, on_rows=kept.append, progress=False), texts, **search)
     pd.testing.assert_frame_equal(kept[-1], whole)
     assert len(kept) > 1
     elsewhere = Store(tmp_path / "elsewhere")
-    again = horizon(toy, texts, elsewhere, **search, known=kept[0])  # as far as the first round
+    first_round = Session(toy, elsewhere, resume_from=kept[0], progress=False)
+    again = horizon(first_round, texts, **search)
     pd.testing.assert_frame_equal(again[[*ATTEMPT]], whole[[*ATTEMPT]])
     assert set(elsewhere.keys()) == set(whole.key) - set(kept[0].key)
     # The longest exact vectors are not there: they are made again, and pressing comes to the same.
-    rows = retry_failures(toy, texts, elsewhere, whole, aim=60, recipe=search["recipe"], progress=False)
-    here = retry_failures(toy, texts, store, whole, aim=60, recipe=search["recipe"], progress=False)
+    rows = retry_failures(Session(toy, elsewhere, progress=False), texts, whole, target=60, recipe=search["recipe"])
+    here = retry_failures(Session(toy, store, progress=False), texts, whole, target=60, recipe=search["recipe"])
     assert list(rows.way) == list(here.way)
     # What starts from a vector that was trained again starts from its last bits too: rounding depends on the company.
     pd.testing.assert_frame_equal(*(t[t.way != "from the longest exact"] for t in (rows, here)))
-    third = Store(tmp_path / "third")
-    known = retry_failures(toy, texts, third, whole, aim=60, recipe=search["recipe"], known=rows, progress=False)
-    pd.testing.assert_frame_equal(known, rows)
+    third = Session(toy, Store(tmp_path / "third"), resume_from=rows, progress=False)
+    resumed = retry_failures(third, texts, whole, target=60, recipe=search["recipe"])
+    pd.testing.assert_frame_equal(resumed, rows)
 
 
 def test_what_failed_is_pressed_at_the_length_it_failed_at(toy, store):
     texts = random_words(3, seed=3)
     recipe = Recipe.default(budget=8, k=4)
-    table = horizon(toy, texts, store, lengths=[2, 4, 60], first=4, attempts=1, recipe=recipe, progress=False)
-    assert not retry_failures(
-        toy, texts, store, table, aim=59, recipe=recipe, progress=False
-    ).size  # all reach 4 of 59 aimed
-    rows = retry_failures(toy, texts, store, table, aim=60, recipe=recipe, progress=False)
+    session = Session(toy, store, progress=False)
+    table = horizon(session, texts, lengths=[2, 4, 60], first=4, attempts=1, recipe=recipe)
+    assert not retry_failures(session, texts, table, target=59, recipe=recipe).size  # none failed below 59
+    rows = retry_failures(session, texts, table, target=60, recipe=recipe)
     assert set(rows.length) == {60}
     assert set(rows.text_id) == {t.id for t in texts}
     counts = rows.way.value_counts()
@@ -105,7 +109,7 @@ def test_growing_spends_what_it_was_given_and_counts_what_it_decodes(toy, store)
     texts = random_words(2, seed=3)
     passes = {texts[0].id: 150, texts[1].id: 600}
     recipe = Recipe.progressive2026(k=4, lr=0.2)
-    table = growing(toy, texts, store, recipe=recipe, token_passes=passes, longest=30, progress=False)
+    table = growing(Session(toy, store, progress=False), texts, recipe=recipe, token_passes=passes, longest=30)
     for row, text in zip(table.itertuples(), texts, strict=True):
         assert passes[text.id] <= row.token_passes < passes[text.id] + 30
         mem = store.get(row.key)
@@ -124,9 +128,9 @@ def test_a_table_that_cannot_be_written_is_no_failure_of_a_training(toy, store):
     recipe = Recipe.growing(k=2, grow=2, margin=0.5, patience=15)
     common = dict(recipe=recipe, token_passes={t.id: 60 * (i + 1) for i, t in enumerate(texts)}, longest=40)
     with pytest.raises(TableNotWrittenError, match="no room"):
-        growing(toy, texts, store, **common, progress=False, keep=full)
+        growing(Session(toy, store, on_rows=full, progress=False), texts, **common)
     assert len(list(store.keys())) == 1  # it ends with the first one, which is kept
-    table = growing(toy, texts, store, **common, progress=False)
+    table = growing(Session(toy, store, progress=False), texts, **common)
     assert len(table) == 3
     assert not store.failures()
 
@@ -134,7 +138,8 @@ def test_a_table_that_cannot_be_written_is_no_failure_of_a_training(toy, store):
 def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store, monkeypatch):
     texts = random_words(3, seed=4)
     recipe = Recipe.growing(k=2, grow=2, margin=0.5, patience=15)
-    table = growing(toy, texts, store, recipe=recipe, token_passes=0, longest=40, progress=False)
+    session = Session(toy, store, progress=False)
+    table = growing(session, texts, recipe=recipe, token_passes=0, longest=40)
     assert list(table.text_id) == [t.id for t in texts]
     for row in table.itertuples():
         mem = store.get(row.key)
@@ -149,11 +154,11 @@ def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store, m
     assert (reached.failed_at.isna() == table.exact.to_numpy()).all()
     assert (reached.horizon < reached.failed_at)[~table.exact].all()
     # Pressed further: as a whole, from where it stood, from another seed, with a free norm, as long as it is short.
-    aim = int(table.exact_prefix.max()) + 1
-    asked = dict(aim=aim, recipe=recipe, longest=40, progress=False)
+    target = int(table.exact_prefix.max()) + 1
+    asked = dict(target=target, recipe=recipe, longest=40)
     with monkeypatch.context() as patch:
         patch.setattr(Recipe, "budget", 2)  # of the way as a whole, which would bring them all there
-        rows = extend_growth(toy, texts, store, table, **asked)
+        rows = extend_growth(session, texts, table, **asked)
     ways = dict(tuple(rows.groupby("way", sort=False)))
     whole = "as a whole"
     assert list(ways)[:4] == ["as it ended", whole, f"{whole}, four times the steps", "four times the patience"]
@@ -162,17 +167,17 @@ def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store, m
     for way, made in ways.items():
         assert set(made.text_id) == short, way
         if way != "as it ended":
-            assert (made.tokens == min(aim, 40)).all()  # up to there, and no further
-            short = set(made.text_id[made.exact_prefix < aim])
+            assert (made.tokens == min(target, 40)).all()  # up to there, and no further
+            short = set(made.text_id[made.exact_prefix < target])
     warm = ways["four times the patience"].set_index("text_id")
     for row in ways["as it ended"].itertuples():
         assert store.get(warm.key[row.text_id]).parent == store.get(row.key).lineage_id
-    there = extend_growth(toy, texts, store, table, **asked)
+    there = extend_growth(session, texts, table, **asked)
     assert there[there.way == whole].exact.all()
     assert set(there.way) == {"as it ended", whole}
-    assert not extend_growth(toy, texts, store, table, **asked | {"aim": 1}).size
+    assert not extend_growth(session, texts, table, **asked | {"target": 1}).size
     # Out of passes, nothing is known of where it would have given up.
-    short = growing(toy, texts[:1], store, recipe=recipe, token_passes=30, longest=40, progress=False)
+    short = growing(session, texts[:1], recipe=recipe, token_passes=30, longest=40)
     assert horizons(short).failed_at.isna().all()
 
 
@@ -206,7 +211,7 @@ def test_progressive_grows_token_by_token(toy):
 def test_speed_resumes_and_counts_failures_in_full(toy, tmp_path):
     passages = random_passages(toy, 2, 4)
     out, told = tmp_path / "speed.parquet", []
-    settings = dict(out=out, recipe=Recipe.default(k=4), changes=dict(k=4, budget=30, lr=0.5), tell=told.append)
+    settings = dict(out=out, recipe=Recipe.default(k=4), changes=dict(k=4, budget=30, lr=0.5), log=told.append)
     table = speed.speed(toy, passages, **settings)
     assert table.method.tolist() == ["memlab"] * 2 + ["paper2025", "progressive2026"] * 2
     assert len(told) == 5
@@ -349,11 +354,10 @@ def test_first_lead_is_the_margin_of_a_one_token_passage(toy):
 
 
 def test_sink_compares_three_placements(toy, store):
-    table = sink_position.sink(
-        toy, random_passages(toy, 2, 3), store, recipe=Recipe.default(k=2, budget=40), progress=False
-    )
+    session = Session(toy, store, progress=False)
+    table = sink_position.sink(session, random_passages(toy, 2, 3), recipe=Recipe.default(k=2, budget=40))
     assert table.placement.tolist() == ["[mem] text"] * 2 + ["s [mem] text"] * 2 + ["[mem] s text"] * 2
-    usual = sink_position.sink(toy, random_passages(toy, 1, 1), store, progress=False)
+    usual = sink_position.sink(session, random_passages(toy, 1, 1))
     # The metric is measured behind the sink prefix: whitened with it, that placement alone would be at home.
     assert not any("whiten" in recipe for recipe in usual.recipe)
     summary = sink_position.summary(table)
@@ -366,9 +370,9 @@ def test_sink_compares_three_placements(toy, store):
 
 def test_sink_goes_on_from_another_machines_table(toy, store, tmp_path):
     passages, recipe = random_passages(toy, 2, 3), Recipe.default(k=2, budget=4, whiten=0)
-    first = sink_position.sink(toy, passages[:1], store, recipe=recipe, progress=False)
+    first = sink_position.sink(Session(toy, store, progress=False), passages[:1], recipe=recipe)
     empty = Store(tmp_path / "another")
-    both = sink_position.sink(toy, passages, empty, recipe=recipe, known=first, progress=False)
+    both = sink_position.sink(Session(toy, empty, first, progress=False), passages, recipe=recipe)
     assert both.placement.tolist() == ["[mem] text"] * 2 + ["s [mem] text"] * 2 + ["[mem] s text"] * 2
     pd.testing.assert_frame_equal(both[both.text_id == "random-0"].reset_index(drop=True), first)
     assert set(empty.keys()) == set(both.key[both.text_id == "random-1"])
@@ -377,8 +381,9 @@ def test_sink_goes_on_from_another_machines_table(toy, store, tmp_path):
 def test_the_study_resumes_where_it_stopped(toy, store, tmp_path):
     passages, out, told = random_passages(toy, 3, 4), tmp_path / "t.parquet", []
     contenders = {"q": {"incumbent": {}, "adamw": optimizer_study.ADAMW | dict(lr=0.5)}}
-    first = optimizer_study.study(toy, passages, {"q": {"incumbent": {}}}, store, budget=40, out=out, tell=told.append)
-    both = optimizer_study.study(toy, passages, contenders, store, budget=40, out=out, tell=told.append)
+    session = Session(toy, store, log=told.append, progress=False)
+    first = optimizer_study.study(session, passages, {"q": {"incumbent": {}}}, budget=40, out=out)
+    both = optimizer_study.study(session, passages, contenders, budget=40, out=out)
     assert len(told) == 2
     pd.testing.assert_frame_equal(both[both.contender == "incumbent"], first)
     ranked = optimizer_study.ranking(both)
@@ -387,7 +392,7 @@ def test_the_study_resumes_where_it_stopped(toy, store, tmp_path):
 
     # Of other passages nothing is there yet, whatever the contender is called; and the first ones' rows stay.
     others = random_passages(toy, 2, 6)
-    more = optimizer_study.study(toy, others, {"q": {"incumbent": {}}}, store, budget=40, out=out, tell=told.append)
+    more = optimizer_study.study(session, others, {"q": {"incumbent": {}}}, budget=40, out=out)
     assert len(told) == 3
     assert more.tokens.tolist() == [6, 6]
     assert len(pd.read_parquet(out)) == 8
@@ -414,7 +419,7 @@ def test_an_experiment_with_failed_runs_says_so_and_makes_no_table(toy, store, m
 
     monkeypatch.setattr(TrainingJob, "result", unlucky)
     with pytest.raises(RunsFailedError, match=r"1 of 2 runs failed.*made to fail"):
-        optimizer_study.study(toy, passages, {"q": {"incumbent": {}}}, store, budget=40)
+        optimizer_study.study(Session(toy, store, progress=False), passages, {"q": {"incumbent": {}}}, budget=40)
 
 
 def test_every_contender_is_a_recipe():

@@ -1,17 +1,28 @@
-"""Charts and panels without a browser; test_browser.py looks at them in one."""
+"""Panels without a browser. test_browser.py drives them in one."""
 
 import concurrent.futures
 import contextlib
+import doctest
+import gc
 import json
+import pkgutil
+import re
+import subprocess
+import sys
 import threading
+import time
+import weakref
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from memlab import Plan, Recipe, Store, StoreError, Text, charts, load
+from memlab import Plan, Recipe, Store, StoreError, Text, charts, load, panels
 from memlab.experiments import capacity as capacity_experiment
 from memlab.experiments import optimizer_study
+from memlab.experiments.session import Session
 from memlab.measures import capacity_fits, prediction
 from memlab.panels import (
     OWN,
@@ -24,7 +35,8 @@ from memlab.panels import (
     setup,
     study_panel,
 )
-from memlab.panels.base import LastingThread
+from memlab.panels.base import WorkerThread
+from memlab.panels.style import STYLE, plain_table
 from memlab.sweeps.executors import WorkerError, Workers
 from memlab.texts import originals, random_words
 from memlab.training import cram as cram_module
@@ -37,7 +49,7 @@ def panel(store):
     return panel
 
 
-def test_cram_shows_the_text_and_keeps_the_vector(panel, store):
+def test_cram_shows_the_text_and_stores_the_vector(panel, store):
     panel.start.click()
     mem = panel.wait(60)
     assert mem.exact
@@ -50,12 +62,12 @@ def test_cram_shows_the_text_and_keeps_the_vector(panel, store):
     assert "Done" in panel.status.value
     assert panel.halt.disabled
     assert not panel.start.disabled
-    panel.start.click()  # from the store now, with the stored trace
+    panel.start.click()  # now from the store, with the stored trace
     assert panel.wait(60).to_bytes() == mem.to_bytes()
     assert "<svg" in panel.curve.value
 
 
-def test_own_words_and_what_is_wrong_with_them(panel):
+def test_bad_input_is_explained_in_the_status_line(panel):
     panel.source.value = OWN
     assert panel.words.value == ""
     for words, reason in [("", "is empty"), ("Hm", "8 were asked for"), ("<b>Gr\u00fc\u00df</b>", "cannot encode")]:
@@ -69,7 +81,7 @@ def test_own_words_and_what_is_wrong_with_them(panel):
     assert panel.wait(60).text.id == "typed"
 
 
-def test_stop_shows_what_there_is(panel, store):
+def test_stop_shows_the_unfinished_vector(panel, store):
     panel.source.value = OWN
     panel.words.value = "All of this is far too much for a toy to keep. " * 4
     panel.tokens.value, panel.k.value = 120, 1
@@ -84,34 +96,90 @@ def test_stop_shows_what_there_is(panel, store):
     assert list(store.keys()) == []
 
 
-def test_every_press_is_served_by_one_thread_which_ends_with_its_panel(panel, monkeypatch, capsys):
-    served, work = [], panel.work
+def test_all_clicks_of_a_panel_run_in_one_thread_even_after_an_error(panel, monkeypatch, capsys):
+    threads, work = [], panel.work
 
-    def watched():
-        served.append(threading.current_thread())
+    def failing_work():
+        threads.append(threading.current_thread())
         work()
-        raise RuntimeError("seen, and the next press is served all the same")
+        raise RuntimeError("shown, and the next click works")
 
-    monkeypatch.setattr(panel, "work", watched)
+    monkeypatch.setattr(panel, "work", failing_work)
     for _ in range(2):
         panel.start.click()
         panel.wait(60)
-    assert len(served) == 2
-    assert len(set(served)) == 1
-    assert "the next press" in panel.status.value
-    assert capsys.readouterr().err.count("RuntimeError: seen") == 2
+    assert len(threads) == 2
+    assert len(set(threads)) == 1
+    assert "the next click" in panel.status.value
+    assert capsys.readouterr().err.count("RuntimeError: shown") == 2
 
-    lasting, done = LastingThread(), []
+
+def test_worker_thread_runs_jobs_in_order_and_ends_with_its_owner():
+    worker, done = WorkerThread(), []
     for i in range(3):
-        lasting.ask(lambda i=i: done.append((i, threading.current_thread())))
-    lasting.wait(60)
+        worker.submit(lambda i=i: done.append((i, threading.current_thread())))
+    worker.wait(60)
     assert [i for i, _ in done] == [0, 1, 2]
-    assert not lasting.busy
+    assert not worker.busy
     thread = done[0][1]
     assert thread.is_alive()
-    del lasting
+    del worker
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_an_owner_whose_method_was_a_job_can_be_garbage_collected():
+    class Owner:
+        def __init__(self):
+            self.worker = WorkerThread()
+
+        def work(self):
+            pass
+
+    owner = Owner()
+    owner.worker.submit(owner.work)
+    owner.worker.wait(60)
+    reference = weakref.ref(owner)
+    del owner
+    for _ in range(100):
+        gc.collect()
+        if reference() is None:
+            return
+        time.sleep(0.02)
+    pytest.fail("the thread keeps its owner alive")
+
+
+@pytest.mark.slow
+def test_a_running_job_does_not_delay_the_end_of_its_process():
+    """A kernel must be able to shut down while a training runs."""
+    code = "import time; from memlab.panels.base import WorkerThread; WorkerThread().submit(lambda: time.sleep(300))"
+    subprocess.run([sys.executable, "-c", code + "; time.sleep(0.2)"], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("package", [charts, panels], ids=lambda package: package.__name__)
+def test_examples_in_docstrings_run(package, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [package.__name__, *(f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__))]
+    results = [doctest.testmod(import_module(name)) for name in names]
+    assert sum(result.attempted for result in results) >= 3
+    assert not any(result.failed for result in results)
+
+
+@pytest.mark.parametrize("package", [charts, panels], ids=lambda package: package.__name__)
+def test_every_public_name_has_a_docstring(package):
+    public = {
+        name: value for name, value in vars(package).items() if getattr(value, "__module__", "").startswith("memlab")
+    }
+    assert len(public) > 20
+    assert [name for name, value in public.items() if callable(value) and not value.__doc__] == []
+
+
+def test_every_class_of_the_style_sheet_is_used_and_the_other_way_round(panel):
+    source = "".join(file.read_text() for file in Path(panels.__file__).parent.glob("*.py"))
+    source += plain_table(pd.DataFrame({"a": ["b"]}))
+    styled = set(re.findall(r"\.(memlab-[a-z]+)", STYLE))
+    assert {name for name in styled if name not in source} == set()
+    assert any(STYLE in child.value for child in panel.children if hasattr(child, "value"))
 
 
 def test_two_panels_at_once(store):
@@ -123,7 +191,7 @@ def test_two_panels_at_once(store):
     assert [p.wait(60).exact for p in panels] == [True, True]
 
 
-def test_sliders_and_boxes_go_together(panel):
+def test_slider_and_number_box_are_linked(panel):
     slider, box = panel.children[2].children[0].children
     slider.value = 31
     assert box.value == panel.tokens.value == 31
@@ -139,7 +207,7 @@ def test_marked_escapes_and_marks():
     assert "token 4: should be &#x27;&amp;&#x27;" in shown
 
 
-def test_charts_need_no_network_and_speak_labs_version():
+def test_charts_need_no_network_and_have_jupyterlabs_vega_version():
     charts.use_offline_renderer()
     trace = pd.DataFrame({"step": [0, 1, 2], "loss": [9.0, 4.0, 1.0], "accuracy": [0.0, 0.5, 1.0]})
     chart = charts.training_curve(trace)
@@ -152,12 +220,12 @@ def test_charts_need_no_network_and_speak_labs_version():
 
 
 def test_setup(store):
-    lm, mine = setup("toy:opt", store)
+    lm, own_store = setup("toy:opt", store)
     assert lm is load("toy:opt")
-    assert mine is store
+    assert own_store is store
 
 
-def test_edited_words_are_the_readers_own(panel):
+def test_edited_words_are_crammed_as_typed(panel):
     panel.words.value = "The salt and nothing else"
     panel.start.click()
     mem = panel.wait(60)
@@ -168,26 +236,26 @@ def test_edited_words_are_the_readers_own(panel):
     assert "has 3 tokens" in panel.status.value
 
 
-def test_a_store_that_fails_leaves_the_vector_in_the_panel(panel, store, monkeypatch):
+def test_a_failing_store_leaves_the_vector_in_the_panel(panel, store, monkeypatch):
     monkeypatch.setattr(store, "put", lambda mem: (_ for _ in ()).throw(StoreError("disk full", [mem])))
     panel.start.click()
     assert panel.wait(60).exact
     assert "panel.result" in panel.status.value
 
 
-def test_a_redacted_vector_can_be_read_out(panel):
+def test_a_redacted_vector_has_a_readout(panel):
     panel.start.click()
     mem = panel.wait(60)
     shown = readout(panel.lm, mem.redacted()).value
     assert "The salt" in shown
-    assert "memlab-wrong" not in shown
+    assert 'class="memlab-wrong"' not in shown
 
 
 @pytest.fixture
 def study_table(store):
     lm = load("toy:gemma3")
     passages = [lm.passage(text, 6) for text in originals()[:3]]
-    return lm, optimizer_study.study(lm, passages, CONTENDERS, store, budget=60)
+    return lm, optimizer_study.study(Session(lm, store, progress=False), passages, CONTENDERS, budget=60)
 
 
 CONTENDERS = {
@@ -197,7 +265,7 @@ CONTENDERS = {
 }
 
 
-def test_study_panel_answers_questions_and_runs_a_setting_again(study_table, store):
+def test_study_panel_compares_settings_and_runs_one_again(study_table, store):
     lm, table = study_table
     panel = study_panel(lm, table, store)
     assert panel.question.options == ("a question", "another question")
@@ -216,14 +284,14 @@ def test_study_panel_answers_questions_and_runs_a_setting_again(study_table, sto
     assert f"In the stored table: {row.steps} steps" in panel.status.value or not row.exact
 
 
-def test_study_panel_says_which_settings_are_gone(study_table):
+def test_study_panel_disables_settings_whose_code_was_removed(study_table):
     lm, table = study_table
     table.loc[table.contender == "a stride", "recipe"] = '{"warp": 9}'
     table.loc[table.contender == "incumbent", "recipe"] = '{"warp": 9}'
     panel = study_panel(lm, table)
     panel.question.value = "another question"
     assert panel.start.disabled
-    assert "taken out" in panel.status.value
+    assert "code was removed" in panel.status.value
     assert "a stride" in panel.ranked.value
 
 
@@ -232,58 +300,58 @@ def capacity_runs(store):
     lm = load("toy:gemma3")
     texts = {"originals": originals()[:2], "random": random_words(1)}
     runs = capacity_experiment.exact(
-        lm, texts, store, ks=(4,), lengths=(1, 2, 10), first=2, attempts=1, recipe=Recipe.default(budget=80),
-        progress=False,
+        Session(lm, store, progress=False), texts, ks=(4,), lengths=(1, 2, 10), first=2, attempts=1,
+        recipe=Recipe.default(budget=80),
     )  # fmt: skip
     return lm, runs
 
 
-def test_capacity_panel_decodes_and_explains_what_is_stored(capacity_runs, store, monkeypatch):
+def test_capacity_panel_decodes_and_explains_stored_runs(capacity_runs, store, monkeypatch):
     lm, runs = capacity_runs
     panel = capacity_panel(lm, runs, store)
     assert panel.kind.options == ("originals", "random")
-    before, drawn, draw = panel.chart.value, [], charts.to_svg
+    before, drawn, draw = panel.attempts.value, [], charts.to_svg
     monkeypatch.setattr(charts, "to_svg", lambda chart: drawn.append(chart) or draw(chart))
     panel.text.value = panel.text.options[1]
-    assert panel.chart.value != before
-    assert len(drawn) == 2  # the attempts, and the run chosen: each once
+    assert panel.attempts.value != before
+    assert len(drawn) == 2  # the attempts and the chosen run, once each
     for label, key in panel.run.options:
         panel.run.value = key
         row = runs[runs.key == key].iloc[0]
-        told = f"The first {row.exact_prefix} of {row.tokens} tokens" if not row.exact else f"All {row.tokens} tokens"
-        assert told in panel.along.value
+        title = f"The first {row.exact_prefix} of {row.tokens} tokens" if not row.exact else f"All {row.tokens} tokens"
+        assert title in panel.along.value
         panel.start.click()
         mem = panel.wait(60)
         assert mem.key == key
         assert ("all of" in label) == mem.exact
         assert "as stored" in panel.status.value
         assert "NOT" not in panel.status.value
-        assert "tokens scored" in panel.told.value
+        assert "tokens scored" in panel.explanation.value
         assert ("memlab-wrong" in panel.decoded.value) == (not mem.exact)
     panel.kind.value = "random"
     assert panel.text.options == ("random-0-000",)
-    assert panel.told.value == ""  # what was told of another run is gone
+    assert panel.explanation.value == ""  # the explanation of another run is gone
 
 
 def test_decoding_in_the_capacity_panel_can_be_stopped(capacity_runs, store):
     lm, runs = capacity_runs
     panel = capacity_panel(lm, runs, store)
-    panel.halt.click()  # before it starts, which forgets it
+    panel.halt.click()  # before the start, which resets it
     panel.start.click()
     panel.wait(60)
     assert "as stored" in panel.status.value
-    told = panel.told.value
-    begin = panel.clear
-    panel.clear = lambda: (begin(), panel.halt.click())  # pressed as soon as it begins
+    explanation = panel.explanation.value
+    clear = panel.clear
+    panel.clear = lambda: (clear(), panel.halt.click())  # Stop right after the start
     panel.start.click()
     panel.wait(60)
     assert "Stopped after 1 of" in panel.status.value
-    assert told
-    assert panel.told.value == panel.decoded.value == ""
+    assert explanation
+    assert panel.explanation.value == panel.decoded.value == ""
 
 
-def test_capacity_panel_begins_with_what_is_exact(capacity_runs, store):
-    """A table may begin with runs of another protocol, whose vectors need not be there."""
+def test_capacity_panel_begins_with_the_exact_protocol(capacity_runs, store):
+    """A table may begin with runs of another protocol, whose vectors need not be in the store."""
     lm, runs = capacity_runs
     other = runs.assign(protocol="fixed", key=[f"{i:064x}" for i in range(len(runs))])
     panel = capacity_panel(lm, pd.concat([other, runs], ignore_index=True), store)
@@ -291,7 +359,7 @@ def test_capacity_panel_begins_with_what_is_exact(capacity_runs, store):
     assert not panel.start.disabled
 
 
-def test_capacity_panel_says_what_it_has_no_vector_of(capacity_runs, tmp_path):
+def test_capacity_panel_cannot_start_without_the_vector(capacity_runs, tmp_path):
     lm, runs = capacity_runs
     panel = capacity_panel(lm, runs, Store(tmp_path / "empty"))
     assert panel.start.disabled
@@ -309,36 +377,36 @@ def test_information_panel_reads_a_text_and_predicts():
     panel.start.click()
     panel.wait(60)
     assert "Done" in panel.status.value, panel.status.value
-    assert "&lt;" in panel.shown.value
-    assert "<b>" not in panel.shown.value
+    assert "&lt;" in panel.costs.value
+    assert "<b>" not in panel.costs.value
     total = float(np.nansum(panel.bits))
     for width in (50, 20):
         panel.window.value = width
-        windows = panel.shown.value.count("memlab-window")
+        windows = panel.costs.value.count("memlab-window")
         assert windows == len(capacity_fits.equal_information(panel.bits, width)) > 0
         assert windows == pytest.approx(total / width, abs=1.5)
-    assert f"<b>{predictor.vectors_needed(panel.bits)}</b> vector" in panel.told.value
-    assert "2 (extrapolated)" in panel.told.value  # one vector was measured
-    assert "1 (extrapolated)" not in panel.told.value
+    assert f"<b>{predictor.vectors_needed(panel.bits)}</b> vector" in panel.prediction.value
+    assert "2 (extrapolated)" in panel.prediction.value  # one vector was measured
+    assert "1 (extrapolated)" not in panel.prediction.value
     panel.words.value = "x" * 5000
-    assert panel.shown.value == panel.told.value == ""  # what was said of another text is gone
+    assert panel.costs.value == panel.prediction.value == ""  # results for another text are gone
     assert "Ready" in panel.status.value
     panel.start.click()
     panel.wait(60)
     assert "longer than toy:gemma3" in panel.status.value
-    assert panel.shown.value == ""
-    panel.window.value = 60  # nothing was read: nothing is drawn
-    assert panel.shown.value == ""
+    assert panel.costs.value == ""
+    panel.window.value = 60  # no text was read, so nothing is drawn
+    assert panel.costs.value == ""
 
 
-def test_run_panel_shows_what_is_done_what_failed_and_goes_on(store, monkeypatch):
+def test_run_panel_counts_done_and_failed_jobs_and_retries(store, monkeypatch):
     lm = load("toy:gemma3")
     texts = [*originals()[:4], Text("short", "ab")]
     plan = Plan.grid(lm, texts, tokens=[4, 5], recipes=Recipe.default(k=4, budget=60))
     panel = run_panel(plan, store)
     assert "0 of 8 done" in panel.counts.value
     assert "2 left out" in panel.counts.value
-    assert "has 2 tokens" in panel.failures.value  # why a text was left out is there before anything runs
+    assert "has 2 tokens" in panel.failures.value  # the reason is shown before anything runs
     real = cram_module.TrainingJob.result
 
     def stubborn(self):

@@ -114,10 +114,11 @@ def bench_shelf(
 ) -> None:
     """The vectors that come with memlab: originals and random words, several lengths, many seeds, some trajectories."""
     from memlab.experiments.bundled_vectors import train_bundled, trajectories
+    from memlab.experiments.session import Session
     from memlab.models import load
 
     lm = load(model)
-    mems = train_bundled(lm, Store(store), Store(out), tell=typer.echo)
+    mems = train_bundled(Session(lm, Store(store), log=typer.echo), Store(out))
     many = [lm.passage(text, 32) for name in ("originals", "random") for text in load_texts(name, count=4)]
     trajectories(lm, many, recipe_of("default"), ways)
     typer.echo(f"{lm!r}\n{len({mem.key for mem in mems})} exact vectors in {out}, {len(many)} trajectories in {ways}")

@@ -93,17 +93,18 @@ def capacity_command(
     import pandas as pd
 
     from memlab.experiments import capacity as capacity_experiment
+    from memlab.experiments.session import Session
+    from memlab.measures.capacity_report import summaries
     from memlab.models import load
 
-    lm, kept = load(model, revision=revision, dtype=dtype, allow_bin=allow_bin), Store(store)
+    lm = load(model, revision=revision, dtype=dtype, allow_bin=allow_bin)
 
-    def tell(line: str) -> None:
+    def log(line: str) -> None:
         typer.echo(line, err=True)
 
-    known = read_table(out)
     tables: list[pd.DataFrame] = []
 
-    def keep(now: pd.DataFrame) -> None:
+    def write_with(now: pd.DataFrame) -> None:
         """What is in the file and has not come up, of other kinds and models too, stays there."""
         if out is None:
             return
@@ -114,24 +115,23 @@ def capacity_command(
             rows = rows.drop_duplicates(run, ignore_index=True)
         write_table(rows, out)
 
-    common: dict[str, Any] = dict(
-        ks=ks, counts=counts, start=begin, known=known, progress=False, tell=tell, keep=keep
-    )  # fmt: skip
+    session = Session(lm, Store(store), read_table(out), log, write_with, progress=False)
+    common: dict[str, Any] = dict(ks=ks, counts=counts, start=begin)
     if "exact" in chosen:
         made = capacity_experiment.exact(
-            lm, by_kind, kept, lengths=span, first=first, attempts=attempts, recipe=wanted, **common
+            session, by_kind, lengths=span, first=first, attempts=attempts, recipe=wanted, **common
         )
         tables.append(made)
     for name, way in (("paper2025", recipe_of("paper2025", budget=budget)), ("fixed", wanted)):
         if name in chosen:
             tables.append(
-                capacity_experiment.fixed_lengths(lm, by_kind, kept, recipe=way, protocol=name, lengths=at, **common)
+                capacity_experiment.fixed_lengths(session, by_kind, recipe=way, protocol=name, lengths=at, **common)
             )
     if "equal" in chosen:
         asked = numbers(bits, "--bits")
-        tables.append(capacity_experiment.equal_information(lm, by_kind, kept, bits=asked, recipe=wanted, **common))
+        tables.append(capacity_experiment.equal_information(session, by_kind, bits=asked, recipe=wanted, **common))
     runs = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
-    keep(runs.iloc[:0])
+    write_with(runs.iloc[:0])
     told = summaries(runs, lm.d, lm.vocabulary)
     if as_json:
         typer.echo(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in told.items()}))
@@ -151,108 +151,6 @@ def _counts(count: str, ks: list[int]) -> list[int]:
     return counts * len(ks) if len(counts) == 1 else counts
 
 
-def summaries(runs: Any, d: int, vocabulary: int) -> dict[str, Any]:
-    """The tables that the terminal shows of a table of runs, by title."""
-    import pandas as pd
-
-    from memlab.measures import capacity, capacity_fits
-
-    made: dict[str, Any] = {}
-    if not len(runs):
-        return made
-    exact = runs[runs.protocol == "exact"]
-    if len(exact):
-        reached = capacity.horizons(exact)
-        found = capacity.exact_estimates(reached)
-        gained = reached.groupby(["texts", "k"], sort=False)[["token_gain", "information_gain_bits"]].median()
-        at = list(zip(found.texts, found.k, strict=True))
-        found["token gain"] = [gained.token_gain[where] for where in at]
-        found["utilisation"] = [
-            capacity.token_utilisation(gained.token_gain[where], d, vocabulary, k=where[1]) for where in at
-        ]
-        found["bits gained a dimension"] = [
-            capacity.bits_per_dimension(gained.information_gain_bits[where], d, k=where[1]) for where in at
-        ]
-        found["token gain a vector"] = [gained.token_gain[where] / where[1] for where in at]
-        for column in ("tokens", "bits"):
-            found[column] = [format(e, ".0f") for e in found[column]]
-        made["exact horizon: median, 95 % interval over passages; gains on it, medians"] = found.round(3)
-        rows = []
-        for kind, k in exact[["texts", "k"]].drop_duplicates().itertuples(index=False):
-            found_here = reached[(reached.texts == kind) & (reached.k == k)]
-            both = (
-                format(capacity_fits.n50_of_search_interval(found_here, unit), ".0f")
-                for unit in ("horizon", "horizon_bits")
-            )
-            rows.append((kind, k, *both))
-        columns = ["texts", "k", "n50, tokens", "n50, bits"]
-        made["half come back at (n50)"] = pd.DataFrame(rows, columns=columns)
-        one = reached[reached.k == reached.k.min()]
-        if one.texts.nunique() > 1:
-            made["do kinds of text agree in bits where in tokens they do not? (spread in octaves)"] = (
-                capacity_fits.information_not_length(one).round(3)
-            )
-        if reached.k.nunique() > 1:
-            made["twice the vectors: horizon over that of half of them, passage by passage; medians"] = (
-                capacity_fits.doublings(reached).round(2)
-            )
-    if len(fits := capacity_fits.saturations(runs)):
-        fits["C"] = [format(found, ".0f") for found in fits.C]
-        made["a vector takes C bits off a text: with = max(0, without - C)"] = fits.round(3)
-    fixed = runs[runs.protocol == "fixed"]
-    if len(fixed):
-        made["half of the passages come back at (n50): logistic fit over the lengths tried"] = _half_come_back(fixed)
-    equal = runs[runs.protocol == "equal"]
-    if len(equal):
-        made["passages of as many bits: how many come back"] = _equal(equal)
-    for name in ("paper2025", "fixed"):
-        paper = runs[runs.protocol == name]
-        if not len(paper):
-            continue
-        found = capacity.paper_estimates(paper)
-        found["utilisation"] = [
-            capacity.token_utilisation(gain, d, vocabulary, k=k)
-            for gain, k in zip(found.token_gain, found.k, strict=True)
-        ]
-        made[f"{name}: largest length with mean accuracy >= 0.99; gains pooled over failing runs"] = found.round(3)
-    return made
-
-
-def _half_come_back(runs: Any) -> Any:
-    """n50 in tokens and in bits, every passage being tried at every length: one row a k and kind of text, and all."""
-    import pandas as pd
-
-    from memlab.measures import capacity_fits
-    from memlab.measures.capacity import require_one_recipe
-
-    rows = []
-    require_one_recipe(runs)
-    for vectors, of_it in runs.groupby("k", sort=False):
-        kinds = dict(tuple(of_it.groupby("texts", sort=False)))
-        for kind, group in {**kinds, **({"all": of_it} if len(kinds) > 1 else {})}.items():
-            found = (
-                format(capacity_fits.n50_interval(group, size, draws=300), ".0f") for size in ("length", "bits_without")
-            )
-            rows.append((kind, vectors, group.text_id.nunique(), *found))
-    return pd.DataFrame(rows, columns=["texts", "k", "passages", "n50, tokens", "n50, bits"])
-
-
-def _equal(runs: Any) -> Any:
-    """How many passages of as many bits come back, one row a cut, kind of text and k."""
-    import pandas as pd
-
-    from memlab.measures.capacity import require_one_recipe
-    from memlab.measures.statistics import share_interval
-
-    rows = []
-    require_one_recipe(runs)
-    for (cut, kind, vectors), group in runs.groupby(["bits_asked", "texts", "k"], sort=False):
-        low, high = share_interval(group.exact.sum(), len(group))
-        share = f"{group.exact.sum()}/{len(group)} [{low:.2f}, {high:.2f}]"
-        rows.append((cut, kind, vectors, f"{group.length.median():.0f}", share))
-    return pd.DataFrame(rows, columns=["bits", "texts", "k", "tokens, median", "exact"])
-
-
 @told
 def predict_command(
     files: Annotated[list[str] | None, typer.Argument(help="text files or folders; - reads standard input")] = None,
@@ -270,7 +168,7 @@ def predict_command(
 
     import pandas as pd
 
-    from memlab.experiments.horizon import longest_of
+    from memlab.experiments.attempts import longest_passage
     from memlab.measures import prediction
     from memlab.models import load
 
@@ -288,7 +186,7 @@ def predict_command(
     # Room for a sink prefix and the vectors; what is longer is read as far as the model can read at once.
     room = lm.context - 16 if lm.context else sys.maxsize
     for one in texts:
-        passage = longest_of(lm, one, room, 0)
+        passage = longest_passage(lm, one, room, 0)
         if len(passage) == room:
             typer.echo(f"{one.id}: its first {room} tokens, as many as {lm.name} reads at once", err=True)
         bits = lm.token_bits(passage.ids)

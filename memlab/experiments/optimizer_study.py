@@ -6,7 +6,7 @@ Screen: 8 original passages of 64 tokens, one seed, 200 steps of 512 tokens. A c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from memlab.experiments.session import Session
 from memlab.experiments.tables import read_table, require_columns, write_table
 from memlab.measures.statistics import Estimate, bootstrap, median_interval, share_interval
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.results.mem_vector import MemVector
-from memlab.results.store import Store
 from memlab.sweeps.runner import Plan, run
 from memlab.texts import load_texts
 
@@ -168,15 +168,13 @@ def progress_curves(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def study(
-    lm: FrozenLM,
+    session: Session,
     passages: Sequence[Passage],
     contenders: Mapping[str, Mapping[str, Changes]],
-    store: Store,
     *,
     budget: int,
     seeds: Sequence[int] = (0,),
     out: Path | None = None,
-    tell: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
     """One row a contender, passage and seed; ``out`` (Parquet) is written after each contender and read at the start.
 
@@ -190,18 +188,18 @@ def study(
     asked: set[tuple[str, str]] = set()
     flat = [(question, name, changes) for question, group in contenders.items() for name, changes in group.items()]
     for question, name, changes in flat:
-        plan = _plan(lm, passages, changes, store, budget, seeds)
+        plan = _plan(session, passages, changes, budget, seeds)
         wanted = {(name, job.key) for job in plan}
         asked |= wanted
         if wanted <= _runs(table):
             continue
         began = time.perf_counter()
-        report = run(plan, store, progress=False)
+        report = run(plan, session.store, progress=session.progress)
         seconds = time.perf_counter() - began if report.trained == len(plan) else float("nan")
         rows = pd.DataFrame([_row(question, name, mem, seconds) for mem in report.whole()])
         table = pd.concat([table, rows]).drop_duplicates(["contender", "key"], keep="last", ignore_index=True)
         write_table(table, out)
-        tell(
+        session.log(
             f"{name}: {rows.exact.sum()}/{len(rows)} exact, token passes {rows.token_passes.sum()}, "
             f"bits left {rows.bits.mean():.3f}, {seconds:.0f} s"
         )
@@ -212,20 +210,18 @@ def _runs(table: pd.DataFrame) -> set[tuple[str, str]]:
     return set(zip(table.contender, table.key, strict=True)) if len(table) else set()
 
 
-def _plan(
-    lm: FrozenLM, passages: Sequence[Passage], changes: Changes, store: Store, budget: int, seeds: Sequence[int]
-) -> Plan:
+def _plan(session: Session, passages: Sequence[Passage], changes: Changes, budget: int, seeds: Sequence[int]) -> Plan:
     changes = dict(changes)
     start = changes.pop("start", None)
     if changes.get("suffix") == "bos":
-        changes["suffix"] = lm.prefix_ids("bos")
+        changes["suffix"] = session.lm.prefix_ids("bos")
     base = changes.pop("base", "default")
     recipes = [Recipe.named(base, **{"budget": budget, "seed": seed} | changes) for seed in seeds]
     parents = None
     if start == "other":
-        known = run(Plan.of(lm, passages, recipes[0]), store, progress=False).whole()
+        known = run(Plan.of(session.lm, passages, recipes[0]), session.store, progress=session.progress).whole()
         parents = [*known[1:], known[0]]
-    return Plan.of(lm, passages, recipes, start=parents)
+    return Plan.of(session.lm, passages, recipes, start=parents)
 
 
 def _row(question: str, name: str, mem: MemVector, seconds: float) -> dict[str, Any]:

@@ -1,45 +1,66 @@
-"""How much of a text comes back: recipes side by side on the same passages, read in three ways.
+"""How much of a text comes back: recipes compared on the same passages, read in three ways.
 
-Teacher-forced (argmax while the true text is fed), decoded with the first token given (as the code of arXiv 2502.13063
-does), and decoded from the vector alone, which is the only one called exact.
+Teacher-forced (argmax while the true text is fed); decoded with the first token given (as in the code of arXiv
+2502.13063); and decoded from the vector alone. Only the last is called exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
 from memlab.decoding import decode as decoding
+from memlab.experiments.session import Session
 from memlab.measures.statistics import share_interval
-from memlab.models import FrozenLM, PassageError
+from memlab.models import PassageError
 from memlab.recipes import Recipe
-from memlab.results.store import Store, StoreError
+from memlab.results.store import StoreError
 from memlab.sweeps.runner import Plan, run
 from memlab.texts import Text
 
 
+@dataclass(frozen=True)
+class Recovery:
+    """The result of ``recovery``."""
+
+    table: pd.DataFrame
+    """One row per passage and recipe: the three readings (share of tokens right, passed or not), and steps."""
+    trained: int
+    """Vectors trained by this call. The others were in the store."""
+    seconds: float
+    """Wall time of that training."""
+    lost: dict[str, str]
+    """Passages and jobs without a row, each with the reason."""
+
+
 def recovery(
-    lm: FrozenLM,
+    session: Session,
     texts: Sequence[Text],
     recipes: Sequence[Recipe],
-    store: Store,
     *,
     tokens: int,
     start: int | str = 0,
     train: bool = True,
-) -> pd.DataFrame:
-    """One row a passage and recipe: the three readings (shares right, passed or not) and steps.
+) -> Recovery:
+    """Cram the first ``tokens`` tokens of each text by each recipe, and read the vectors in three ways.
 
-    ``attrs``: how many were ``trained`` now, the wall ``seconds`` of that, and what was ``lost`` (jobs without a row,
-    and why). With ``train=False`` the store must hold all, and nothing is written.
+    With ``train=False`` nothing is written, and ``StoreError`` is raised if the store lacks a vector. Raises
+    ``PassageError`` if no text is long enough.
     """
+    lm, store = session.lm, session.store
     plan = Plan.grid(lm, texts, tokens=tokens, recipes=list(recipes), start=start)
     if not len(plan):
-        raise PassageError(f"no text gives a passage of {tokens} tokens: {dict(plan.rejected)}")
+        raise PassageError(
+            f"No text has a passage of {tokens} tokens: {dict(plan.rejected)}. "
+            "Ask for fewer tokens, or give longer texts."
+        )
     if not train and len(missing := plan.missing(store)):
-        raise StoreError(f"{len(missing)} of {len(plan)} results are missing from {store.path}, and train=False")
-    report = run(plan, store)
+        raise StoreError(
+            f"{len(missing)} of {len(plan)} results are missing from {store.path}. Use train=True to train them."
+        )
+    report = run(plan, store, progress=session.progress)
     rows = []
     for mem in report.results:
         given = next((c for c in mem.checks if c.first_given), None)
@@ -63,10 +84,7 @@ def recovery(
                 "key": mem.key,
             }
         )
-    table = pd.DataFrame(rows)
-    lost = dict(report.rejected) | report.failed
-    table.attrs |= {"trained": report.trained, "seconds": report.seconds, "lost": lost}
-    return table
+    return Recovery(pd.DataFrame(rows), report.trained, report.seconds, dict(report.rejected) | report.failed)
 
 
 READINGS = {
@@ -77,7 +95,7 @@ READINGS = {
 
 
 def shares(table: pd.DataFrame) -> pd.DataFrame:
-    """Share of passages by recipe, length and reading, with 95 % Wilson intervals: what ``charts.readings`` draws."""
+    """Share of passages by recipe, length and reading, with 95 % Wilson intervals: the table of ``charts.readings``."""
     table = table.assign(teacher_forced_all=table.teacher_forced == 1)
     rows = []
     for (recipe, tokens), group in table.groupby(["recipe", "tokens"], sort=False):
@@ -90,7 +108,7 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """``shares`` as a table for the terminal, one row a reading, with means and medians below."""
+    """``shares`` as a table for the terminal: one row per reading, then mean accuracy and median steps."""
     table = table.assign(recipe=table.recipe + table.tokens.map(" ({} tokens)".format))
     wide = shares(table).pivot(index="reading", columns="recipe", values="label").loc[list(READINGS.values())]
     groups = table.groupby("recipe")

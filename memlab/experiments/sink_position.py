@@ -14,35 +14,27 @@ import pandas as pd
 import torch
 
 from memlab.decoding.decode import context_of
+from memlab.experiments.session import Session
 from memlab.experiments.tables import require_columns
 from memlab.measures.statistics import Estimate, bootstrap, share_interval
 from memlab.models import FrozenLM, Passage
 from memlab.probes.attention import attention_mass
 from memlab.recipes import Recipe
 from memlab.results.mem_vector import MemVector
-from memlab.results.store import Store
 from memlab.sweeps.runner import Plan, run
 from memlab.texts import Text
 
 
-def sink(
-    lm: FrozenLM,
-    passages: Sequence[Passage],
-    store: Store,
-    *,
-    recipe: Recipe | None = None,
-    known: pd.DataFrame | None = None,
-    progress: bool = True,
-) -> pd.DataFrame:
-    """One row a placement and passage, with a special token ``s`` before, behind or nowhere near the vectors.
+def sink(session: Session, passages: Sequence[Passage], *, recipe: Recipe | None = None) -> pd.DataFrame:
+    """One row per placement and passage, with a special token ``s`` before the vectors, after them, or absent.
 
-    ``s`` is the special token that the model's own cross-entropy likes best; where a tokenizer has none, token 0.
-    ``first_lead``: lead of the first token's logit over all others, logits. ``on_first``, ``on_mem``: share of the
-    attention of the text's positions that falls on position 0 and on the vectors, mean over layers and heads; NaN
-    without attention. ``known``: rows of an earlier run; those of the same key are not made again.
+    ``s`` is the special token after which the model's own cross-entropy is lowest; token 0 if a tokenizer has no
+    special token. ``first_lead``: margin of the first token, logits. ``on_first``, ``on_mem``: share of the attention
+    of the text's positions on position 0 and on the vectors, mean over layers and heads; NaN for a model without
+    attention.
     """
-    # The model's metric is measured behind its sink prefix: whitened with it, that placement alone would be at home.
-    recipe = recipe or Recipe.default(whiten=0)
+    # The preconditioner is measured after the model's sink prefix. Whitening would favour that one placement.
+    lm, known, recipe = session.lm, session.resume_from, recipe or Recipe.default(whiten=0)
     token = special_token(lm)
     placements: dict[str, dict[str, tuple[int, ...]]] = {
         PLAIN: dict(prefix=(), suffix=()),
@@ -57,7 +49,7 @@ def sink(
     for name, where in placements.items():
         plan = Plan.of(lm, passages, recipe.replace(**where))
         missing = Plan(tuple(job for job in plan if job.key not in before))
-        made = {mem.key: mem for mem in run(missing, store, progress=progress).whole()}
+        made = {mem.key: mem for mem in run(missing, session.store, progress=session.progress).whole()}
         rows += [
             before[job.key] | {"text_id": job.passage.span.id}
             if job.key in before

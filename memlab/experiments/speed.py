@@ -85,7 +85,7 @@ def speed(
     recipe: Recipe | None = None,
     changes: dict[str, Any] | None = None,
     repeats: int = 3,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], object] = lambda line: None,
 ) -> pd.DataFrame:
     """One row a method and passage; ``out`` (Parquet) is written after each and read first, so it can be resumed.
 
@@ -98,7 +98,7 @@ def speed(
     """
     here = (device_name(lm.device), torch.get_num_threads(), lm.name, lm.fingerprint)
     machine = dict(zip(MACHINE, here, strict=True))
-    table, others = _resumed(out, machine, tell)
+    table, others = _resumed(out, machine, log)
     names = [f"{p.span.id}:{len(p)}" for p in passages]
 
     def keep(rows: list[dict[str, Any]]) -> None:
@@ -111,7 +111,7 @@ def speed(
     if set(mine.passage) != set(names):  # they shared their passes: other company, other times
         table = table[table.method != "memlab"]
         keep(_ours(lm, passages, names, ours, repeats))
-        tell(f"memlab: {table.seconds[table.method == 'memlab'].sum():.0f} s for {len(passages)} passages")
+        log(f"memlab: {table.seconds[table.method == 'memlab'].sum():.0f} s for {len(passages)} passages")
     for passage, name in sorted(zip(passages, names, strict=True), key=lambda pair: len(pair[0])):
         for method in against:
             theirs = PUBLISHED[method](**(changes or {}))
@@ -119,12 +119,12 @@ def speed(
             if there.any():
                 continue
             keep([_theirs(lm, passage, name, method, theirs)])
-            tell(f"{method} {name}: {table.seconds.iloc[-1]:.0f} s, decoded: {bool(table.decoded.iloc[-1])}")
+            log(f"{method} {name}: {table.seconds.iloc[-1]:.0f} s, decoded: {bool(table.decoded.iloc[-1])}")
     return table[table.passage.isin(names)].reset_index(drop=True)
 
 
 def _resumed(
-    out: Path | None, machine: dict[str, Any], tell: Callable[[str], None]
+    out: Path | None, machine: dict[str, Any], log: Callable[[str], object]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of ``out`` that this machine made with these weights, and the others: they stay, but their times are not
     to be set beside ours.
@@ -136,7 +136,7 @@ def _resumed(
     require_columns(table, ("method", "passage", "recipe"))
     fits = np.all([table[name] == value if name in table else False for name, value in machine.items()], axis=0)
     if not fits.all():
-        tell(f"{(~fits).sum()} rows of {out} are of another machine or other weights: they stay, uncounted")
+        log(f"{(~fits).sum()} rows of {out} are of another machine or other weights: they stay, uncounted")
     return table[fits].reset_index(drop=True), table[~fits]
 
 
@@ -280,3 +280,15 @@ def ratios(table: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) -> pd.Dat
             count = int(both.sum()) if name == "both decode" else len(names)
             rows.append((method, name, float(ratio(np.arange(len(names)))), float(low), float(high), count))
     return pd.DataFrame(rows, columns=["method", "over", "ratio", "low", "high", "passages"])
+
+
+def by_method(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per method: passages, how many decode, and medians over passages; peak memory is the largest."""
+    columns = ("seconds", "steps", "token_passes", "tokens_per_second", "machine_share")
+    summary = table.groupby("method", sort=False).agg(
+        passages=("decoded", "size"),
+        decoded=("decoded", "sum"),
+        **{name: (name, "median") for name in columns},
+        peak_gib=("peak_gib", "max"),
+    )
+    return summary.round(2).reset_index()
