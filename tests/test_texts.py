@@ -6,10 +6,20 @@ import types
 import pandas as pd
 import pytest
 
-from memlab.texts import Text, TextError, classics, from_path, hugging_face, load_texts, originals, random_words
+from memlab.texts import (
+    SOURCES,
+    Text,
+    TextError,
+    classics,
+    from_path,
+    hugging_face,
+    load_texts,
+    originals,
+    random_words,
+)
 
 
-def test_originals_are_many_long_enough_and_of_many_kinds():
+def test_originals_are_enough_and_long_and_of_many_kinds():
     texts = originals()
     words = {t.id: len(t.string.split()) for t in texts}
     assert sum(n >= 500 for n in words.values()) >= 32
@@ -19,7 +29,7 @@ def test_originals_are_many_long_enough_and_of_many_kinds():
 
 
 def test_originals_do_not_repeat_one_another():
-    """Eight words in a row that stand in two pieces would make them less than independent."""
+    """No eight words in a row occur in two texts, because the texts should be independent."""
     seen: dict[tuple[str, ...], str] = {}
     for text in originals():
         words = text.string.lower().split()
@@ -73,9 +83,9 @@ def test_tables(tmp_path, ending):
         ("blank.txt", b" \n\n ", "is empty"),
         ("binary.bin", bytes(range(256)), "not UTF-8"),
         ("nul.txt", b"abc\0def", "NUL"),
-        ("bad.jsonl", b'{"text": "a"}\n{oops', "line 2 is no JSON"),
+        ("bad.jsonl", b'{"text": "a"}\n{oops', "line 2 is not JSON"),
         ("list.jsonl", b"[1, 2]", "row 1"),
-        ("none.jsonl", b'{"text": null}', "holds no text"),
+        ("none.jsonl", b'{"text": null}', "has no text"),
         ("bad.parquet", b"PAR1 not really", "cannot be read as parquet"),
     ],
 )
@@ -87,15 +97,15 @@ def test_bad_files_are_named_with_the_reason(tmp_path, name, content, reason):
     assert name in str(caught.value)
 
 
-def test_what_is_not_there(tmp_path, monkeypatch):
+def test_missing_texts_are_named(tmp_path, monkeypatch):
     monkeypatch.delenv("MEMLAB_CLASSICS", raising=False)
     with pytest.raises(TextError, match="no file or folder"):
         from_path(tmp_path / "absent.txt")
-    with pytest.raises(TextError, match="no text in"):
+    with pytest.raises(TextError, match="There is no text in"):
         from_path(tmp_path)
     with pytest.raises(TextError, match="MEMLAB_CLASSICS"):
         classics()
-    with pytest.raises(TextError, match="nothing to cram"):
+    with pytest.raises(TextError, match="is empty"):
         Text("x", "  ")
     with pytest.raises(TextError, match="--text"):  # a text where a file's name should be
         from_path("It was a long night. " * 300)
@@ -103,7 +113,7 @@ def test_what_is_not_there(tmp_path, monkeypatch):
         load_texts("random", count=0)
 
 
-def test_by_name(tmp_path, monkeypatch):
+def test_texts_by_name(tmp_path, monkeypatch):
     file = tmp_path / "c.jsonl"
     file.write_text('{"id": "classic-1", "text": "Call it a day."}')
     monkeypatch.setenv("MEMLAB_CLASSICS", str(file))
@@ -112,18 +122,31 @@ def test_by_name(tmp_path, monkeypatch):
     assert len(load_texts("random", count=2)) == 2
 
 
+def test_a_name_that_is_no_source_and_no_file_is_refused_with_the_names_of_the_sources(tmp_path):
+    with pytest.raises(TextError, match=r"no file or folder orignals\.") as caught:
+        load_texts("orignals")
+    assert all(name in str(caught.value) for name in [*SOURCES, "hf:DATASET"])
+    with pytest.raises(TextError, match="--text"):
+        load_texts("It was a long night. " * 300)
+
+
+def test_a_source_is_one_function_and_one_line(monkeypatch):
+    monkeypatch.setitem(SOURCES, "mine", lambda count, seed, words: [Text(f"mine-{i}", "a b") for i in range(9)])
+    assert [text.id for text in load_texts("mine", count=2)] == ["mine-0", "mine-1"]
+
+
 def test_hugging_face_data_sets(monkeypatch):
-    """A stand-in for the library: rows come lazily, and only those asked for."""
-    asked = []
+    """A replacement for the library: its rows are lazy, and only the requested ones are read."""
+    calls = []
 
     def load_dataset(name, *, split, streaming):
-        asked.append((name, split, streaming))
+        calls.append((name, split, streaming))
         return ({"text": f"Book {i}."} for i in range(10**9))
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     assert [t.string for t in load_texts("pg19", count=2)] == ["Book 0.", "Book 1."]
-    assert asked == [("emozilla/pg19", "validation", True)]
-    with pytest.raises(TextError, match="no column 'body'; it has: text"):
+    assert calls == [("emozilla/pg19", "validation", True)]
+    with pytest.raises(TextError, match=r"no column 'body'\. Its columns are: text"):
         hugging_face("a/b", column="body")
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=lambda *_, **__: 1 / 0))
     with pytest.raises(TextError, match="could not be read: ZeroDivisionError"):
