@@ -54,11 +54,10 @@ def _saturation() -> Table:
 def _more_vectors() -> Table:
     several = exact_horizons()
     reached = several.set_index(["texts", "text_id", "k"]).horizon
-    found = doublings(several).astype(
-        {"texts": pd.CategoricalDtype([*dict.fromkeys(several.texts)])}
-    )  # "all": left out
+    kinds = pd.CategoricalDtype([*dict.fromkeys(several.texts[several.k == 1])], ordered=True)  # without "all"
+    found = doublings(several).astype({"texts": kinds}).dropna(subset="texts").sort_values(["k", "texts"])
     rows = []
-    for row in found.dropna(subset="texts").sort_values(["k", "texts"]).itertuples():
+    for row in found.itertuples():
         twice = reached[row.texts].unstack("k").dropna(subset=[row.k, row.twice])
         ratios = f"{row.tokens:.2f}" + (f" ({row.least:.2f} – {row.most:.2f})" if row.passages > 1 else "")
         rows.append((row.texts, row.k, row.passages, ends(twice[row.k]), ends(twice[row.twice]), ratios,
