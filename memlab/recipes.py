@@ -1,8 +1,10 @@
-"""How a mem vector is trained: one frozen, hashable value that says everything the engine may vary.
+"""How a mem vector is trained: one frozen, hashable value with every setting that the training may vary.
 
-The key of a stored result contains ``Recipe.canonical()``, the recipe's JSON *without the fields at their default*.
-So a field added later leaves old keys alone, and for the same reason **a field's default never changes**: a better
-default recipe is a better ``Recipe.default()``, with its values written out.
+The key of a stored result contains ``Recipe.canonical()``: the recipe's JSON *without the fields at their default*. A
+field that is added later therefore leaves old keys alone. For the same reason **the default of a field never changes**:
+a better default recipe is a better ``Recipe.default()``, with its values written out.
+
+``OPTIMIZERS``, ``SCHEDULES`` and ``STOP_RULES`` are the tables of names that a recipe may use. One line adds an entry.
 """
 
 from __future__ import annotations
@@ -10,31 +12,99 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from memlab.errors import MemlabError
 
 PREFIXES = ("sink", "none", "bos")
-OPTIMIZERS = ("rotation", "fullmatrix", "adamw")
-SCHEDULES = ("constant", "cosine", "inverse")
-STOPS = ("exact", "teacher_forced")
+Entry = TypeVar("Entry")
+
+OPTIMIZERS = {
+    "rotation": "memlab.training.optimizers:Rotation",
+    "fullmatrix": "memlab.training.optimizers:FullMatrix",
+    "adamw": "memlab.training.optimizers:AdamW",
+}
+"""{name: "module:Class"}. ``make_optimizer`` imports the class when it is needed, so that recipes do not need torch."""
+
+
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "constant": lambda step, budget: 1.0,
+    "cosine": lambda step, budget: 0.5 * (1 + math.cos(math.pi * (step / max(budget, 1)))),
+    "inverse": lambda step, budget: (1 + step) ** -0.5,
+}
+"""{name: function of (step from 0, budget)}. The result is the factor of ``Recipe.lr`` at that step."""
+
+
+class StopRule(Protocol):
+    """Decides whether training ends early. It is asked only if every scored token is right, teacher-forced."""
+
+    def worth_a_decode(self, recipe: Recipe, min_margin: float) -> bool:
+        """Whether vectors with this smallest teacher-forced margin (logits) should be decoded."""
+
+    def is_met(self, recipe: Recipe, exact: bool, min_margin: float) -> bool:
+        """Whether training ends, given the decode: is it exact, and its smallest margin (logits)."""
+
+
+class ExactStop:
+    """The decode is exact, with at least the recipe's margin."""
+
+    def worth_a_decode(self, recipe: Recipe, min_margin: float) -> bool:
+        return min_margin >= recipe.margin
+
+    def is_met(self, recipe: Recipe, exact: bool, min_margin: float) -> bool:
+        return exact and min_margin >= recipe.margin
+
+
+class TeacherForcedStop:
+    """Every scored token is right, teacher-forced. The decode is recorded and decides nothing."""
+
+    def worth_a_decode(self, recipe: Recipe, min_margin: float) -> bool:
+        return True
+
+    def is_met(self, recipe: Recipe, exact: bool, min_margin: float) -> bool:
+        return True
+
+
+STOP_RULES: dict[str, StopRule] = {"exact": ExactStop(), "teacher_forced": TeacherForcedStop()}
+
 RETIRED: dict[str, Any] = {
     "adapt": 0.0, "exponent": 0.5, "focus": 0.0, "hinge": 0.0, "init": "noise", "init_scale": 1.0, "rank": 0,
     "rounding": False, "split": 1, "temperature": 1.0, "warmup": 0, "worst": False,
 }  # fmt: skip
-"""Fields that recipes once had, each at the value that changed nothing: files written then are still read."""
+"""Fields of earlier versions, each with the value that had no effect. Files with these values can still be read."""
 
 
 class RecipeError(MemlabError, ValueError):
-    """A recipe that cannot be run; the message names the field, the value given and what it may be."""
+    """A recipe that cannot be run. The message names the field, its value and what is allowed.
+
+    >>> from memlab import Recipe, RecipeError
+    >>> try:
+    ...     Recipe(rule="sgd")
+    ... except RecipeError as error:
+    ...     print(error)
+    recipe.rule is 'sgd'; expected one of: rotation, fullmatrix, adamw
+    """
 
     exit_code = 2
 
 
+def look_up(table: Mapping[str, Entry], field: str, name: object) -> Entry:
+    """The entry of that name in a table. Raises ``RecipeError`` with all names of the table if there is none."""
+    if not isinstance(name, str) or name not in table:
+        raise RecipeError(f"recipe.{field} is {name!r}; expected one of: {', '.join(table)}")
+    return table[name]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides what is trained. Two runs with equal recipes, weights and token ids share one key."""
+    """Every setting that decides what is trained. Equal recipes, weights and token ids give equal keys.
+
+    >>> from memlab import Recipe
+    >>> Recipe.default(k=2, budget=100).canonical()
+    '{"budget":100,"damping":0.01,"k":2,"lr":0.4,"norm":400.0,"rule":"rotation","schedule":"inverse","whiten":0.25}'
+    """
 
     k: int = 1
     """Number of mem vectors before the text."""
@@ -43,133 +113,110 @@ class Recipe:
     suffix: tuple[int, ...] = ()
     """Token ids between the vectors and the text."""
     first_scored: int = 1
-    """Number (from 1) of the first token the loss sees. 1: all of them. The 2025 paper's code scores from token 2."""
-    stop: Literal["exact", "teacher_forced"] = "exact"
-    """``"exact"``: an exact check with at least ``margin``. ``"teacher_forced"``: every scored token is argmax."""
+    """Number (from 1) of the first token in the loss. 1: all tokens. The 2025 paper's code scores from token 2."""
+    stop: str = "exact"
+    """A name in ``STOP_RULES``. ``"exact"``: an exact check with at least ``margin``. ``"teacher_forced"``: every
+    scored token is argmax."""
     margin: float = 1.0
-    """Smallest margin (lead of the right token's logit over all others, logits) that an exact check must show before
-    training ends early."""
+    """Smallest margin that an exact check must have before training ends early, logits. The margin of a token is its
+    logit minus the best other logit."""
     budget: int = 400
-    """Optimiser steps at most."""
+    """Largest number of optimizer steps."""
     token_budget: int = 0
-    """Token passes at most (tokens trained, summed over the steps); 0: no limit but ``budget``."""
+    """Largest number of token passes (tokens trained, summed over the steps). 0: only ``budget`` limits training."""
     patience: int = 0
-    """Give up after so many steps without a better teacher-forced accuracy (``grow``: without growth); 0: never."""
-    rule: Literal["rotation", "fullmatrix", "adamw"] = "fullmatrix"
-    """Update rule, see ``memlab.training.optimizers``."""
+    """Give up after this many steps without a better teacher-forced accuracy (with ``grow``: without growth). 0: never.
+    """
+    rule: str = "fullmatrix"
+    """The optimizer, a name in ``OPTIMIZERS``."""
     lr: float = 2.0
-    """Step size. For ``rotation``: the angle of a step, radians; for ``fullmatrix``: its length over sqrt(d)."""
+    """Step size. ``rotation``: angle of a step, radians. ``fullmatrix``: length of a step, in units of sqrt(d)."""
     betas: tuple[float, float] = (0.9, 0.99)
-    """Decay of the gradient's mean and of its second moment."""
+    """Decay of the gradient's mean and of its second moment, per step."""
     damping: float = 1e-4
     """``fullmatrix``, ``rotation``: added to the second moment's spectrum, as a share of its largest eigenvalue."""
     history: int = 200
-    """``fullmatrix``, ``rotation``: how many of the last gradients make up the second moment."""
+    """``fullmatrix``, ``rotation``: number of past gradients in the second moment."""
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "inverse"] = "cosine"
-    """Step size: ``"constant"``, ``"cosine"`` down to 0 over the budget, or ``"inverse"``: over the square root of the
-    step."""
+    """``adamw``, ``fullmatrix``: share of the vectors that a step of size 1 takes away, as in torch's AdamW."""
+    schedule: str = "cosine"
+    """Step size over time, a name in ``SCHEDULES``: ``"constant"``, ``"cosine"`` (down to 0 over the budget), or
+    ``"inverse"`` (divided by the square root of the step)."""
     norm: float = 0.0
-    """``rotation``: norm each vector is held at, in units of sqrt(d)."""
+    """``rotation``: the constant norm of each vector, in units of sqrt(d)."""
     whiten: float = 0.0
-    """``rotation``: power of the inverse second moment of the model's gradients in which steps are measured."""
+    """``rotation``: power of the preconditioner (the inverse second moment of the model's gradients). 0: not used."""
     grow: int = 0
-    """Train a prefix of this many tokens first and let it grow by as many whenever it is all right, with the margin
-    that an exact check would need; 0: all at once."""
+    """Train a prefix of this many tokens first. When all its tokens are right, with ``margin`` where ``stop`` needs it,
+    the prefix grows by this many tokens. 0: train the whole passage at once."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        # JSON knows lists only, and a list is not hashable: tuples whatever came in.
+        # JSON has only lists, and a list cannot be hashed: store tuples.
         for name in ("prefix", "suffix", "betas"):
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
-        if isinstance(self.betas, tuple) and all(_number(b) for b in self.betas):
-            object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))  # (0, .9) is (0.0, .9)
+        if isinstance(self.betas, tuple) and all(_is_number(b) for b in self.betas):
+            object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))  # (0, .9) equals (0.0, .9)
 
         def need(ok: bool, field: str, expected: str) -> None:
             if not ok:
                 raise RecipeError(f"recipe.{field} is {getattr(self, field)!r}; expected {expected}")
 
-        def whole(name: str, low: int) -> None:
+        smallest = dict(k=1, first_scored=1, budget=0, patience=0, history=1, seed=0, grow=0, token_budget=0)
+        for name, low in smallest.items():
             value = getattr(self, name)
-            number = isinstance(value, int) and not isinstance(value, bool)
-            # Tables hold no larger integers, and torch no larger seeds.
-            need(number and low <= value < 2**63, name, f"an integer >= {low}, below 2**63")
-
-        def real(name: str, low: float, open_end: bool) -> None:
-            value = getattr(self, name)
-            number = _number(value)
-            need(
-                number and (value > low if open_end else value >= low),
-                name,
-                f"a number {'>' if open_end else '>='} {low}",
-            )
-
-        for name, low in (
-            ("k", 1),
-            ("first_scored", 1),
-            ("budget", 0),
-            ("patience", 0),
-            ("history", 1),
-            ("seed", 0),
-            ("grow", 0),
-            ("token_budget", 0),
-        ):
-            whole(name, low)
+            is_integer = isinstance(value, int) and not isinstance(value, bool)
+            # Tables hold no larger integers, and torch takes no larger seeds.
+            need(is_integer and low <= value < 2**63, name, f"an integer >= {low}, below 2**63")
         for name in ("margin", "lr"):
-            real(name, 0, open_end=True)
+            value = getattr(self, name)
+            need(_is_number(value) and value > 0, name, "a number > 0")
         for name in ("damping", "weight_decay", "norm", "whiten"):
-            real(name, 0, open_end=False)
-        need(self.stop in STOPS, "stop", f"one of {STOPS}")
-        need(self.rule in OPTIMIZERS, "rule", f"one of {OPTIMIZERS}")
-        need(self.norm > 0 or self.rule != "rotation", "norm", "a number > 0 where the rule is rotation")
-        need(self.schedule in SCHEDULES, "schedule", f"one of {SCHEDULES}")
-        need(
-            isinstance(self.betas, tuple)
-            and len(self.betas) == 2
-            and all(_number(b) and 0 <= b < 1 for b in self.betas),
-            "betas",
-            "two numbers in [0, 1)",
-        )
-        need(
-            self.prefix in PREFIXES if isinstance(self.prefix, str) else _ids(self.prefix),
-            "prefix",
-            f"one of {PREFIXES} or token ids",
-        )
-        need(_ids(self.suffix), "suffix", "token ids")
+            value = getattr(self, name)
+            need(_is_number(value) and value >= 0, name, "a number >= 0")
+        look_up(STOP_RULES, "stop", self.stop)
+        look_up(OPTIMIZERS, "rule", self.rule)
+        look_up(SCHEDULES, "schedule", self.schedule)
+        need(self.norm > 0 or self.rule != "rotation", "norm", "a number > 0, because the rule is rotation")
+        pair = isinstance(self.betas, tuple) and len(self.betas) == 2
+        need(pair and all(_is_number(b) and 0 <= b < 1 for b in self.betas), "betas", "two numbers in [0, 1)")
+        known = self.prefix in PREFIXES if isinstance(self.prefix, str) else _are_ids(self.prefix)
+        need(known, "prefix", f"one of: {', '.join(PREFIXES)}, or token ids")
+        need(_are_ids(self.suffix), "suffix", "token ids")
 
     @classmethod
     def default(cls, **changes: Any) -> Self:
-        """The best we know, by ``memlab bench recipe``: behind a sink prefix, on a sphere, in whitened coordinates,
-        preconditioned with the passage's own gradients, until an exact check with a margin.
+        """The best known recipe, chosen with ``memlab bench optimizer``: a sink prefix, vectors on a sphere, whitened
+        coordinates, a preconditioner from the passage's own gradients, until an exact check with a margin.
         """
         best = dict(rule="rotation", lr=0.4, schedule="inverse", norm=400.0, whiten=0.25, damping=0.01)
         return cls(**(best | changes))  # type: ignore[arg-type]  # a dict of mixed types
 
     @classmethod
     def growing(cls, **changes: Any) -> Self:
-        """The default for texts that may be too long: eight tokens at first, and eight more whenever all are right, as
-        Progressive Cramming has it (arXiv 2607.21231) with one. Where it ends is a horizon, found in one run.
+        """The default for texts that may be too long. Training starts with 8 tokens. Whenever all are right, it adds 8.
 
-        It goes on until a stage takes longer than the patience, or for a ``token_budget``.
+        The idea is Progressive Cramming (arXiv 2607.21231), which adds 1 token at a time. The length at the end is a
+        horizon, found in one run. A run ends if a stage takes longer than ``patience``, or at ``token_budget``.
         """
         more = dict(grow=8, margin=0.3, budget=1_000_000, patience=150)
         return cls.default(**(more | changes))
 
     @classmethod
     def fullmatrix(cls, **changes: Any) -> Self:
-        """The first default of this project: full-matrix preconditioning, a free norm, a cosine over the budget."""
+        """The first default of this project: full-matrix preconditioning, free norm, cosine schedule."""
         return cls(**changes)
 
     @classmethod
     def paper2025(cls, **changes: Any) -> Self:
-        """The protocol of Kuratov et al. (ACL 2025, arXiv 2502.13063), to the letter.
+        """The protocol of Kuratov et al. (ACL 2025, arXiv 2502.13063), exactly.
 
-        The vector stands at position 0, tokens 2 to N are scored, AdamW with lr 0.01, betas (0.9, 0.9) and weight
-        decay 0.01 runs for at most 5,000 steps and ends once the teacher-forced accuracy of the scored tokens is 1.0,
-        or, as in their code, after 2,000 steps without a better one. One thing differs: the vector kept is the one
-        that was measured, where their code saves the one after the next step.
+        The vector is at position 0, and tokens 2 to N are scored. AdamW with lr 0.01, betas (0.9, 0.9) and weight
+        decay 0.01 runs for at most 5,000 steps. Training ends when the teacher-forced accuracy of the scored tokens is
+        1.0, or, as in their code, after 2,000 steps without a better accuracy. One thing differs: memlab keeps the
+        vector that was measured; their code saves the vector after the next step.
         """
         paper = dict(
             prefix="none",
@@ -189,10 +236,11 @@ class Recipe:
     def progressive2026(cls, **changes: Any) -> Self:
         """Progressive Cramming (Tarasov et al., ICML 2026, arXiv 2607.21231), as it was run on SmolLM2-135M.
 
-        The text grows token by token, each stage going on from the last, until a stage is not all right,
-        teacher-forced, within 10,000 steps: AdamW with lr 0.1, the first token scored too, no token before the vector.
-        What their settings leave open is as in arXiv 2502.13063, whose code theirs descends from; their step size falls
-        along a cosine over the run of all stages, of which a stage sees little, and is constant here.
+        The text grows token by token. Each stage starts from the result of the last stage. Training ends when a stage
+        is not all right, teacher-forced, within 10,000 steps. AdamW with lr 0.1; the first token is scored too; no
+        token before the vector. Settings that the paper leaves open are as in arXiv 2502.13063, because their code is
+        derived from that code. Their step size falls along a cosine over the run of all stages, and changes little
+        within one stage. Here it is constant.
         """
         theirs = dict(
             prefix="none",
@@ -210,9 +258,9 @@ class Recipe:
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> Self:
-        """The recipe of that name, one of ``NAMED``."""
+        """The recipe with this name, one of ``NAMED``."""
         if name not in NAMED:
-            raise RecipeError(f"no recipe is called {name!r}; there are: {', '.join(NAMED)}")
+            raise RecipeError(f"no recipe is called {name!r}; choose one of: {', '.join(NAMED)}")
         recipe: Self = getattr(cls, name)(**changes)
         return recipe
 
@@ -221,46 +269,47 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     def canonical(self) -> str:
-        """Canonical JSON: sorted keys, no spaces, no field that is at its default. Part of a result's key."""
+        """Canonical JSON: sorted keys, no spaces, no field at its default. Part of a result's key."""
         changed = {
             f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
         }
-        # 2 and 2.0 are one step size, and must be one key.
+        # 2 and 2.0 are the same step size, so they must give the same key.
         plain = {n: float(v) if isinstance(f, float) else v for n, v in changed.items() for f in [_default(n)]}
         return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
     def to_json(self) -> str:
-        """All fields as JSON, for people and files; ``from_json`` reads it back."""
+        """All fields as JSON, for people and files. ``from_json`` reads it."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, base: Self | None = None) -> Self:
-        """The recipe that ``to_json`` or ``canonical`` wrote, an older version's too unless it used what is gone.
+        """The recipe that ``to_json`` or ``canonical`` wrote, in this version or in an older one.
 
-        Fields it does not name are those of ``base``. Raises ``RecipeError`` for anything else.
+        Fields that are not in ``text`` come from ``base``. Raises ``RecipeError`` for anything that is not a recipe,
+        and for a retired field with an effect (see ``RETIRED``).
         """
         try:
             fields = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise RecipeError(f"a recipe is a JSON object of Recipe's fields; this is no JSON: {error}") from None
+            raise RecipeError(f"this recipe is not valid JSON: {error}. Give an object of Recipe's fields.") from None
         if not isinstance(fields, dict):
-            raise RecipeError(f"a recipe is a JSON object of Recipe's fields, not a {type(fields).__name__}")
+            raise RecipeError(f"this recipe is a JSON {type(fields).__name__}. Give an object of Recipe's fields.")
         fields = {name: value for name, value in fields.items() if name not in RETIRED or value != RETIRED[name]}
         known = {f.name for f in dataclasses.fields(cls)}
         if strange := sorted(set(fields) - known):
-            raise RecipeError(f"a recipe has no field {', '.join(strange)}; it has: {', '.join(sorted(known))}")
+            raise RecipeError(f"a recipe has no field {', '.join(strange)}; its fields are: {', '.join(sorted(known))}")
         return base.replace(**fields) if base else cls(**fields)
 
     @property
     def name(self) -> str:
-        """A name of ``NAMED``, or that with what was changed, for tables: ``default k=2 seed=1``."""
-        # By what one vector would have: k vectors grow by k times as much, which should not give them another name.
+        """Name for tables: the nearest of ``NAMED`` and the fields that differ, for instance ``default k=2 seed=1``."""
+        # Compare as if k were 1: k vectors grow by k times as many tokens, and that should not change the name.
         one = self.replace(k=1, seed=0, grow=self.grow // self.k if self.grow % self.k == 0 else self.grow)
-        best = min(NAMED, key=lambda n: len(one._beside(Recipe.named(n))))
-        return " ".join([best, *self._beside(Recipe.named(best))])
+        best = min(NAMED, key=lambda n: len(one._differences(Recipe.named(n))))
+        return " ".join([best, *self._differences(Recipe.named(best))])
 
-    def _beside(self, base: Recipe) -> list[str]:
-        """What differs from ``base``, as field=value."""
+    def _differences(self, base: Recipe) -> list[str]:
+        """Fields that differ from ``base``, as field=value."""
         names = [f.name for f in dataclasses.fields(self)]
         return [f"{n}={getattr(self, n)}" for n in names if getattr(self, n) != getattr(base, n)]
 
@@ -268,7 +317,7 @@ class Recipe:
 NAMED = ("default", "growing", "fullmatrix", "paper2025", "progressive2026")
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
@@ -277,7 +326,7 @@ def _number(value: Any) -> bool:
         return False
 
 
-def _ids(value: Any) -> bool:
+def _are_ids(value: Any) -> bool:
     return isinstance(value, tuple) and all(
         isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**63 for i in value
     )

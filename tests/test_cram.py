@@ -355,7 +355,7 @@ def test_any_other_failure_hands_over_what_was_done(toy, monkeypatch):
 def test_as_many_tokens_as_the_context_has_room_for(toy):
     """The last token is said, and never fed: 511 of them behind two vectors take 512 positions."""
     recipe = Recipe.default(k=2, budget=1)
-    with pytest.raises(PassageError, match="cut the passage to 511 tokens"):
+    with pytest.raises(PassageError, match="Cut the passage to 511 tokens"):
         cram(toy, toy.passage_of_ids([1] * 512), recipe, progress=False)
     (mem,) = cram(toy, toy.passage_of_ids([1] * 511), recipe, progress=False)
     assert mem.checks[0].first_wrong is not None or mem.exact

@@ -1,1 +1,1 @@
-"""Training of mem vectors: the scheduler, one job a passage, optimizers, the preconditioner."""
+"""Training of mem vectors: the engine, the batch scheduler, one job per passage, optimizers, the preconditioner."""

@@ -1,6 +1,6 @@
-"""The engine: many passages on one bench, each with its own vectors, rule and clock.
+"""Training engine: trains many passages in one continuous batch.
 
-Who is done leaves, who waits enters.
+Each passage has its own vectors, optimizer and step count. Finished passages leave, and waiting ones take their place.
 """
 
 from __future__ import annotations
@@ -23,46 +23,66 @@ from memlab.training.job import TrainingJob
 from memlab.training.scheduler import BatchScheduler
 
 CHECKPOINT_EVERY = 300.0
-"""Seconds after which it is kept, in the store, where the passages on the bench stand."""
+"""Seconds between two rounds of checkpoints, which the store keeps."""
 CHECKPOINT_AFTER = 60.0
-"""Seconds of training that are worth it."""
+"""Seconds of training after which a passage is worth a checkpoint."""
+REDRAW_EVERY = 0.2
+"""Seconds between two drawings of the progress bar."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a ``watch`` function sees after every step, one entry for each passage then on the bench."""
+    """What ``on_step`` receives after every step: one entry per passage in the batch.
+
+    >>> from memlab import Recipe, cram, load
+    >>> lm, seen = load("toy:llama"), []
+    >>> mems = cram(lm, lm.passage_of_ids([5, 9, 2]), Recipe.default(k=4), progress=False, on_step=seen.append)
+    >>> seen[0].steps, seen[-1].accuracy
+    ((0,), (1.0,))
+    """
 
     passages: tuple[int, ...]
-    """Their places in the list given to ``cram``."""
+    """Indices in the list given to ``cram``."""
     steps: tuple[int, ...]
-    """Steps taken before the vectors that the next three speak of."""
+    """Steps taken before the vectors that the next three fields describe."""
     loss_bits: tuple[float, ...]
-    """Cross-entropy of the vectors then measured, bits a scored token."""
+    """Cross-entropy, bits per scored token."""
     accuracy: tuple[float, ...]
     """Share of scored tokens that are argmax, teacher-forced."""
     margin: tuple[float, ...]
-    """Least lead of a scored token's logit over all others, teacher-forced, logits; negative where one is wrong."""
+    """Smallest margin of a scored token, teacher-forced, logits. Negative if a token is wrong."""
     finished: int
+    """Passages with a result, those from the store included."""
     total: int
+    """All passages, each key once."""
     positions: int = 0
     """Positions fed in this step, padding included."""
     padding: int = 0
     """How many of them were padding."""
     vectors: tuple[torch.Tensor, ...] = ()
-    """The vectors measured, each (k, d) float32 on the CPU; they are never written to again."""
+    """The measured vectors, each (k, d) float32 on the CPU. They are never written to again."""
 
 
 class CramInterrupted(KeyboardInterrupt):
-    """Training was stopped. Nothing finished is lost: it is in ``finished`` and, if there is one, in the store."""
+    """Training was stopped. Finished results are not lost: they are in ``finished`` and in the store, if there is one.
+
+    >>> from memlab import CramInterrupted, Recipe, cram, load
+    >>> lm = load("toy:llama")
+    >>> try:
+    ...     cram(lm, lm.passage_of_ids([5, 9, 2]), Recipe.default(k=4), progress=False, on_step=lambda now: True)
+    ... except CramInterrupted as stop:
+    ...     print(stop)
+    stopped with 0 passages finished and 1 begun
+    """
 
     def __init__(self, finished: list[MemVector], unfinished: list[MemVector]) -> None:
         self.finished = finished
         self.unfinished = unfinished
-        """Best vectors so far of the passages that were begun: unchecked, and refused by a store."""
+        """Best vectors so far of the passages that were begun. They are unchecked, and a store refuses them."""
         super().__init__(f"stopped with {len(finished)} passages finished and {len(unfinished)} begun")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CramInterrupted, (self.finished, self.unfinished)  # else it could not come back from another process
+        return CramInterrupted, (self.finished, self.unfinished)  # without this, another process could not send it back
 
 
 def cram(
@@ -76,20 +96,26 @@ def cram(
     progress: bool = True,
     on_step: Callable[[Progress], bool | None] | None = None,
 ) -> list[MemVector]:
-    """Train mem vectors for each passage, check them by decoding freely, and return them in the order given.
+    """Train mem vectors for each passage, check them by free decoding, and return them in the order given.
 
-    ``recipe`` is one for all or one a passage (default: ``Recipe.default()``). With a ``store`` only what is missing
-    is trained, and each result is kept as soon as it is done. A long training that was killed goes on where it stood at
-    most five minutes before; stopped between two steps, after more than a minute, where it was. ``start`` goes on from
-    vectors, one for all or one a passage, instead of from noise. ``portable`` adds the checks that ``mem.portable``
-    looks at. ``watch`` is called after every step and stops the training by returning True, as an interrupt does: both
-    raise ``CramInterrupted``.
+    >>> from memlab import Recipe, cram, load
+    >>> lm = load("toy:llama")
+    >>> (mem,) = cram(lm, lm.passage_of_ids([5, 9, 2]), Recipe.default(k=4), progress=False)
+    >>> mem.exact, mem.mem.shape
+    (True, (4, 384))
 
-    A passage that cannot be crammed exactly in its budget is returned all the same, with the checks that say so. If
-    something else fails midway, the exception's ``finished`` holds what was done (``unsaved`` of a ``StoreError``, what
-    the store could not take). Raises ``PassageError`` for a passage that does not fit the model or the recipe,
-    ``ModelError`` or ``VectorError`` for a ``start`` of other weights, shape or k, ``ValueError`` for lists of unequal
-    length, all before anything is trained.
+    ``recipe`` is one for all passages or one per passage (default: ``Recipe.default()``). With a ``store``, only
+    missing results are trained, and each result is stored as soon as it is done. A long training that was killed
+    resumes from its last checkpoint, at most five minutes old. A training that was stopped between two steps, after
+    more than a minute, resumes at that step. ``start`` gives vectors to start from instead of noise, one for all
+    passages or one per passage. ``portable`` adds the checks that ``mem.portable`` needs. ``on_step`` is called after
+    every step. If it returns True, training stops. An interrupt stops it too. Both raise ``CramInterrupted``.
+
+    A passage that is not exact within its budget is also returned, with the checks that say so. If something else
+    fails, the exception's ``finished`` holds the results so far (a ``StoreError`` has ``unsaved``: the results that
+    the store could not take). Before any training, cram raises ``PassageError`` for a passage that does not fit the
+    model or the recipe, ``ModelError`` or ``VectorError`` for a ``start`` with other weights, shape or k, and
+    ``ValueError`` for lists of unequal length.
     Method: per-sample optimisation of input vectors, arXiv 2502.13063.
     """
     jobs = _jobs(lm, passages, recipe or Recipe.default(), start)
@@ -98,10 +124,12 @@ def cram(
     try:
         _train(scheduler, done, store=store, portable=portable, progress=progress, on_step=on_step)
     except KeyboardInterrupt:
-        for job in [job for job in scheduler.running if job.ended]:  # in this very step: paid for, but for a decode
+        for job in [
+            job for job in scheduler.running if job.ended
+        ]:  # ended in this very step: only the decode is missing
             done[job.key] = job.result()
             scheduler.running.remove(job)
-        if store is not None:  # the interrupt may have come between a result and its place in there
+        if store is not None:  # the interrupt may have come before the store had the result
             for result in done.values():
                 if result.key not in store:
                     store.put(result)
@@ -114,16 +142,16 @@ def cram(
         error.unsaved = [v for v in done.values() if store is not None and v.key not in store]
         raise
     except Exception as error:
-        error.finished = list(done.values())  # type: ignore[attr-defined]  # out of memory, say: they were paid for
+        error.finished = list(done.values())  # type: ignore[attr-defined]  # for instance out of memory: keep the results
         raise
     results = [done[job.key] for job in jobs]
-    if portable:  # what came from the store may not have been asked this yet
+    if portable:  # results from the store may lack these checks
         results = [decoding.check_portable(lm, mem) if mem.exact else mem for mem in results]
     return results
 
 
 def key_of(lm: FrozenLM, passage: Passage, recipe: Recipe, parent: MemVector | None = None) -> str:
-    """The key that the result of these inputs has, or will have. Raises what ``cram`` would raise for them."""
+    """The key of the result of these inputs, trained or not. Raises what ``cram`` would raise for them."""
     return TrainingJob(lm, 0, passage, recipe, parent).key
 
 
@@ -137,30 +165,33 @@ def _jobs(
     recipes = [recipe] * len(passages) if isinstance(recipe, Recipe) else list(recipe)
     parents = list(start) if isinstance(start, Sequence) else [start] * len(passages)
     if not len(passages) == len(recipes) == len(parents):
-        raise ValueError(f"{len(passages)} passages, {len(recipes)} recipes, {len(parents)} starts: one each is needed")
+        raise ValueError(
+            f"{len(passages)} passages, {len(recipes)} recipes, {len(parents)} starts. "
+            "Give one recipe and one start for all passages, or one each."
+        )
     return [TrainingJob(lm, i, *job) for i, job in enumerate(zip(passages, recipes, parents, strict=True))]
 
 
 def _look_up(jobs: Sequence[TrainingJob], store: Store | None) -> tuple[dict[str, MemVector], list[TrainingJob]]:
-    """What the store has, by key, and what must be trained, each key once."""
+    """Results in the store, by key, and the jobs to train, each key once."""
     unique = {job.key: job for job in jobs}
     if store is None:
         done = {}
     else:
-        done = {key: known for key in unique if (known := store.fetch(key))}
-        for key, known in list(done.items()):
-            if known.redaction:  # the passage is at hand, so its ids can be put back
+        done = {key: stored for key in unique if (stored := store.fetch(key))}
+        for key, stored in list(done.items()):
+            if stored.redaction:  # the passage is given, so its ids can be put back
                 ids = unique[key].passage.ids
-                if known.matches(ids) and (whole := known.restored(ids)).key == key:
-                    done[key] = whole
+                if stored.matches(ids) and (restored := stored.restored(ids)).key == key:
+                    done[key] = restored
                 else:
                     store.give_way(key, f"{store.file(key)} is redacted, and its hash names another text or model")
                     del done[key]
         if len(done) < len(unique):
             store.check_writable()
         for key in unique.keys() - done.keys():
-            unique[key].unfinished = store.unfinished
-    # Long ones first, and so side by side with their like: little padding, and no straggler at the end.
+            unique[key].checkpoints = store.unfinished
+    # Long passages first: passages of similar length train together, with little padding and no straggler at the end.
     return done, sorted((job for key, job in unique.items() if key not in done), key=lambda job: -job.row.length)
 
 
@@ -173,50 +204,73 @@ def _train(
     progress: bool,
     on_step: Callable[[Progress], bool | None] | None,
 ) -> None:
-    """Train until nobody waits and the bench is empty; results go into ``done`` and the store as they come."""
-    total = len(done) + len(scheduler.waiting)
-    # Counted in steps, so that even one passage has a time left: what is left at most, less as passages end early.
-    steps = sum(j.recipe.budget for j in scheduler.waiting)
-    drawn, kept = 0.0, time.perf_counter()
-    with tqdm(total=steps, unit="step", disable=not (progress and scheduler.waiting)) as bar:
-        resumed: set[str] = set()
+    """Train until no job waits or runs. Each result goes into ``done`` and the store when it comes."""
+    total, saved_at = len(done) + len(scheduler.waiting), time.perf_counter()
+    with _ProgressBar(scheduler.waiting, len(done), show=progress) as bar:
         while scheduler.admit():
-            for job in scheduler.running:
-                if job.resumed and job.key not in resumed:
-                    bar.update(job.steps)
-                    resumed.add(job.key)
             if not scheduler.step():
                 continue
-            bar.update(sum(not job.ended for job in scheduler.running))
-            if time.perf_counter() - drawn > 0.2:
-                drawn = time.perf_counter()
-                bar.set_description(f"crammed {len(done)} of {total}", refresh=False)
-                bar.set_postfix(_postfix(scheduler.running))
-            if on_step and on_step(_told(scheduler, len(done), total)):
+            bar.update(scheduler.running, len(done))
+            if on_step and on_step(_progress(scheduler, len(done), total)):
                 raise KeyboardInterrupt
             for job in [job for job in scheduler.running if job.ended]:
-                # On the books first, so that a store that fails, or an interrupt, cannot lose it.
+                # Record the result first, so that neither a store that fails nor an interrupt can lose it.
                 done[job.key] = job.result()
                 scheduler.running.remove(job)
                 try:
                     if portable and done[job.key].exact:
                         done[job.key] = decoding.check_portable(scheduler.lm, done[job.key])
-                finally:  # a batch of eight may take more memory than there is: exact it is all the same
+                finally:  # a batch of eight may need more memory than there is; the vector is exact all the same
                     if store is not None:
                         _put(done[job.key], scheduler, store)
-                bar.total -= job.recipe.budget - job.steps
-            if store is not None and time.perf_counter() - kept > CHECKPOINT_EVERY:
-                kept = time.perf_counter()
+            if store is not None and time.perf_counter() - saved_at > CHECKPOINT_EVERY:
+                saved_at = time.perf_counter()
                 _save_checkpoints(scheduler, store)
-        bar.set_description(f"crammed {len(done)} of {total}")
+        bar.draw([], len(done))
+
+
+class _ProgressBar:
+    """A bar over all passages. A passage in training counts with the share of its budget that is used.
+
+    The total is the number of passages and never changes, because the notebook's bar keeps its first total.
+    """
+
+    def __init__(self, jobs: Sequence[TrainingJob], finished: int, *, show: bool) -> None:
+        self._jobs, self._stored, self._drawn = list(jobs), finished, 0.0
+        self._bar = tqdm(
+            total=finished + len(jobs),
+            initial=finished,
+            bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}",
+            smoothing=0,  # passages end in jumps; the mean rate gives the steadiest estimate of the time left
+            miniters=0,
+            disable=not (show and jobs),
+        )
+
+    def __enter__(self) -> _ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self, running: Sequence[TrainingJob], finished: int) -> None:
+        """Draw, if the last drawing is old enough."""
+        if not self._bar.disable and time.perf_counter() - self._drawn > REDRAW_EVERY:
+            self.draw(running, finished)
+
+    def draw(self, running: Sequence[TrainingJob], finished: int) -> None:
+        if self._bar.disable:
+            return
+        self._drawn = time.perf_counter()
+        self._bar.set_description(f"crammed {finished} of {self._bar.total}", refresh=False)
+        if running:
+            self._bar.set_postfix(_postfix(running), refresh=False)
+        self._bar.n = self._stored + sum(job.fraction for job in self._jobs)
+        self._bar.refresh()
 
 
 def _save_checkpoints(scheduler: BatchScheduler, store: Store) -> None:
-    """Keep where all stand that were on the bench for long enough, as far as there is room."""
-    for job in [
-        *scheduler.running,
-        *scheduler.waiting,
-    ]:  # some of those that wait had to leave the bench for want of memory
+    """Save every job that has trained long enough, until there is no more room. Preempted jobs are among them."""
+    for job in [*scheduler.running, *scheduler.waiting]:
         if job.age >= CHECKPOINT_AFTER and not job.ended and not job.save_checkpoint(store.unfinished):
             break
 
@@ -224,8 +278,8 @@ def _save_checkpoints(scheduler: BatchScheduler, store: Store) -> None:
 def _put(mem: MemVector, scheduler: BatchScheduler, store: Store) -> None:
     try:
         store.put(mem)
-    except StoreError as error:  # what is finished goes first: states may have taken the room
-        # Those of who has not begun here are an earlier run's, and in no memory.
+    except StoreError as error:  # a result goes before checkpoints, which may have taken the room
+        # Checkpoints of jobs that have not begun belong to an earlier run. No memory holds their state, so they stay.
         keys = {mem.key, *(job.key for job in [*scheduler.running, *scheduler.waiting] if job.age)}
         if not error.full or not any(store.unfinished.file(key).exists() for key in keys):
             raise
@@ -237,24 +291,24 @@ def _put(mem: MemVector, scheduler: BatchScheduler, store: Store) -> None:
 
 def _postfix(jobs: Sequence[TrainingJob]) -> dict[str, Any]:
     return {
-        "on bench": len(jobs),
-        "step": f"{max(j.measured_at for j in jobs)}/{max(j.recipe.budget for j in jobs)}",
-        "bits/token": f"{np.mean([j.loss for j in jobs]) / np.log(2):.2f}",
-        "right": f"{np.mean([j.accuracy for j in jobs]):.0%}",
+        "in batch": len(jobs),
+        "step": f"{max(j.last.step for j in jobs)}/{max(j.recipe.budget for j in jobs)}",
+        "bits/token": f"{np.mean([j.last.loss for j in jobs]) / np.log(2):.2f}",
+        "right": f"{np.mean([j.last.accuracy for j in jobs]):.0%}",
     }
 
 
-def _told(scheduler: BatchScheduler, finished: int, total: int) -> Progress:
+def _progress(scheduler: BatchScheduler, finished: int, total: int) -> Progress:
     jobs = scheduler.running
     return Progress(
-        tuple(j.index for j in jobs),
-        tuple(j.measured_at for j in jobs),
-        tuple(j.loss / float(np.log(2)) for j in jobs),
-        tuple(j.accuracy for j in jobs),
-        tuple(j.margin for j in jobs),
-        finished,
-        total,
-        scheduler.positions,
-        scheduler.padding,
-        tuple(j.measured_mem for j in jobs),
+        passages=tuple(j.index for j in jobs),
+        steps=tuple(j.last.step for j in jobs),
+        loss_bits=tuple(j.last.loss / float(np.log(2)) for j in jobs),
+        accuracy=tuple(j.last.accuracy for j in jobs),
+        margin=tuple(j.last.min_margin for j in jobs),
+        finished=finished,
+        total=total,
+        positions=scheduler.positions,
+        padding=scheduler.padding,
+        vectors=tuple(j.last.mem for j in jobs),
     )

@@ -1,168 +1,185 @@
-"""Update rules: from a passage's gradient to its next step. The engine calls them and knows nothing of their insides.
+"""Optimizers: each turns the gradient of one passage's vectors into the next step.
 
-One object a passage, so that a passage's steps do not depend on who is trained beside it.
+A new optimizer is a subclass of ``Optimizer`` and one line in ``memlab.recipes.OPTIMIZERS``. The training engine calls
+only ``step``; a checkpoint holds ``state``. Each passage has its own object, so its steps do not depend on the passages
+that are trained with it.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from importlib import import_module
 
 import torch
 
-from memlab.recipes import Recipe
+from memlab.recipes import OPTIMIZERS, SCHEDULES, Recipe, look_up
 from memlab.training.preconditioner import Preconditioner
 
 
-class Optimizer(Protocol):
-    """``step`` returns the change to be added to the (k, d) float32 vectors, given their gradient of that shape."""
+class Optimizer(ABC):
+    """Base class. A subclass defines ``step`` and, if it remembers more than the step, its own ``State``."""
 
-    def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor: ...
+    @dataclass
+    class State:
+        """Everything that changes from step to step. A checkpoint holds these fields, by name.
+
+        Fields are numbers, tensors or None. None means: not there before the first step.
+        """
+
+        steps: int = 0
+
+    def __init__(
+        self, recipe: Recipe, preconditioner: Preconditioner | None = None, previous_steps: int | None = None
+    ) -> None:
+        """All optimizers take these arguments, and may ignore the last two.
+
+        ``preconditioner``: the model's, if the recipe whitens. ``previous_steps``: None for a start from noise, else
+        the number of steps that this optimizer has already taken from the vectors' parent (0: another optimizer did).
+        """
+        self.recipe, self.preconditioner = recipe, preconditioner
+        self.state = self.State()
+
+    @abstractmethod
+    def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """The change to add to ``mem``. All three are (k, d) float32. The arguments are not written to."""
 
 
 def make_optimizer(
-    recipe: Recipe, preconditioner: Preconditioner | None = None, *, begun: int | None = None
+    recipe: Recipe, preconditioner: Preconditioner | None = None, previous_steps: int | None = None
 ) -> Optimizer:
-    """A fresh rule, with empty state, for one passage that begins with noise, or goes on where ``begun`` steps of its
-    kind led (0: from a vector that was found in another way).
-    """
-    if recipe.rule == "rotation":
-        return Rotation(recipe, preconditioner, begun)
-    return FullMatrix(recipe) if recipe.rule == "fullmatrix" else AdamW(recipe)
-
-
-def state_dict(rule: Optimizer) -> dict[str, torch.Tensor]:
-    """All that a rule has come to: its tensors and numbers, and under its name those of a rule inside it."""
-    found: dict[str, torch.Tensor] = {}
-    for name, value in vars(rule).items():
-        if isinstance(value, (torch.Tensor, int, float)):
-            found[name] = torch.as_tensor(value)
-        elif hasattr(value, "step"):
-            found |= {f"{name}.{inner}": v for inner, v in state_dict(value).items()}
-    return found
-
-
-def load_state(rule: Optimizer, state: dict[str, torch.Tensor]) -> None:
-    """Bring a fresh rule to where another of its kind and recipe stood."""
-    for name, value in state.items():
-        owner: Any = rule
-        *path, last = name.split(".")
-        for inner in path:
-            owner = getattr(owner, inner)
-        setattr(owner, last, value.clone() if value.dim() else value.item())
+    """A fresh optimizer for one passage, see ``Optimizer``. Raises ``RecipeError`` if the name is not registered."""
+    module, _, name = look_up(OPTIMIZERS, "rule", recipe.rule).partition(":")
+    optimizer: Optimizer = getattr(import_module(module), name)(recipe, preconditioner, previous_steps)
+    return optimizer
 
 
 def step_size(recipe: Recipe, step: int) -> float:
-    """The schedule: step size of step ``step`` (from 0) of the recipe's budget."""
-    done = step / max(recipe.budget, 1)
-    share = {
-        "constant": 1.0,
-        "cosine": 0.5 * (1 + math.cos(math.pi * done)),
-        "inverse": (1 + step) ** -0.5,
-    }[recipe.schedule]
-    return recipe.lr * share
+    """Step size at ``step`` (from 0): the recipe's ``lr`` times its schedule."""
+    return recipe.lr * look_up(SCHEDULES, "schedule", recipe.schedule)(step, recipe.budget)
 
 
-class AdamW:
-    """AdamW (Loshchilov & Hutter, arXiv 1711.05101), as torch has it, for a tensor that is replaced every step."""
+class AdamW(Optimizer):
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101), equal to torch's, for a tensor that is replaced at every step."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.steps = 0
-        self.first: torch.Tensor | float = 0.0
-        self.second: torch.Tensor | float = 0.0
+    @dataclass
+    class State(Optimizer.State):
+        first: torch.Tensor | None = None
+        """(k, d): decayed mean of the gradients."""
+        second: torch.Tensor | None = None
+        """(k, d): decayed mean of their squares."""
+
+    state: State
 
     def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        state = self.state
         beta1, beta2 = self.recipe.betas
-        rate = step_size(self.recipe, self.steps)
-        self.steps += 1
-        self.first = beta1 * self.first + (1 - beta1) * gradient
-        self.second = beta2 * self.second + (1 - beta2) * gradient.square()
-        mean = self.first / (1 - beta1**self.steps)
-        scale = (self.second / (1 - beta2**self.steps)).sqrt() + 1e-8
+        rate = step_size(self.recipe, state.steps)
+        if state.first is None or state.second is None:
+            state.first, state.second = torch.zeros_like(gradient), torch.zeros_like(gradient)
+        state.steps += 1
+        state.first = beta1 * state.first + (1 - beta1) * gradient
+        state.second = beta2 * state.second + (1 - beta2) * gradient.square()
+        mean = state.first / (1 - beta1**state.steps)
+        scale = (state.second / (1 - beta2**state.steps)).sqrt() + 1e-8
         return -rate * (mean / scale + self.recipe.weight_decay * mem)
 
 
-class FullMatrix:
-    """Full-matrix preconditioning with a normalised step, each of the k vectors on its own.
+class FullMatrix(Optimizer):
+    """Full-matrix preconditioning with a normalised step. Each of the k vectors has its own matrix.
 
-    With G the decayed second moment of the gradient g (d, d), m its decayed mean and l the largest eigenvalue of G,
-    the step is ``(G + damping * l)^(-1/2) m`` rescaled to the norm sqrt(d) and times the step size. (Full-matrix
-    AdaGrad, Duchi et al. 2011, with decay and momentum.) The objective is deterministic and has a few hundred
-    dimensions, which is why this pays.
+    G is the decayed second moment of the gradient g (d, d), m its decayed mean, and l the largest eigenvalue of G. The
+    step is ``(G + damping * l)^(-1/2) m``, rescaled to the norm sqrt(d) and multiplied by the step size. (Full-matrix
+    AdaGrad, Duchi et al. 2011, with decay and momentum.) It pays because the objective is deterministic and has only a
+    few hundred dimensions.
 
-    G is never formed. It is H' diag(w) H for the (h, d) matrix H of the last h gradients, so with B = diag(w)^(1/2) H
-    the identity ``(B'B + e)^(-1/2) B' = B' (BB' + e)^(-1/2)`` leaves an (h, h) problem, for any d; and m is itself a
-    mixture of the rows of H. Until ``history`` gradients have come this is the full matrix, exactly.
+    G is never formed. It equals H' diag(w) H, where H (h, d) holds the last h gradients. With B = diag(w)^(1/2) H, the
+    identity ``(B'B + e)^(-1/2) B' = B' (BB' + e)^(-1/2)`` leaves an (h, h) problem for any d, and m is itself a mixture
+    of the rows of H. For the first ``history`` gradients the result is exactly that of the full matrix.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.steps = 0
-        self.gradients: torch.Tensor | None = None  # (k, history, d), a ring
-        self.gram: torch.Tensor | None = None  # (k, history, history), float64
+    @dataclass
+    class State(Optimizer.State):
+        gradients: torch.Tensor | None = None
+        """(k, up to history, d): a ring of the last gradients."""
+        gram: torch.Tensor | None = None
+        """(k, history, history) float64: their inner products."""
+
+    state: State
 
     def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        rate = step_size(self.recipe, self.steps)
+        rate = step_size(self.recipe, self.state.steps)
         length = math.sqrt(mem.shape[-1])
         return -rate * (length * self.direction(gradient) + self.recipe.weight_decay * mem)
 
     def direction(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Unit (k, d), up the loss, given its gradient of that shape."""
+        """Unit vectors (k, d) of the preconditioned mean gradient. Adds ``gradient`` to the history."""
+        state, size = self.state, self.recipe.history
         k, d = gradient.shape
-        size = self.recipe.history
-        if self.gradients is None or self.gram is None:
-            self.gradients = gradient.new_zeros(k, min(size, 32), d)
-            self.gram = torch.zeros(k, size, size, dtype=torch.float64)
-        slot = self.steps % size
-        if slot >= self.gradients.shape[1]:  # grown as it fills: most passages end long before the ring is full
-            room = gradient.new_zeros(k, min(self.gradients.shape[1], size - slot), d)
-            self.gradients = torch.cat([self.gradients, room], dim=1)
-        self.gradients[:, slot] = gradient
-        held = min(self.steps + 1, size)
-        rows = self.gradients[:, :held]
+        if state.gradients is None or state.gram is None:
+            state.gradients = gradient.new_zeros(k, min(size, 32), d)
+            state.gram = torch.zeros(k, size, size, dtype=torch.float64)
+        slot = state.steps % size
+        if slot >= state.gradients.shape[1]:  # grows as it fills: most passages end long before the ring is full
+            room = gradient.new_zeros(k, min(state.gradients.shape[1], size - slot), d)
+            state.gradients = torch.cat([state.gradients, room], dim=1)
+        state.gradients[:, slot] = gradient
+        count = min(state.steps + 1, size)
+        rows = state.gradients[:, :count]
         products = torch.einsum("khd,kd->kh", rows, gradient).double()
-        self.gram[:, slot, :held] = products
-        self.gram[:, :held, slot] = products
-        self.steps += 1
+        state.gram[:, slot, :count] = products
+        state.gram[:, :count, slot] = products
+        state.steps += 1
         beta1, beta2 = self.recipe.betas
-        age = (slot - torch.arange(held, dtype=torch.float64)) % size
-        # Bias correction is left out: it scales the step, whose length is set below, and G and its damping alike.
+        age = (slot - torch.arange(count, dtype=torch.float64)) % size
+        # No bias correction: it would scale the step, whose length is set below, and G together with its damping.
         mean, root = beta1**age, (beta2**age).sqrt()
-        inner = root[:, None] * self.gram[:, :held, :held] * root
+        inner = root[:, None] * state.gram[:, :count, :count] * root
         spectrum, basis = torch.linalg.eigh(inner)
         floor = self.recipe.damping * spectrum[:, -1:] + 1e-300
         shrunk = ((spectrum.clamp_min(0) + floor) ** -0.5)[..., None] * (basis.mT @ (mean / root)[:, None])
-        mixture = root[:, None] * (basis @ shrunk)  # (k, held, 1): the step as a mixture of past gradients
+        mixture = root[:, None] * (basis @ shrunk)  # (k, count, 1): the step as a mixture of past gradients
         mixture = mixture / mixture.abs().amax(1, keepdim=True).clamp_min(1e-300)  # its length is set below anyway
         direction = (rows.mT @ mixture.to(rows)).squeeze(-1)
         return direction / direction.norm(dim=-1, keepdim=True).clamp_min(1e-30)
 
 
-class Rotation:
-    """Directions on a sphere: a step turns each vector by an angle, and what is descended is whitened.
+class Rotation(Optimizer):
+    """Vectors on a sphere: a step turns each vector by an angle, along a whitened gradient.
 
-    A vector of large norm acts through its direction alone: behind the model's normalisation its gradient shrinks
-    as one over the norm, and every step makes it longer (a free rule therefore slows down as one over the steps, by
-    accident). Here the norm is held, gradients are taken on the unit sphere, so that early and late ones count alike,
-    and the angle follows the schedule. Coordinates are whitened with the model's own metric; in them the passage's
-    gradients precondition as in ``FullMatrix``, the damping being the weight of the metric against them.
+    A vector of large norm acts through its direction alone. Behind the model's normalisation its gradient shrinks as
+    one over the norm, and every step makes the vector longer. An optimizer with a free norm therefore slows down as one
+    over the steps, by accident. Here the norm is constant. Gradients are taken on the unit sphere, so that early and
+    late gradients have equal weight, and the schedule sets the angle. The model's preconditioner whitens coordinates.
+    In these coordinates the passage's gradients precondition as in ``FullMatrix``; the damping is the weight of the
+    model's preconditioner against them.
     """
 
-    def __init__(self, recipe: Recipe, preconditioner: Preconditioner | None, begun: int | None) -> None:
-        self.recipe, self.preconditioner, self.steps = recipe, preconditioner, begun or 0
-        self.at_noise = begun is None
+    @dataclass
+    class State(Optimizer.State):
+        at_noise: bool = True
+        """The vectors are the initial noise: no step was taken."""
+        inner: FullMatrix.State = field(default_factory=FullMatrix.State)
+
+    state: State
+
+    def __init__(
+        self, recipe: Recipe, preconditioner: Preconditioner | None = None, previous_steps: int | None = None
+    ) -> None:
+        super().__init__(recipe, preconditioner, previous_steps)
         self.inner = FullMatrix(recipe)
+        self.state = self.State(previous_steps or 0, previous_steps is None, self.inner.state)
 
     def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         norm = mem.norm(dim=-1, keepdim=True)
         unit = mem / norm
-        slope = self.inner.direction(self._whiten(_tangent(gradient * norm, unit)))
-        ahead = -_tangent(self._whiten(slope), unit)
+        direction = self.inner.direction(self._whiten(_tangent(gradient * norm, unit)))
+        ahead = -_tangent(self._whiten(direction), unit)
         ahead = ahead / ahead.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        # A first vector of noise is worth less than the first descent: turned there at once.
-        angle = math.pi / 2 if self.at_noise else step_size(self.recipe, self.steps)
-        self.steps, self.at_noise = self.steps + 1, False
+        # The first vector is noise and worth less than the first descent direction: turn all the way to that direction.
+        angle = math.pi / 2 if self.state.at_noise else step_size(self.recipe, self.state.steps)
+        self.state.steps, self.state.at_noise = self.state.steps + 1, False
         turned = math.cos(angle) * unit + math.sin(angle) * ahead
         return self.recipe.norm * math.sqrt(mem.shape[-1]) * turned - mem
 
@@ -171,4 +188,5 @@ class Rotation:
 
 
 def _tangent(rows: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    """``rows`` (k, d) without their part along ``unit`` (k, d)."""
     return rows - (rows * unit).sum(-1, keepdim=True) * unit

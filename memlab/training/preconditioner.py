@@ -1,8 +1,8 @@
-"""What a model makes of small changes of an input vector: the second moment of the loss gradient, once a model.
+"""The model's preconditioner: the second moment of the loss gradient at a random input vector, measured once per model.
 
-A vector of large norm acts through its direction, and models answer to some directions a thousand times more than to
-others. Which ones is a property of the model, not of the passage: random directions before random tokens show it, in
-seconds, and steps taken in whitened coordinates need far fewer (``memlab bench recipe``).
+A vector of large norm acts through its direction. Models react to some directions a thousand times more than to others.
+Which directions these are depends on the model, not on the passage. Random directions before random tokens show them in
+seconds, and training needs far fewer steps in whitened coordinates (``memlab bench optimizer``).
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ from memlab.scoring.memory import out_of_memory
 from memlab.scoring.objective import Batch, Row
 
 SAMPLES = 768
+"""Random directions that are measured."""
 TOKENS = 16
+"""Random tokens after each direction."""
 AT_ONCE = 32
+"""Directions per pass."""
 NORM = 400.0
-"""Norm of the random directions, in units of sqrt(d): where a vector acts through its direction alone."""
+"""Norm of the random vectors, in units of sqrt(d). At this norm a vector acts through its direction alone."""
 FLOOR = 1e-3
-"""Added to the spectrum, as a share of its largest value: what 768 samples cannot tell from nothing."""
+"""Added to the spectrum, as a share of its largest value. 768 samples cannot distinguish smaller values from 0."""
 
 _known: WeakKeyDictionary[FrozenLM, Preconditioner] = WeakKeyDictionary()
 
@@ -43,20 +46,20 @@ class Preconditioner:
     spectrum: torch.Tensor
 
     def whiten(self, rows: torch.Tensor, power: float) -> torch.Tensor:
-        """``(second moment + floor)^(-power)`` times each of ``rows`` (k, d), up to a factor common to all."""
+        """``(second moment + floor)^(-power)`` times each of ``rows`` (k, d), up to a common factor."""
         floor = FLOOR * float(self.spectrum.max())
-        less = (floor / (self.spectrum + floor)) ** power - 1
-        return rows + ((rows @ self.basis.T) * less) @ self.basis
+        change = (floor / (self.spectrum + floor)) ** power - 1
+        return rows + ((rows @ self.basis.T) * change) @ self.basis
 
     @cached_property
     def digest(self) -> str:
-        """Short hash, for the provenance of what was trained with it."""
+        """Short hash, for the provenance of vectors that were trained with it (its name on disk is ``metric``)."""
         data = b"".join(t.numpy().tobytes() for t in (self.basis, self.spectrum))
         return hashlib.sha256(data).hexdigest()[:16]
 
 
 def preconditioner_of(lm: FrozenLM, *, progress: bool = False) -> Preconditioner:
-    """The model's metric, from memory, the cache, or measured now (768 short rows, forward and backward)."""
+    """The model's preconditioner: from memory, from the disk cache, or measured now (768 short rows, seconds)."""
     if lm not in _known:
         _known[lm] = _cached(lm, progress)
     return _known[lm]
@@ -73,35 +76,35 @@ def _cached(lm: FrozenLM, progress: bool) -> Preconditioner:
     try:
         atomic_write(file, save({"basis": preconditioner.basis, "spectrum": preconditioner.spectrum}))
     except OSError:
-        pass  # a read-only cache only costs time
+        pass  # a read-only cache costs only time
     return preconditioner
 
 
 def measure_preconditioner(lm: FrozenLM, *, progress: bool = False) -> Preconditioner:
-    """The model's metric, measured now whatever is known."""
+    """The model's preconditioner, measured now even if it is cached."""
     generator = torch.Generator().manual_seed(0)
     rng = np.random.default_rng(0)
     rows = []
-    label = f"measuring {lm.name}, once"
+    label = f"measuring {lm.name}, once per model"
     for _ in tqdm(range(SAMPLES // AT_ONCE), desc=label, leave=False, disable=not progress):
         passages = [Row(rng.integers(0, lm.vocabulary, TOKENS), lm.sink_prefix, (), 1) for _ in range(AT_ONCE)]
         units = [torch.nn.functional.normalize(torch.randn(1, lm.d, generator=generator)) for _ in passages]
         mems = [unit * (NORM * lm.d**0.5) for unit in units]
         for unit, gradient in zip(units, _gradients(lm, passages, mems), strict=True):
-            along = gradient - (gradient * unit).sum() * unit
-            rows.append(torch.nn.functional.normalize(along))
+            tangent = gradient - (gradient * unit).sum() * unit
+            rows.append(torch.nn.functional.normalize(tangent))
     gathered = torch.cat(rows).double()
-    # The small side of the two: (d, d), or (samples, samples) for wide models.
+    # The SVD works on the smaller side: (d, d), or (samples, samples) for wide models.
     _, values, basis = torch.linalg.svd(gathered / len(gathered) ** 0.5, full_matrices=False)
     return Preconditioner(basis.float().contiguous(), values.square().float())
 
 
 def _gradients(lm: FrozenLM, passages: list[Row], mems: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Of all passages; in halves where memory is short, since rows do not touch each other."""
+    """Gradients (1, d) of all rows. If memory runs out, in halves: rows do not affect each other."""
     try:
         return Batch(lm, passages).scores(mems, lm.dtype, gradient=True)[1]
     except Exception as error:
         if not out_of_memory(error) or len(passages) < 2:
             raise
-    half = len(passages) // 2  # outside: the error held what filled the memory
+    half = len(passages) // 2  # outside the handler: the error holds what filled the memory
     return _gradients(lm, passages[:half], mems[:half]) + _gradients(lm, passages[half:], mems[half:])
