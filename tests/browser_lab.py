@@ -1,4 +1,4 @@
-"""A real JupyterLab on a copy of the notebooks, and a real browser that reaches nothing but this machine."""
+"""JupyterLab on a copy of the notebooks, and a browser without access to the network."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "tests" / "output"
-# Lab's news prompt would cover what a test looks at.
+# JupyterLab's news prompt would cover the page.
 QUIET = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 
 
 @contextmanager
 def jupyter_lab(folder: Path, *, store: Path) -> Iterator[str]:
-    """Serve a copy of ``notebooks/`` from ``folder``; yields the address."""
+    """Serve a copy of ``notebooks/`` from ``folder``. Yields the address."""
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     settings = folder / "settings"
     settings.mkdir()
@@ -34,7 +34,7 @@ def jupyter_lab(folder: Path, *, store: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1", "--allow-root"]
     command += ["--IdentityProvider.token=", f"--LabApp.app_settings_dir={settings}", "--ServerApp.root_dir=."]
     command += ["--LabApp.news_url="]
-    # Lab keeps workspaces and settings of its own: not the developer's, and not from the last run.
+    # Fresh workspaces and settings: not the developer's, and not those of the last run.
     own = {
         "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
         "JUPYTERLAB_SETTINGS_DIR": "user",
@@ -65,7 +65,7 @@ def jupyter_lab(folder: Path, *, store: Path) -> Iterator[str]:
 
 @contextmanager
 def browser_page(executable: str, *, width: int = 1280, height: int = 1000) -> Iterator[Any]:
-    """A page whose every request off this machine is refused and noted in ``page.refused``."""
+    """A browser page. Requests to other machines are refused and listed in ``page.refused``."""
     from playwright.sync_api import sync_playwright
 
     flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
@@ -90,7 +90,7 @@ def browser_page(executable: str, *, width: int = 1280, height: int = 1000) -> I
 
 
 def open_notebook(page: Any, address: str, name: str) -> None:
-    """Open a notebook in a fresh workspace and wait for its first cell."""
+    """Open a notebook in a fresh workspace, and wait for its first cell."""
     page.goto(f"{address}/lab/workspaces/test-{name[:2]}/tree/{name}?reset", wait_until="domcontentloaded")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
     page.wait_for_selector("#jupyterlab-splash", state="detached", timeout=60_000)
@@ -99,7 +99,7 @@ def open_notebook(page: Any, address: str, name: str) -> None:
 
 
 def run_all(page: Any, *, timeout: float = 300) -> None:
-    """Run every cell, as a reader would from the menu, and wait until the kernel is idle."""
+    """Run every cell from the menu, and wait until the kernel is idle."""
     page.click("text=Run >> nth=0")
     page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
     deadline = time.monotonic() + timeout
@@ -114,20 +114,20 @@ def run_all(page: Any, *, timeout: float = 300) -> None:
 
 
 def prompts(page: Any) -> list[str]:
-    """The execution counts shown: ``[3]:`` when done, ``[*]:`` while running."""
+    """The visible execution counts: ``[3]:`` when done, ``[*]:`` while running."""
     return [p for p in page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts() if p.strip()]
 
 
 def errors(page: Any) -> list[str]:
-    """Tracebacks and renderer errors that can be seen."""
+    """Visible tracebacks, warnings and dialogs."""
     kinds = ("application/vnd.jupyter.error", "application/vnd.jupyter.stderr")
     seen = [f'.jp-RenderedText[data-mime-type="{kind}"]' for kind in kinds]
-    found: list[str] = page.locator(", ".join([*seen, ".jp-Dialog-content"])).all_inner_texts()
-    return found
+    texts: list[str] = page.locator(", ".join([*seen, ".jp-Dialog-content"])).all_inner_texts()
+    return texts
 
 
 def set_theme(page: Any, name: str) -> None:
-    """``JupyterLab Light`` or ``JupyterLab Dark``."""
+    """Switch to ``JupyterLab Light`` or ``JupyterLab Dark``."""
     page.click(".lm-MenuBar-itemLabel:text-is('Settings')")
     page.hover(".lm-Menu-itemLabel:text-is('Theme')")
     page.click(f".lm-Menu-itemLabel:text-is('{name}')")

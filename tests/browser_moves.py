@@ -1,4 +1,4 @@
-"""What the browser tests do again and again: open a notebook, move what can be moved, look at all of it."""
+"""Steps that the browser tests share: open a notebook, move its controls at random, take pictures of it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ PANEL = ".memlab-cram-panel"
 
 
 def finished(page, word="Done", panel=PANEL):
+    """Wait until the status line of a panel has this word."""
     page.wait_for_selector(f"{panel} .memlab-status:has-text('{word}')", timeout=180_000)
 
 
 def picture(page, name, panel=PANEL):
-    """The panel alone, and fail if something in it is wider than it is."""
+    """Take a picture of a panel, and fail if something in it is cut off at the right."""
     panel = page.locator(panel).first
     panel.scroll_into_view_if_needed()
     page.wait_for_timeout(300)
@@ -35,7 +36,7 @@ def picture(page, name, panel=PANEL):
 
 
 def opened(lab, name):
-    """A notebook in a fresh workspace, run to its end without an error: the page and the store it writes to."""
+    """Run a notebook from top to bottom without an error. Returns the page and the store that it writes to."""
     address, page, store = lab
     open_notebook(page, address, name)
     set_theme(page, "JupyterLab Light")
@@ -45,24 +46,24 @@ def opened(lab, name):
 
 
 def wander(lab, name, panel, moves=20):
-    """Move controls at random, work or no work going on: no error, and the kernel grows by less than 50 MB."""
+    """Move controls at random, also while work runs: no error, and the kernel grows by less than 50 MB."""
     address, page, _ = lab
     rng, panel = random.Random(name), page.locator(panel).first
     controls = panel.locator("select, input[type=number], input[type=checkbox], button, .noUi-handle")
     stop = panel.locator("button:has-text('Stop')")
 
-    def end():
-        if stop.count() and stop.first.is_enabled():  # to be pressed while work goes on, and only then
-            with suppress(PlaywrightTimeout):  # it may end just now
+    def press_stop():
+        if stop.count() and stop.first.is_enabled():  # enabled only while work runs
+            with suppress(PlaywrightTimeout):  # the work may have ended just now
                 stop.first.click(timeout=2000)
 
     def settle():
         if stop.count():
-            with suppress(AssertionError):  # some of it takes minutes
+            with suppress(AssertionError):  # some work takes minutes
                 expect(stop.first).to_be_disabled(timeout=5_000)
-            end()
+            press_stop()
             expect(stop.first).to_be_disabled(timeout=180_000)
-        elif panel.locator("button").count():  # the first one starts work, and waits while it goes on
+        elif panel.locator("button").count():  # the first button starts work, and is disabled while it runs
             expect(panel.locator("button").first).to_be_enabled(timeout=180_000)
         expect(panel).not_to_contain_text("Laying out", timeout=180_000)
         page.wait_for_timeout(1000)
@@ -82,12 +83,12 @@ def wander(lab, name, panel, moves=20):
                 control.press(rng.choice(["ArrowLeft", "ArrowRight", "PageUp", "PageDown"]), timeout=2000)
             else:
                 control.click(timeout=2000)
-        except PlaywrightTimeout:  # work began just now, or what was there is drawn anew
+        except PlaywrightTimeout:  # work has just started, or the control was just redrawn
             return 0
         page.wait_for_timeout(rng.choice([20, 100, 400]))
         return 1
 
-    for select in panel.locator("select").all():  # whatever is loaded once is loaded now
+    for select in panel.locator("select").all():  # loads everything that is loaded only once
         for i in range(min(4, select.locator("option").count())):
             select.select_option(index=i)
             page.wait_for_timeout(500)
@@ -95,23 +96,23 @@ def wander(lab, name, panel, moves=20):
     for button in panel.locator("button:enabled").all():
         button.click()
         settle()
-    held = []
+    memory = []
     for _ in range(2 + moves // 10):
-        made = 0
-        while made < 10:
-            made += move(controls.nth(rng.randrange(controls.count())))
-        end()
+        moved = 0
+        while moved < 10:
+            moved += move(controls.nth(rng.randrange(controls.count())))
+        press_stop()
         settle()
-        held.append(kernel_memory(address, name) / 2**20)
-    # The first still load what is loaded once: a tenth passage's shapes, the heap of what draws pictures.
-    grown = held[-1] - held[1]
-    print(f"{name}: {moves} moves, the kernel grew by {grown:.0f} MB: {', '.join(f'{m:.0f}' for m in held)}")
+        memory.append(kernel_memory(address, name) / 2**20)
+    # The first rounds still load things once: shapes of a tenth passage, the heap of the chart renderer.
+    grown = memory[-1] - memory[1]
+    print(f"{name}: {moves} moves, the kernel grew by {grown:.0f} MB: {', '.join(f'{m:.0f}' for m in memory)}")
     assert errors(page) == []
     assert grown < 50
 
 
 def kernel_memory(address, name):
-    """Bytes that the kernel of this notebook holds."""
+    """Memory of this notebook's kernel, bytes."""
     with urllib.request.urlopen(f"{address}/api/sessions") as answer:
         kernel = next(s["kernel"]["id"] for s in json.load(answer) if s["path"].endswith(name))
     children = psutil.Process().children(recursive=True)
@@ -119,7 +120,7 @@ def kernel_memory(address, name):
 
 
 def read_through(page, number):
-    """No error, no request off this machine, and pictures of every output in both themes; charts are drawn."""
+    """Take pictures of every output in both themes: no error, no request to other machines, charts are drawn."""
     assert errors(page) == []
     assert page.refused == []
     outputs = page.locator(".jp-Cell-outputWrapper")
@@ -129,7 +130,7 @@ def read_through(page, number):
         set_theme(page, f"JupyterLab {theme}")
         for i in range(outputs.count()):
             if i and outputs.nth(i).evaluate(whole):
-                continue  # the last picture has it
+                continue  # the last picture shows it
             outputs.nth(i).scroll_into_view_if_needed()
             page.wait_for_timeout(150)
             page.screenshot(path=str(OUTPUT / f"{number}-{theme.lower()}-{i:02d}.png"))

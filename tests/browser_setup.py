@@ -1,6 +1,6 @@
-"""A Chromium for the browser tests: one that is there, else Playwright's download, else Debian's package.
+"""A Chromium for the browser tests: an installed one, else Playwright's download, else Debian's package.
 
-``python -m tests.browser_setup`` gets one where none is; it never fails, and says what it found.
+``python -m tests.browser_setup`` finds or installs one, and prints the result. It never fails.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def find_browser() -> str | None:
-    """Path of a Chromium or Chrome, Playwright's own included; None where there is none."""
+    """Path of a Chromium or Chrome that starts, Playwright's own included; None if there is none."""
     from playwright.sync_api import Error, sync_playwright
 
     with sync_playwright() as playwright:
         for path in [*map(shutil.which, NAMES), playwright.chromium.executable_path]:
             if path and Path(path).exists():
-                try:  # a file is not enough: its libraries may be missing, or it is a stub that asks for a snap
+                try:  # libraries may be missing, or the file may be a stub that only installs a snap
                     playwright.chromium.launch(executable_path=path, args=["--no-sandbox"]).close()
                 except Error:
                     continue
@@ -30,12 +30,12 @@ def find_browser() -> str | None:
 
 
 def get_browser() -> str | None:
-    """``find_browser``, and where there is none, an attempt to install one."""
-    if found := find_browser():
-        return found
+    """``find_browser``; if it finds none, try to install one."""
+    if path := find_browser():
+        return path
     _try([sys.executable, "-m", "playwright", "install", "chromium"])
-    if found := find_browser():
-        return found
+    if path := find_browser():
+        return path
     if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
         _try(["apt-get", "update", "-qq"])
         _try(["apt-get", "install", "-y", "-qq", "chromium"])

@@ -1,4 +1,4 @@
-"""The notebooks in a real JupyterLab and a real browser, with the network shut; pictures are left in tests/output."""
+"""The notebooks in JupyterLab and a browser, without network. Pictures are written to tests/output."""
 
 import nbformat
 import pytest
@@ -17,7 +17,7 @@ def test_first_notebook(lab):
     page, store = opened(lab, "01_cram_and_decode.ipynb")
     panel = page.locator(PANEL).first
 
-    # Cram, and watch it move.
+    # Cram: the curve changes while the training runs.
     panel.locator("button:has-text('Cram')").click()
     page.wait_for_selector(f"{PANEL} .memlab-status:has-text('Step')", timeout=60_000)
     expect(panel.locator("button:has-text('Cram')")).to_be_disabled()
@@ -28,14 +28,14 @@ def test_first_notebook(lab):
     assert panel.locator(".memlab-decoded").inner_text().startswith("The salt ferry left Quell")
     assert panel.locator(".memlab-wrong").count() == 0
 
-    # Both themes, as the reader sees them.
+    # Pictures in both themes.
     picture(page, "01-panel-light")
     page.screenshot(path=str(OUTPUT / "01-page-light.png"))
     set_theme(page, "JupyterLab Dark")
     picture(page, "01-panel-dark")
     page.screenshot(path=str(OUTPUT / "01-page-dark.png"))
 
-    # Table and picture can be taken away.
+    # The table and the chart can be downloaded.
     with page.expect_download() as table:
         panel.locator("a:has-text('Table')").click()
     rows = table.value.path().read_text().splitlines()
@@ -45,7 +45,7 @@ def test_first_notebook(lab):
         panel.locator("a:has-text('Picture')").click()
     assert drawn.value.path().read_text().startswith("<svg")
 
-    # Every control moves something.
+    # Every control has an effect.
     panel.locator("select").select_option("(my own words)")
     words = panel.locator("textarea")
     expect(words).to_have_value("")
@@ -58,18 +58,18 @@ def test_first_notebook(lab):
     panel.locator("button:has-text('Cram')").click()
     page.wait_for_selector(f"{PANEL} .memlab-decoded:has-text('Seven green kettles')", timeout=180_000)
     finished(page)
-    made = [store.get(key) for key in store.keys()]
-    (own,) = [m for m in made if m.text.id == "typed"]
+    stored = [store.get(key) for key in store.keys()]
+    (own,) = [mem for mem in stored if mem.text.id == "typed"]
     assert (own.n, own.k, own.recipe.seed, own.exact) == (12, 2, 7, True)
     assert isinstance(own, MemVector)
 
-    # Sliders answer to the keyboard, and the box follows.
+    # The keyboard moves a slider, and its number box follows.
     box = panel.locator("input[type=number]").first
     panel.locator(".noUi-handle").first.focus()
     page.keyboard.press("ArrowRight")
     expect(box).to_have_value("13")
 
-    # Stop: what a half-trained vector says, wrong tokens marked.
+    # Stop: the text of a half-trained vector is shown, wrong tokens are marked.
     box.fill("60")
     box.press("Enter")
     words.fill(random_words(1, words=80)[0].string)
@@ -82,7 +82,7 @@ def test_first_notebook(lab):
     set_theme(page, "JupyterLab Light")
     picture(page, "01-stopped-light")
 
-    # Bad input is answered in the panel.
+    # The status line explains bad input.
     words.fill("")
     panel.locator("button:has-text('Cram')").click()
     finished(page, "is empty")
@@ -91,17 +91,17 @@ def test_first_notebook(lab):
     assert page.refused == []
 
 
-def test_the_whole_notebook_can_be_read(lab):
+def test_first_notebook_in_pictures(lab):
     read_through(lab[1], "01")
 
 
 def test_second_notebook(lab):
     page, store = opened(lab, "02_what_limits_a_vector.ipynb")
     panel = page.locator(STUDY).first
-    panel.scroll_into_view_if_needed()  # Lab does not draw what is far from the view, and it has no text then
+    panel.scroll_into_view_if_needed()  # JupyterLab does not draw cells far from the view, and they have no text then
     question, setting, passage = (panel.locator("select").nth(i) for i in range(3))
 
-    # Every question has a chart and a ranking of its own, with the default in both.
+    # Every question has its own chart and ranking; both include the default.
     seen = set()
     for name in question.locator("option").all_text_contents():
         question.select_option(name)
@@ -110,7 +110,7 @@ def test_second_notebook(lab):
         seen.add(panel.locator("svg").first.inner_html())
     assert len(seen) == question.locator("option").count() >= 5
 
-    # One of them again, live; the table's own answer stands beside it.
+    # Run a setting again, live: the status line compares it with the stored table.
     question.select_option("norm of the vector")
     page.wait_for_selector(f"{STUDY} svg:has-text('norm of the vector')")
     setting.select_option("incumbent")
@@ -124,7 +124,7 @@ def test_second_notebook(lab):
     set_theme(page, "JupyterLab Dark")
     picture(page, "02-panel-dark", STUDY)
 
-    # Stop works, and the table can be taken away.
+    # Stop works, and the table can be downloaded.
     setting.select_option(index=1)
     passage.select_option(index=2)
     panel.locator("button:has-text('Run it again')").click()
@@ -158,7 +158,7 @@ def test_capacity(lab):
     picture(page, "03-panel-light", CAPACITY)
     set_theme(page, "JupyterLab Dark")
     picture(page, "03-panel-dark", CAPACITY)
-    kind.select_option("classics")  # whose vectors hold book text and are not shipped
+    kind.select_option("classics")  # their vectors hold text of books and are not bundled
     page.wait_for_selector(f"{CAPACITY} .memlab-status:has-text('not in the store')")
     expect(panel.locator("button:has-text('Decode it now')")).to_be_disabled()
     picture(page, "03-absent-dark", CAPACITY)
@@ -179,7 +179,7 @@ def test_information_not_length(lab):
     bars = panel.locator(".memlab-window")
     wide = bars.count()
     assert wide > 0
-    assert "Predicted, before any training" in panel.inner_text()
+    assert "Predicted before any training" in panel.inner_text()
     picture(page, "04-panel-light", INFORMATION)
     box = panel.locator("input[type=number]").first
     box.fill("50")
@@ -213,7 +213,7 @@ def test_your_own_analysis(lab):
     page, store = opened(lab, "10_your_own_analysis.ipynb")
     panel = page.locator(RUNS).first
     assert "0 of 6 done" in panel.inner_text()
-    assert "were asked for" in panel.inner_text()  # why the short text was left out
+    assert "were asked for" in panel.inner_text()  # the reason why the short text was left out
     before = len(list(store.keys()))
     panel.locator("button:has-text('Run')").click()
     page.wait_for_selector(f"{RUNS} .memlab-status:has-text('Running for')", timeout=60_000)
@@ -232,18 +232,18 @@ def test_your_own_analysis(lab):
     read_through(page, "10")
 
 
-UNLUCKY = """
+FAILING = """
 from memlab import Plan, Recipe, Store, load
 from memlab.panels import run_panel
 from memlab.texts import originals
-from memlab.training import Training
+from memlab.training.job import TrainingJob
 
-usual = Training.result
-def unlucky(self):
+usual = TrainingJob.result
+def failing(self):
     if self.passage.span.id == texts[1].id:
-        raise RuntimeError("this one was made to fail")
+        raise RuntimeError("this job fails on purpose")
     return usual(self)
-Training.result = unlucky
+TrainingJob.result = failing
 
 texts = originals()[:3]
 panel = run_panel(Plan.grid(load("toy:gemma3"), texts, tokens=5, recipes=Recipe.default(k=4)), Store())
@@ -251,17 +251,17 @@ panel
 """
 
 
-def test_a_failed_run_is_seen_with_its_error_and_stops_no_other(lab):
+def test_a_failed_job_shows_its_error_and_the_others_run(lab):
     _, _, store = lab
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(UNLUCKY.strip())], metadata=kernel)
-    nbformat.write(written, store.path.parent / "notebooks" / "99_unlucky.ipynb")
-    page, _ = opened(lab, "99_unlucky.ipynb")
+    written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(FAILING.strip())], metadata=kernel)
+    nbformat.write(written, store.path.parent / "notebooks" / "99_failing.ipynb")
+    page, _ = opened(lab, "99_failing.ipynb")
     panel = page.locator(RUNS).first
     panel.locator("button:has-text('Run')").click()
     finished(page, "Done: 2 trained now", RUNS)
     assert "2 of 3 done, 0 running, 1 failed" in panel.inner_text()
-    assert "RuntimeError: this one was made to fail" in panel.inner_text()
+    assert "RuntimeError: this job fails on purpose" in panel.inner_text()
     picture(page, "99-failed-light", RUNS)
     set_theme(page, "JupyterLab Dark")
     picture(page, "99-failed-dark", RUNS)

@@ -1,52 +1,43 @@
-"""Panels for notebooks: charts and ipywidgets around the toolkit. No numerics here."""
+"""Panels for notebooks: controls, charts and text around the toolkit. Nothing is computed here.
+
+Each panel has a module of its own. ``base.py`` has what panels share; ``style.py`` and ``style.css`` have their look.
+To add a panel, subclass ``LivePanel`` in a new module and add a line below. ``name as name`` marks a public name for
+type checkers.
+
+>>> from memlab.panels import cram_panel, setup
+>>> lm, store = setup("toy:gemma3")
+>>> panel = cram_panel(lm, store)
+"""
 
 from __future__ import annotations
 
 from memlab import charts
 from memlab.models import FrozenLM, load
-from memlab.panels.capacity import CapacityPanel, InformationPanel, capacity_panel, information_panel
-from memlab.panels.cram import OWN, CramPanel, cram_panel, marked, readout
-from memlab.panels.geometry import (
-    AttentionPanel,
-    MapPanel,
-    MovePanel,
-    PathPanel,
-    attention_panel,
-    map_panel,
-    move_panel,
-    path_panel,
-)
-from memlab.panels.runs import RunPanel, run_panel
-from memlab.panels.study import StudyPanel, study_panel
+from memlab.panels.attention import AttentionPanel as AttentionPanel
+from memlab.panels.attention import attention_panel as attention_panel
+from memlab.panels.capacity import CapacityPanel as CapacityPanel
+from memlab.panels.capacity import capacity_panel as capacity_panel
+from memlab.panels.cram import OWN as OWN
+from memlab.panels.cram import CramPanel as CramPanel
+from memlab.panels.cram import cram_panel as cram_panel
+from memlab.panels.information import InformationPanel as InformationPanel
+from memlab.panels.information import information_panel as information_panel
+from memlab.panels.move import MovePanel as MovePanel
+from memlab.panels.move import move_panel as move_panel
+from memlab.panels.path import PathPanel as PathPanel
+from memlab.panels.path import path_panel as path_panel
+from memlab.panels.readout import marked as marked
+from memlab.panels.readout import readout as readout
+from memlab.panels.runs import RunPanel as RunPanel
+from memlab.panels.runs import run_panel as run_panel
+from memlab.panels.study import StudyPanel as StudyPanel
+from memlab.panels.study import study_panel as study_panel
+from memlab.panels.vector_map import MapPanel as MapPanel
+from memlab.panels.vector_map import map_panel as map_panel
 from memlab.results.store import Store
-
-__all__ = [
-    "OWN",
-    "AttentionPanel",
-    "CapacityPanel",
-    "CramPanel",
-    "InformationPanel",
-    "MapPanel",
-    "MovePanel",
-    "PathPanel",
-    "RunPanel",
-    "StudyPanel",
-    "attention_panel",
-    "capacity_panel",
-    "cram_panel",
-    "information_panel",
-    "map_panel",
-    "marked",
-    "move_panel",
-    "path_panel",
-    "readout",
-    "run_panel",
-    "setup",
-    "study_panel",
-]
 
 
 def setup(model: str = "smollm2-135m", store: Store | None = None) -> tuple[FrozenLM, Store]:
-    """First line of a notebook: charts that need no network, the model, and the user's store."""
+    """First line of a notebook: charts that work offline, the model, and a store (default: the user's own)."""
     charts.use_offline_renderer()
     return load(model), store if store is not None else Store()

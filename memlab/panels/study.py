@@ -1,4 +1,4 @@
-"""The panel of the optimiser study: what each choice does to the steps a passage takes, and one of them run again."""
+"""The panel of the optimizer study: how each setting changes the number of steps; one setting can be run again."""
 
 from __future__ import annotations
 
@@ -11,52 +11,50 @@ from memlab import charts
 from memlab.decoding.decode import decode
 from memlab.experiments.optimizer_study import progress_curves, ranking
 from memlab.models import FrozenLM
-from memlab.panels.base import LivePanel, links, plain_table, say
-from memlab.panels.cram import readout_html
+from memlab.panels.base import LivePanel
+from memlab.panels.readout import readout_html
+from memlab.panels.style import download_links, dropdown, plain_table
 from memlab.recipes import Recipe, RecipeError
 from memlab.results.store import Store
 from memlab.texts import originals
 
 REFERENCE = "incumbent"
-_COLUMNS = {
+_HEADINGS = {
     "contender": "setting",
     "exact": "exact",
     "median_steps": "median steps",
-    "passes_per_exact": "token passes an exact passage",
-    "bits": "bits a token left",
+    "passes_per_exact": "token passes per exact passage",
+    "bits": "bits per token left",
 }
+_FORMATS = {"median_steps": "{:.0f}", "passes_per_exact": "{:,.0f}", "bits": "{:.2f}"}
 
 
 def study_panel(lm: FrozenLM, table: pd.DataFrame, store: Store | None = None) -> StudyPanel:
-    """Pick a question, see its settings beside the default's, and run one of them again, live."""
+    """Pick a question, compare its settings with the default, and train one passage again with one of them.
+
+    ``table`` is the table of ``memlab bench optimizer screen``. New vectors go into ``store``, if there is one.
+    """
     return StudyPanel(lm, table, store)
 
 
 class StudyPanel(LivePanel):
-    """The panel of ``study_panel``; ``table`` is that of ``memlab bench recipe screen``."""
+    """The panel of ``study_panel``."""
 
     def __init__(self, lm: FrozenLM, table: pd.DataFrame, store: Store | None = None) -> None:
-        super().__init__("Run it again", icon="play", tooltip="Train this passage with this setting, now")
+        super().__init__("Run it again", icon="play", tooltip="Train this passage with this setting now")
         self.lm, self.table, self.store = lm, table, store
-        wide = {"description_width": "90px"}
-        questions = [q for q in table.question.unique() if q != table.question[table.contender == REFERENCE].iloc[0]]
-        self.question = w.Dropdown(options=questions, description="Question", style=wide)
-        self.chart = w.HTML()
-        self.ranked = w.HTML()
-        self.setting = w.Dropdown(description="Setting", style=wide, layout=w.Layout(width="420px"))
-        self.text = w.Dropdown(
-            options=list(dict.fromkeys(table.text_id)), description="Passage", style=wide,
-            layout=w.Layout(width="420px"),
-        )  # fmt: skip
-        self.decoded = w.HTML()
-        self.links = w.HTML()
+        reference = table.question[table.contender == REFERENCE].iloc[0]
+        self.question = dropdown("Question", [name for name in table.question.unique() if name != reference])
+        self.chart, self.ranked = w.HTML(), w.HTML()
+        self.setting = dropdown("Setting")
+        self.text = dropdown("Passage", list(dict.fromkeys(table.text_id)))
+        self.decoded, self.links = w.HTML(), w.HTML()
         self.question.observe(self._show, "value")
         self._show()
-        picks = w.VBox([self.setting, self.text])
-        self.children = [
-            self.question, self.chart, self.ranked, picks, self.buttons(), self.curve, self.decoded, self.links,
-        ]  # fmt: skip
-        self.add_class("memlab-study-panel")
+        self.show_widgets(
+            "study", self.question, self.chart, self.ranked, self.setting, self.text, self.buttons(), self.curve,
+            self.decoded, self.links,
+        )  # fmt: skip
 
     def clear(self) -> None:
         super().clear()
@@ -65,31 +63,31 @@ class StudyPanel(LivePanel):
     def work(self) -> None:
         row = self.table[(self.table.contender == self.setting.value) & (self.table.text_id == self.text.value)].iloc[0]
         recipe = Recipe.from_json(row.recipe)
-        text = next(t for t in originals() if t.id == row.text_id)
+        text = next(text for text in originals() if text.id == row.text_id)
         passage = self.lm.passage(text, int(row.tokens), start=int(row.start))
         mem, trace, outcome = self.train(self.lm, passage, recipe, self.store)
         self.decoded.value = readout_html(self.lm, mem, decode(self.lm, [mem], batch=1)[0])
-        self.links.value = links(mem.key[:12], trace.to_csv(index=False, float_format="%.6g"), self.curve.value)
+        csv = trace.to_csv(index=False, float_format="%.6g")
+        self.links.value = download_links(mem.key[:12], csv, self.curve.value)
         self.result = mem
-        then = f"{row.steps} steps" if row.exact else f"not exact after {row.steps}"
-        self.status.value = outcome.replace("</span>", f" In the stored table: {then}.</span>")
+        stored = f"{row.steps} steps" if row.exact else f"not exact after {row.steps} steps"
+        self.show_status(f"{outcome} In the stored table: {stored}.")
 
     def _show(self, _: Any = None) -> None:
         group = self.table[(self.table.question == self.question.value) | (self.table.contender == REFERENCE)]
         chart = charts.exact_by_step(progress_curves(group), highlight=REFERENCE)
-        self.chart.value = charts.to_svg(
-            chart.properties(title=f"Passages exact after so many steps: {self.question.value}")
-        )
-        self.ranked.value = _html(ranking(group))
-        names = [name for name in group.contender.unique() if self._runs(group, name)]
+        title = f"Passages that are exact by each step: {self.question.value}"
+        self.chart.value = charts.to_svg(chart.properties(title=title))
+        self.ranked.value = _ranking_html(ranking(group))
+        names = [name for name in group.contender.unique() if self._can_run(group, name)]
         self.setting.options = names
         self.setting.value = names[0] if names else None
         self.start.disabled = not names
-        self.status.value = say("Ready." if names else "These settings lost, and their code was taken out.")
+        self.show_status("Ready." if names else "These settings did not win, and their code was removed.")
 
     @staticmethod
-    def _runs(group: pd.DataFrame, name: str) -> bool:
-        """Whether this version still has what the setting needs (what wins nowhere is taken out), and no parent."""
+    def _can_run(group: pd.DataFrame, name: str) -> bool:
+        """Whether this version still has the setting's code, and the setting needs no parent vector."""
         try:
             Recipe.from_json(group.recipe[group.contender == name].iloc[0])
         except RecipeError:
@@ -97,7 +95,6 @@ class StudyPanel(LivePanel):
         return not group.parent[group.contender == name].any()
 
 
-def _html(table: pd.DataFrame) -> str:
-    forms = {"median_steps": "{:.0f}", "passes_per_exact": "{:,.0f}", "bits": "{:.2f}"}
-    shown = pd.DataFrame({label: table[c].map(forms.get(c, "{}").format) for c, label in _COLUMNS.items()})
-    return plain_table(shown.replace("inf", "–"))
+def _ranking_html(table: pd.DataFrame) -> str:
+    cells = {heading: table[name].map(_FORMATS.get(name, "{}").format) for name, heading in _HEADINGS.items()}
+    return plain_table(pd.DataFrame(cells).replace("inf", "–"))

@@ -1,0 +1,79 @@
+"""The panel inside the model: attention of the text to the vector, and the bits of each token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ipywidgets as w
+import pandas as pd
+
+from memlab import charts
+from memlab.models import FrozenLM
+from memlab.panels.base import LivePanel, vector_options
+from memlab.panels.style import box, download_links, dropdown
+from memlab.probes import attention
+from memlab.results.mem_vector import MemVector
+
+TARGETS = (("the vector", "on_mem"), ("the sink token", "on_first"), ("the text itself", "on_text"))
+
+
+def attention_panel(lm: FrozenLM, mems: list[MemVector]) -> AttentionPanel:
+    """Attention of a vector's text by layer and head, and the bits of each token without and with the vector."""
+    return AttentionPanel(lm, mems)
+
+
+class AttentionPanel(LivePanel):
+    """The panel of ``attention_panel``. A click runs the model once, a second or two."""
+
+    def __init__(self, lm: FrozenLM, mems: list[MemVector]) -> None:
+        super().__init__(
+            "Look",
+            icon="search",
+            tooltip="Run the model once over the vector and its text, about a second",
+            stops=False,
+        )
+        self.lm, self.mems = lm, mems
+        self._mass: pd.DataFrame | None = None
+        self._name = ""
+        """The vector that the panel shows."""
+        self.vector = dropdown("Vector", vector_options(mems))
+        self.target = dropdown("Attention to", TARGETS)
+        self.chart, self.bars, self.links = w.HTML(), w.HTML(), w.HTML()
+        self.target.observe(self._draw, "value")
+        self.vector.observe(self._reset, "value")
+        self.while_busy = [self.vector]
+        self.show_widgets(
+            "attention", self.vector, self.target, self.buttons(), self.chart, self.bars, self.links
+        )  # fmt: skip
+
+    def clear(self) -> None:
+        super().clear()
+        self._mass, self.chart.value, self.bars.value, self.links.value = None, "", "", ""
+
+    def _reset(self, _: Any = None) -> None:
+        self.clear()
+        self.show_status("Ready.")
+
+    def work(self) -> None:
+        mem = self.mems[self.vector.value]
+        self._mass, self._name = attention.attention_mass(self.lm, mem), f"{mem.text.id}, seed {mem.recipe.seed}"
+        self._draw()
+        table = attention.waterfall(self.lm, mem)
+        chart = charts.token_waterfall(table).properties(title="Bits that each token costs the model")
+        self.bars.value = charts.to_svg(chart)
+        self.links.value = download_links("waterfall", table.to_csv(index=False), self.bars.value)
+        self.result = mem
+        both = table.dropna()  # without a vector nothing predicts the first token, so it has one cost only
+        before, after = float(both.before.sum()), float(both.after.sum())
+        self.show_status(f"Done: the vector saves {before - after:.0f} of {before:.0f} bits.")
+
+    def _draw(self, _: Any = None) -> None:
+        if self._mass is None:
+            return
+        if not len(self._mass):
+            self.chart.value = box("This model has no attention.", "memlab-text")
+            return
+        name = {value: label for label, value in TARGETS}[self.target.value]
+        title = f"Share of the text's attention to {name}"
+        chart = charts.attention_map(self._mass, self.target.value, title=title, subtitle=self._name)
+        self.chart.value = charts.to_svg(chart)
