@@ -85,7 +85,7 @@ def test_the_first_token_given_is_a_reading_of_its_own(toy):
     assert not given.exact
     assert given.tokens == 4
     assert check(toy, whispered).first_wrong == 0
-    with pytest.raises(VectorError, match="nothing left"):
+    with pytest.raises(VectorError, match="nothing to decode"):
         check(toy, vector(toy, n=1), first_given=True)
 
 

@@ -94,7 +94,7 @@ def _decode_sample(store: Store, number: int, seed: int | None) -> int:
 
     seed = secrets.randbelow(10_000) if seed is None else seed
     report = verify_sample(store, number, seed=seed)
-    for key, why in report.not_asked.items():
+    for key, why in report.skipped.items():
         typer.echo(f"not decoded: {key[:12]}: {why}")
     for key, why in report.changed.items():
         typer.echo(f"no longer exact: {key[:12]}: {why}")

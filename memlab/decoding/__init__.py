@@ -1,1 +1,1 @@
-"""Free-running decoding, the checks it gives, and vectors for other programs."""
+"""Free-running decoding, the checks that it gives, and export of vectors to other programs."""

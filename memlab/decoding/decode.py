@@ -1,6 +1,6 @@
-"""Free-running greedy decoding from stored vectors, and the checks that say whether the text came back.
+"""Free-running greedy decoding from vectors, and the checks that say whether the text came back.
 
-Nothing here trains, and nothing is fed but ``prefix, mem, suffix`` and the model's own words.
+Nothing here trains. The model is fed only ``prefix, mem, suffix`` and its own output.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ EXACT = PORTABLE[0]
 
 
 def require_weights(lm: FrozenLM, mem: MemVector) -> None:
-    """Refuse to run a vector on weights it was not trained for."""
+    """Raise ``ModelError`` if a vector was trained for other weights, ``VectorError`` if it does not fit the model."""
     if mem.fingerprint != lm.fingerprint:
-        way = (
-            f"load {mem.model}" if mem.model != lm.name else f"{lm.name} has changed, load it at the vector's revision"
-        )
+        same_name = mem.model == lm.name
+        fix = f"{lm.name} has changed. Load it at the vector's revision." if same_name else f"Load {mem.model}."
         raise ModelError(
             f"this vector was trained for {mem.model} (weights {mem.fingerprint[:12]}, revision {mem.revision}), "
-            f"and the model given is {lm.name} (weights {lm.fingerprint[:12]}, revision {lm.revision}): {way}"
+            f"but the model is {lm.name} (weights {lm.fingerprint[:12]}, revision {lm.revision}). {fix}"
         )
     if mem.d != lm.d:
-        raise VectorError(f"the vector has width {mem.d}, {lm.name} takes {lm.d}")
-    if lm.context and _context(mem) + mem.n - 1 > lm.context:  # the last token is said, and never fed
-        raise VectorError(f"{mem!r} claims {mem.n} tokens; {lm.name} has a context of {lm.context} positions")
+        raise VectorError(f"the vector has width {mem.d}, but {lm.name} needs {lm.d}. Use a vector of this model.")
+    if lm.context and _context(mem) + mem.n - 1 > lm.context:  # the last token is decoded and never fed
+        raise VectorError(
+            f"{mem!r} has {mem.n} tokens, but {lm.name} has a context of only {lm.context} positions. "
+            "Use a model with a longer context."
+        )
     lm.check_ids(np.concatenate([mem.prefix_ids, mem.suffix_ids, mem.token_ids]))
 
 
@@ -47,11 +49,17 @@ def decode(
     batch: int = 16,
     on_token: Callable[[int], bool] | None = None,
 ) -> list[np.ndarray]:
-    """Greedy ids (n,) from each vector alone, ``tokens`` of them (default: as many as its passage has).
+    """Greedy ids (n,) from each vector alone. ``tokens`` sets n (default: the length of the vector's passage).
 
-    Vectors of equal context length go through the model together, ``batch`` at a time, without padding. Rounding, and
-    so the odd token, may depend on the batch: what is called exact is a check at batch 1. ``watch`` is told of each
-    token how many its batch has by now; True ends that batch, with fewer ids.
+    >>> from memlab import Recipe, cram, decode, load
+    >>> lm = load("toy:llama")
+    >>> mems = cram(lm, lm.passage_of_ids([5, 9, 2]), Recipe.default(k=4), progress=False)
+    >>> decode(lm, mems)[0].tolist()
+    [5, 9, 2]
+
+    Vectors with equal context length go through the model together, ``batch`` at a time, without padding. Rounding, and
+    so a token now and then, may depend on the batch. Therefore "exact" means a check at batch 1. ``on_token`` is called
+    after each token with the number of tokens in its batch so far. If it returns True, that batch ends early.
     """
     for mem in mems:
         require_weights(lm, mem)
@@ -60,12 +68,12 @@ def decode(
     for _, same in itertools.groupby(order, key=lambda i: _context(mems[i])):
         for chunk in _chunks(same, batch):
             lengths = [tokens or mems[i].n for i in chunk]
-            made: list[np.ndarray] = []
+            columns: list[np.ndarray] = []
             for logits in itertools.islice(_stream(lm, [mems[i] for i in chunk], dtype), max(lengths)):
-                made.append(logits.argmax(-1).cpu().numpy())
-                if on_token and on_token(len(made)):
+                columns.append(logits.argmax(-1).cpu().numpy())
+                if on_token and on_token(len(columns)):
                     break
-            ids = np.stack(made, axis=1)
+            ids = np.stack(columns, axis=1)
             done |= {i: row[:n] for i, row, n in zip(chunk, ids, lengths, strict=True)}
     return [done[i] for i in range(len(mems))]
 
@@ -79,41 +87,49 @@ def check(
     cache: bool = True,
     first_given: bool = False,
 ) -> Check:
-    """Decode freely and compare with the passage. The defaults are what *exact* means.
+    """Decode freely and compare with the passage. The default settings are the definition of *exact*.
 
-    In a reduced dtype the model's own logits are used, as ``generate`` would. ``batch`` repeats the vector.
+    >>> from memlab import Recipe, check, cram, load
+    >>> lm = load("toy:llama")
+    >>> (mem,) = cram(lm, lm.passage_of_ids([5, 9, 2]), Recipe.default(k=4), progress=False)
+    >>> check(lm, mem).exact, check(lm, mem, dtype="bfloat16").tokens
+    (True, 3)
+
+    ``batch`` repeats the vector. ``cache=False`` computes every step from all tokens. ``first_given`` gives the first
+    token to the decode. In a reduced dtype the logits are the model's own, as in ``generate``. Raises ``VectorError``
+    for a redacted vector, and ``ModelError`` if the vector was trained for other weights.
     """
     require_weights(lm, mem)
     if mem.redaction:
-        raise VectorError("a redacted vector holds no token ids to compare with: use mem.matches(decode(lm, [mem])[0])")
+        raise VectorError("a redacted vector has no token ids to compare with. Use mem.matches(decode(lm, [mem])[0]).")
     if mem.n <= first_given:
-        raise VectorError("with the first token given there is nothing left to decode of a passage of one token")
+        raise VectorError("the passage has one token, and first_given leaves nothing to decode. Use first_given=False.")
     targets = mem.token_ids[1:] if first_given else mem.token_ids
     given = mem.token_ids[:1] if first_given else mem.token_ids[:0]
     stream = _stream(lm, [mem] * batch, dtype, given=given, cache=cache)
     right, first_wrong, margin = 0, None, np.inf
     for position, (target, logits) in enumerate(zip(targets, stream, strict=False), int(first_given)):
-        # Every row must be right: a vector that survives only in one place of a batch is not portable.
-        lead = float(true_margin(logits, logits.new_full((batch,), int(target), dtype=torch.long)).min())
-        # The argmax of logits that are no numbers is 0, and proves nothing. JSON has neither NaN nor infinity.
-        lead = max(lead, -1e30) if np.isfinite(lead) else -1e30
-        correct = lead > -1e30 and bool((logits.argmax(-1) == int(target)).all())
+        # Every row must be right: a vector that works only at one place of a batch is not portable.
+        token_margin = float(true_margin(logits, logits.new_full((batch,), int(target), dtype=torch.long)).min())
+        # The argmax of NaN logits is 0 and proves nothing. -1e30 marks it, because JSON has neither NaN nor infinity.
+        token_margin = max(token_margin, -1e30) if np.isfinite(token_margin) else -1e30
+        correct = token_margin > -1e30 and bool((logits.argmax(-1) == int(target)).all())
         right += correct
         if first_wrong is None:
-            margin = min(margin, lead)
+            margin = min(margin, token_margin)
             if not correct:
                 first_wrong = position
     return Check(dtype, lm.device.type, batch, cache, first_given, len(targets), right, first_wrong, margin)
 
 
 def check_portable(lm: FrozenLM, mem: MemVector) -> MemVector:
-    """The same vector with the checks that ``mem.portable`` looks at (those made already are not repeated)."""
-    made = {c.settings for c in mem.checks}
+    """The same vector with the checks that ``mem.portable`` needs. Checks that it has already are not repeated."""
+    existing = {c.settings for c in mem.checks}
     return mem.with_checks(
         *(
             check(lm, mem, dtype=t, batch=b, cache=c, first_given=f)
             for t, b, c, f in PORTABLE
-            if (t, b, c, f) not in made
+            if (t, b, c, f) not in existing
         )
     )
 
@@ -121,7 +137,7 @@ def check_portable(lm: FrozenLM, mem: MemVector) -> MemVector:
 def teacher_forced(
     lm: FrozenLM, mem: MemVector, *, first_scored: int = 1, dtype: str = "float32"
 ) -> tuple[float, float, float]:
-    """(accuracy, loss in bits a token, smallest margin) while the true tokens are fed; not a proof of decoding."""
+    """(accuracy, loss in bits per token, smallest margin) while the true tokens are fed. Not a proof of decoding."""
     require_weights(lm, mem)
     row = Row.of(mem, first_scored)
     scores, _ = Batch(lm, [row]).scores([torch.tensor(mem.mem)], _NAMES[dtype])
@@ -132,29 +148,30 @@ def teacher_forced(
 def _stream(
     lm: FrozenLM, mems: Sequence[MemVector], dtype: str, *, given: Iterable[int] = (), cache: bool = True
 ) -> Iterator[torch.Tensor]:
-    """Logits (b, V) of one token after another, each fed back as its argmax. All contexts are of one length."""
+    """Logits (b, V), one token after another; the argmax is fed back. All contexts must have equal length."""
     if dtype not in _NAMES:
         raise ValueError(f"dtype={dtype!r}; expected one of {', '.join(_NAMES)}")
-    kind = _NAMES[dtype]
+    torch_dtype = _NAMES[dtype]
     fed = torch.stack([torch.cat([context_of(lm, m), lm.embed(list(given))]) for m in mems])
-    logits, past = lm.step(kind, embeddings=fed)
+    logits, past = lm.step(torch_dtype, embeddings=fed)
     while True:
         yield logits
         ids = logits.argmax(-1, keepdim=True)
         if cache:
-            logits, past = lm.step(kind, ids=ids, cache=past)
+            logits, past = lm.step(torch_dtype, ids=ids, cache=past)
         else:
             fed = torch.cat([fed, lm.embed(ids)], dim=1)
-            logits, _ = lm.step(kind, embeddings=fed)
+            logits, _ = lm.step(torch_dtype, embeddings=fed)
 
 
 def context_of(lm: FrozenLM, mem: MemVector) -> torch.Tensor:
-    """(c, d) float32: all that stands before the text, embeddings of the prefix, the vectors, those of the suffix."""
+    """(c, d) float32, everything before the text: embeddings of the prefix, the vectors, embeddings of the suffix."""
     vectors = torch.tensor(mem.mem, device=lm.device)
     return torch.cat([lm.embed(mem.prefix_ids), vectors, lm.embed(mem.suffix_ids)])
 
 
 def _context(mem: MemVector) -> int:
+    """Positions before the text."""
     return len(mem.prefix_ids) + mem.k + len(mem.suffix_ids)
 
 

@@ -1,4 +1,4 @@
-"""Vectors for other programs: a prompt-tuning adapter that PEFT loads."""
+"""Export of vectors to PEFT, as a prompt-tuning adapter."""
 
 from __future__ import annotations
 
@@ -21,12 +21,20 @@ CONFIG = "adapter_config.json"
 
 
 def export_peft(mem: MemVector, folder: str | os.PathLike[str], lm: FrozenLM | None = None) -> Path:
-    """Write a prompt-tuning adapter that ``peft.PeftModel.from_pretrained(model, folder)`` loads; the folder.
+    """Write a prompt-tuning adapter that ``peft.PeftModel.from_pretrained(model, folder)`` loads. Returns the folder.
 
-    Its virtual tokens are all that stands before the text: the embeddings of prefix and suffix tokens come with the
-    vectors, so the adapter alone says what the vector says. ``lm`` is its model, loaded where it is not given. To read
-    the text out, ``generate`` must be given no token of its own:
+    >>> import tempfile
+    >>> from memlab import Recipe, cram, export_peft, load
+    >>> lm, folder = load("toy:llama"), tempfile.mkdtemp()
+    >>> (mem,) = cram(lm, lm.passage_of_ids([5, 9, 2]), Recipe.default(k=4), progress=False)
+    >>> sorted(file.name for file in export_peft(mem, folder, lm).iterdir())
+    ['adapter_config.json', 'adapter_model.safetensors']
+
+    The adapter's virtual tokens are everything before the text: embeddings of the prefix tokens, the vectors, and
+    embeddings of the suffix tokens. ``lm`` is the vector's model; it is loaded if it is not given. To get the text,
+    call ``generate`` without a token of its own:
     ``generate(input_ids=torch.empty(1, 0, dtype=torch.long), max_new_tokens=n, do_sample=False, eos_token_id=None)``.
+    Raises ``ModelError`` if ``lm`` has other weights than the vector's model.
     """
     from memlab.decoding.decode import context_of, require_weights
     from memlab.models import load
@@ -35,7 +43,7 @@ def export_peft(mem: MemVector, folder: str | os.PathLike[str], lm: FrozenLM | N
     require_weights(lm, mem)
     rows = context_of(lm, mem).cpu().numpy()
     config = lm.model.config.get_text_config()
-    about = {
+    settings = {
         "peft_type": "PROMPT_TUNING",
         "task_type": "CAUSAL_LM",
         "inference_mode": True,
@@ -44,17 +52,17 @@ def export_peft(mem: MemVector, folder: str | os.PathLike[str], lm: FrozenLM | N
         "token_dim": mem.d,
         "num_transformer_submodules": 1,
         "num_layers": config.num_hidden_layers,
-        # State-space models have none, and PEFT asks.
+        # PEFT requires a number; state-space models have no attention heads.
         "num_attention_heads": getattr(config, "num_attention_heads", 1),
         "prompt_tuning_init": "RANDOM",
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"prompt_embeddings": np.ascontiguousarray(rows, np.float32)}
-    told = {"memlab": json.dumps({"key": mem.key, "tokens": mem.n, "fingerprint": mem.fingerprint})}
+    metadata = {"memlab": json.dumps({"key": mem.key, "tokens": mem.n, "fingerprint": mem.fingerprint})}
     for name, data in (
-        (ADAPTER, safetensors.numpy.save(tensors, told)),
-        (CONFIG, json.dumps(about, indent=1).encode()),
+        (ADAPTER, safetensors.numpy.save(tensors, metadata)),
+        (CONFIG, json.dumps(settings, indent=1).encode()),
     ):
         atomic_write(folder / name, data)
     return folder

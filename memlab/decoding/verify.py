@@ -1,4 +1,4 @@
-"""Whether stored vectors still do what their checks say: a sample of a store, decoded again."""
+"""Decodes a sample of a store's exact vectors again, to see whether they are still exact here and now."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from memlab.results.store import Store
 
 @dataclass
 class VerifyReport:
-    """What became of a sample of exact vectors."""
+    """The outcome for each vector of a sample."""
 
     sound: list[str] = field(default_factory=list)
-    """Keys of those that are exact here and now, too."""
+    """Keys of vectors that are exact here and now."""
     changed: dict[str, str] = field(default_factory=dict)
-    """{key: where it goes wrong now}. Another machine's or library's rounding, unless the file or model is at fault."""
-    not_asked: dict[str, str] = field(default_factory=dict)
-    """{key: why}: a model that cannot be had here, or has other weights now; a file that cannot be read."""
+    """{key: where the decode goes wrong}. The cause is other rounding (machine, library), or a faulty file or model."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """{key: why it was not decoded}: its model is not available or has other weights now, or its file is unreadable."""
 
 
 def verify_sample(store: Store, number: int, *, seed: int = 0, progress: bool = True) -> VerifyReport:
-    """Decode ``number`` of the store's exact vectors (all, if it has fewer), drawn by ``seed``, at batch 1.
+    """Decode ``number`` exact vectors of the store at batch 1, or all if it has fewer. ``seed`` draws the sample.
 
-    Each model is loaded by the name and revision that the vectors give. Files are only read.
+    Each model is loaded by the name and revision in the vectors. No file is written.
     """
     table = store.table()
     exact = sorted(table[table.exact.astype(bool)].key)
     drawn = random.Random(seed).sample(exact, min(number, len(exact)))
-    found, mems = VerifyReport(), list[MemVector]()
+    report, mems = VerifyReport(), list[MemVector]()
     for key in drawn:
         try:
             mems.append(store.get(key))
         except (VectorError, KeyError, OSError) as error:
-            found.not_asked[key] = str(error)
+            report.skipped[key] = str(error)
 
     def origin(mem: MemVector) -> tuple[str, str]:
         return mem.model, mem.revision or ""
@@ -49,31 +49,36 @@ def verify_sample(store: Store, number: int, *, seed: int = 0, progress: bool = 
         same = list(group)
         try:
             lm = load(model, revision=revision or None)
-        except Exception as error:  # a name is what a file says, and may be anything
-            why = str(error) if isinstance(error, ModelError) else f"{model:.80} cannot be loaded: {error}"
-            found.not_asked |= {mem.key: why for mem in same}
+        except Exception as error:  # the name comes from a file and may be anything
+            reason = str(error) if isinstance(error, ModelError) else f"{model:.80} cannot be loaded: {error}"
+            report.skipped |= {mem.key: reason for mem in same}
             continue
         for mem in same:
             try:
                 wrong = _wrong(lm, mem)
             except (ModelError, PassageError, VectorError) as error:
-                found.not_asked[mem.key] = str(error)
+                report.skipped[mem.key] = str(error)
             else:
                 if wrong is None:
-                    found.sound.append(mem.key)
+                    report.sound.append(mem.key)
                 else:
-                    found.changed[mem.key] = wrong
+                    report.changed[mem.key] = wrong
             bar.update()
     bar.close()
-    return found
+    return report
 
 
 def _wrong(lm: FrozenLM, mem: MemVector) -> str | None:
-    """Where it goes wrong, None where it does not."""
-    then = f"exact with torch {mem.provenance.get('torch')} on {mem.provenance.get('machine')}, margin {mem.margin:.3g}"
+    """Where the decode goes wrong; None if it is exact."""
+    origin = f"torch {mem.provenance.get('torch')} on {mem.provenance.get('machine')}"
+    then = f"it was exact with {origin}, with a margin of {mem.margin:.3g} logits"
     if mem.redaction:
-        return None if mem.matches(decode(lm, [mem], batch=1)[0]) else f"another text than its hash names; {then}"
-    made = check(lm, mem)
-    if made.exact:
+        return (
+            None
+            if mem.matches(decode(lm, [mem], batch=1)[0])
+            else f"it decodes to another text than its hash names; {then}"
+        )
+    now = check(lm, mem)
+    if now.exact:
         return None
-    return f"token {(made.first_wrong or 0) + 1} of {made.tokens} is wrong, by {-made.margin:.3g} logits; {then}"
+    return f"token {(now.first_wrong or 0) + 1} of {now.tokens} is wrong, by {-now.margin:.3g} logits; {then}"

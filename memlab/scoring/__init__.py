@@ -1,1 +1,1 @@
-"""Loss and gradient of many passages in one pass, and what that takes: memory, time."""
+"""Loss and gradient of many passages in one pass, and its cost: memory and time."""

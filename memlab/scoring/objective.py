@@ -1,7 +1,7 @@
-"""Loss, gradient and teacher-forced score of many passages in one pass, mixed lengths and k.
+"""Loss, gradient and teacher-forced scores of many passages in one pass, with mixed lengths and k.
 
-Rows are ``prefix, mem, suffix, t1 ... t(N-1)``, padded on the right; the last token is scored and never fed. Causal
-models look left only, so neither a mask nor the neighbours matter.
+Rows are ``prefix, mem, suffix, t1 ... t(N-1)``, padded on the right. The last token is scored and never fed. Causal
+models attend only to the left, so padding needs no mask and rows do not affect each other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from memlab.scoring.cuda_graphs import Layout, graph_cache_of
 
 @dataclass(frozen=True)
 class Row:
-    """One passage's part of a pass."""
+    """One passage in a pass."""
 
     token_ids: np.ndarray
     prefix_ids: Sequence[int]
@@ -31,43 +31,43 @@ class Row:
 
     @classmethod
     def of(cls, mem: MemVector, first_scored: int = 1) -> Self:
-        """A finished vector's row, all its tokens scored."""
+        """The row of a finished vector."""
         if mem.redaction:
-            raise VectorError(f"{mem!r} is redacted: it holds no token ids to score; mem.restored(ids) puts them back")
+            raise VectorError(f"{mem!r} is redacted: it has no token ids to score. Use mem.restored(ids).")
         return cls(mem.token_ids, mem.prefix_ids.tolist(), mem.suffix_ids.tolist(), mem.k, first_scored)
 
     @property
     def context(self) -> int:
-        """Positions before the first token."""
+        """Number of positions before the first token of the text."""
         return len(self.prefix_ids) + self.k + len(self.suffix_ids)
 
     @property
     def length(self) -> int:
-        """Positions fed."""
+        """Number of positions fed."""
         return self.context + len(self.token_ids) - 1
 
     @property
     def fixed_ids(self) -> list[int]:
-        """What is fed, zeros standing where the vectors go."""
+        """The ids fed, with 0 at the places of the vectors."""
         return [*self.prefix_ids, *[0] * self.k, *self.suffix_ids, *self.token_ids[:-1].tolist()]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Per passage, in order. All tensors are on the CPU."""
+    """Scores per passage, in order. All tensors are (rows,), on the CPU."""
 
     loss: torch.Tensor
-    """Mean cross-entropy of the scored tokens, nats (rows,)."""
+    """Mean cross-entropy of the scored tokens, nats."""
     right: torch.Tensor
-    """Scored tokens that are argmax while the true ones are fed (rows,)."""
+    """Number of scored tokens that are argmax, teacher-forced."""
     scored: torch.Tensor
-    """Tokens scored (rows,)."""
+    """Number of scored tokens."""
     min_margin: torch.Tensor
-    """Smallest lead in logits of a scored token over the best other (rows,)."""
+    """Smallest margin of a scored token: its logit minus the best other logit."""
 
 
 class Batch:
-    """What stays the same from step to step: embeddings of the fixed tokens, where the vectors go, what is scored."""
+    """The constant part of a training step: embeddings of the fixed tokens, places of the vectors, scored tokens."""
 
     def __init__(self, lm: FrozenLM, rows: Sequence[Row]) -> None:
         self.lm = lm
@@ -76,7 +76,10 @@ class Batch:
         mems, scored, targets = [], [], []
         for i, row in enumerate(rows):
             if row.first_scored > len(row.token_ids):
-                raise ValueError(f"first_scored={row.first_scored}, but the passage has {len(row.token_ids)} tokens")
+                raise ValueError(
+                    f"first_scored={row.first_scored}, but the passage has {len(row.token_ids)} tokens. "
+                    "Give a smaller first_scored."
+                )
             ids[i, : row.length] = torch.tensor(row.fixed_ids)
             first = i * size + len(row.prefix_ids)
             mems.append(torch.arange(first, first + row.k))
@@ -89,7 +92,7 @@ class Batch:
         self._owner = torch.repeat_interleave(torch.arange(len(rows)), self.scored).to(lm.device)
         self._rows = rows
 
-        # Places counted through all rows: gathering by index needs no wait for the device, a mask would.
+        # Indices into all positions of all rows. Gathering by a mask would wait for the device; by index it does not.
         self._mems, self._scored = torch.cat(mems).to(lm.device), torch.cat(scored).to(lm.device)
         self._fixed = lm.embed(ids)
 
@@ -99,39 +102,39 @@ class Batch:
     def scores(
         self, mems: Sequence[torch.Tensor], dtype: torch.dtype, *, gradient: bool = False
     ) -> tuple[Scores, list[torch.Tensor]]:
-        """Score vectors, each (k, d) float32; with ``gradient`` also d loss / d vectors, float32, of those shapes.
+        """Score vectors, each (k, d) float32. With ``gradient`` also d loss / d vectors, float32, in the same shapes.
 
-        Vectors and gradients are on the CPU, where update rules work: the device is waited for at a step's end only.
+        Vectors and gradients are on the CPU, where optimizers work. The pass waits for the device only at its end.
         """
         with self.lm.lock, torch.set_grad_enabled(gradient):
             flat = torch.cat(list(mems)).detach().to(self.lm.device)
-            frames = graph_cache_of(self.lm) if gradient else None
-            if frames and (replayed := frames.run(self.lm, self, self._layout, flat, dtype)):
-                table, whole = (made.cpu() for made in replayed)
-                return self._scores(table.double()), list(whole.split([m.shape[0] for m in mems]))
+            graphs = graph_cache_of(self.lm) if gradient else None
+            if graphs and (replayed := graphs.run(self.lm, self, self._layout, flat, dtype)):
+                table, slopes = (tensor.cpu() for tensor in replayed)
+                return self._scores(table.double()), list(slopes.split([m.shape[0] for m in mems]))
             flat.requires_grad_(gradient)
             embeddings = self._fixed.flatten(0, 1).index_copy(0, self._mems, flat).view_as(self._fixed)
-            nats, lead = self.lm.losses(embeddings, self._scored, self._targets, dtype)
+            nats, margins = self.lm.losses(embeddings, self._scored, self._targets, dtype)
             loss = self._per_passage(nats) / self._count
             gradients: list[torch.Tensor] = []
             if gradient:
-                # Passages share no variable, so the gradient of the sum is each one's own.
-                (whole,) = torch.autograd.grad(loss.sum(), flat)
-                gradients = list(whole.cpu().split([m.shape[0] for m in mems]))
-        return self._to_scores(loss, lead), gradients
+                # Passages share no variable, so the gradient of the sum holds each passage's own gradient.
+                (slopes,) = torch.autograd.grad(loss.sum(), flat)
+                gradients = list(slopes.cpu().split([m.shape[0] for m in mems]))
+        return self._to_scores(loss, margins), gradients
 
-    def _to_scores(self, loss: torch.Tensor, lead: torch.Tensor) -> Scores:
+    def _to_scores(self, loss: torch.Tensor, margins: torch.Tensor) -> Scores:
         with torch.no_grad():
-            worst = torch.full_like(loss, torch.inf).scatter_reduce_(0, self._owner, lead, "amin")
-            right = self._per_passage((lead > 0).float())
-            return self._scores(torch.stack([loss.detach(), right, worst]).cpu().double())  # one wait for the device
+            smallest = torch.full_like(loss, torch.inf).scatter_reduce_(0, self._owner, margins, "amin")
+            right = self._per_passage((margins > 0).float())
+            return self._scores(torch.stack([loss.detach(), right, smallest]).cpu().double())  # one wait for the device
 
     def _scores(self, table: torch.Tensor) -> Scores:
         return Scores(table[0], table[1].long(), self.scored, table[2])
 
     @cached_property
     def _layout(self) -> Layout:
-        """The rows as ``replay`` takes them."""
+        """The rows in the form that ``cuda_graphs`` needs."""
         return [
             (
                 row.fixed_ids, len(row.prefix_ids), row.k, row.token_ids[row.first_scored - 1 :],
@@ -142,7 +145,7 @@ class Batch:
 
 
 def true_margin(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Lead of the target's logit over the best other one: logits (r, V), targets (r,) -> (r,); above 0 is argmax."""
+    """Margins (r,): the target's logit minus the best other logit, for logits (r, V), targets (r,). > 0 is argmax."""
     top = logits.topk(2, dim=-1)
     true = logits.gather(-1, targets[:, None]).squeeze(-1)
     other = torch.where(top.indices[:, 0] == targets, top.values[:, 1], top.values[:, 0])

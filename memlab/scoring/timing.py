@@ -1,4 +1,4 @@
-"""Timing of training steps, and what the machine can do: seconds, peak bytes, multiplications."""
+"""Timing of training steps, and the speed of the machine: seconds, peak bytes, multiplications per second."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from memlab.scoring.objective import Batch, Row
 
 
 def training_step(lm: FrozenLM, rows: int, tokens: int, *, seed: int = 0) -> Callable[[], None]:
-    """A step on random passages: one pass with its gradient, as the engine does it."""
+    """A function that runs one training pass, with gradient, on random passages."""
     rng = np.random.default_rng(seed)
     prefix = lm.sink_prefix
     passages = [Row(rng.integers(0, lm.vocabulary, tokens), prefix, (), 1) for _ in range(rows)]
@@ -37,7 +37,7 @@ def training_step(lm: FrozenLM, rows: int, tokens: int, *, seed: int = 0) -> Cal
 
 
 def seconds_a_token(lm: FrozenLM, *, tokens: int = 32, rows: int = 8, steps: int = 2) -> float:
-    """Seconds of a training step for each token in it, at this shape, now: a median of ``steps``."""
+    """Seconds of a training step per token, at this shape, on this machine now: the median of ``steps``."""
     step = training_step(lm, rows, tokens)
     with eager():
         step()
@@ -45,36 +45,36 @@ def seconds_a_token(lm: FrozenLM, *, tokens: int = 32, rows: int = 8, steps: int
 
 
 def peak_memory(work: Callable[[], Any], device: torch.device) -> int:
-    """Bytes held at most while ``work`` runs, above what was held before."""
+    """Largest number of bytes in use while ``work`` runs, minus the bytes in use before."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
         return int(torch.cuda.max_memory_allocated(device) - before)
-    # A model that only a cycle still holds would be freed while the work runs, and hide as much of it.
-    # And what earlier work has freed and the C library keeps would not be counted.
+    # First free garbage (a model in a reference cycle, for instance) and the memory that the C library keeps.
+    # Otherwise the work could use that memory, and it would not be counted.
     trim_memory()
     process = psutil.Process()
-    before = most = process.memory_info().rss
+    before = peak = process.memory_info().rss
     over = threading.Event()
 
-    def watch() -> None:
-        nonlocal most
+    def sample() -> None:
+        nonlocal peak
         while not over.wait(0.002):
-            most = max(most, process.memory_info().rss)
+            peak = max(peak, process.memory_info().rss)
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
     try:
         work()
     finally:
         over.set()
-        watcher.join()
-    return int(most - before)
+        sampler.join()
+    return int(peak - before)
 
 
 def machine_rate(device: torch.device, dtype: torch.dtype, *, size: int = 2048) -> float:
-    """Multiplications and additions a second, of a square matrix product: what this machine can do, now."""
+    """Multiplications and additions per second in a square matrix product, on this machine now."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
 
     def product() -> None:
@@ -87,34 +87,37 @@ def machine_rate(device: torch.device, dtype: torch.dtype, *, size: int = 2048) 
 
 def step_flops(step: Callable[[], Any]) -> int:
     """Multiplications and additions in the matrix products of ``step``."""
-    with eager(), FlopCounterMode(display=False) as counter:  # a replay would count nothing
+    with eager(), FlopCounterMode(display=False) as counter:  # a replayed pass would not be counted
         step()
     return int(counter.get_total_flops())
 
 
 def device_name(device: torch.device) -> str:
-    """The card's or the processor's name; of a processor also what its vector units can do, since rented machines call
-    several generations by one name.
+    """Name of the GPU or the processor. A processor's name includes its vector units, because cloud providers use one
+    name for several generations.
     """
     import platform
 
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     name = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration):  # Linux has it
+    with suppress(OSError, StopIteration):  # only Linux has this file
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
         name = next(s.partition(":")[2].strip() for s in lines if s.startswith("model name"))
-    has: Any = getattr(torch.cpu, "get_capabilities", dict)()
-    units = [torch.backends.cpu.get_cpu_capability(), *(unit for unit in ("avx512_bf16", "amx_bf16") if has.get(unit))]
+    features: Any = getattr(torch.cpu, "get_capabilities", dict)()
+    bf16_units = [unit for unit in ("avx512_bf16", "amx_bf16") if features.get(unit)]
+    units = [torch.backends.cpu.get_cpu_capability(), *bf16_units]
     return f"{device.type} {name} ({', '.join(unit.upper().replace('_', ' ') for unit in units)})"
 
 
 def timed(work: Callable[[], Any]) -> float:
+    """Wall seconds of ``work``."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def wait_for_device(device: torch.device) -> None:
+    """Return when all work on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
