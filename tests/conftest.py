@@ -74,8 +74,11 @@ def lab(browser, tmp_path_factory):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """The slowest tests run first, so that no process works alone at the end."""
+    """The slowest tests run first, so that no process works alone at the end. They also get more time than others."""
     items.sort(key=lambda item: ("browser" not in item.keywords, "real" not in item.keywords))
+    for item in items:
+        if any(item.get_closest_marker(kind) for kind in ("real", "notebook", "browser")):
+            item.add_marker(pytest.mark.timeout(1200))
 
 
 def random_passages(lm, count=8, tokens=8, seed=0):

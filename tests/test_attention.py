@@ -1,4 +1,4 @@
-"""Attention against weights worked out by hand, and knocking out against a model that cannot see."""
+"""Attention is compared with weights computed here; a knock-out with a model that cannot see the vectors."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def crammed():
     return lm, mem
 
 
-def test_mass_is_a_share_and_none_where_there_is_no_attention(any_toy):
+def test_attention_mass_sums_to_one_and_is_empty_without_attention(any_toy):
     before = any_toy.model.config._attn_implementation
     (mem,) = cram(any_toy, random_passages(any_toy, 1, 4), Recipe.default(budget=2, prefix=(1,)), progress=False)
     table = attention.attention_mass(any_toy, mem)
@@ -29,13 +29,13 @@ def test_mass_is_a_share_and_none_where_there_is_no_attention(any_toy):
         return
     config = any_toy.model.config
     assert len(table) == config.num_hidden_layers * config.num_attention_heads
-    # The sink, the vector and the text are all there is.
+    # Sink, vector and text are all positions.
     np.testing.assert_allclose(table[["on_first", "on_mem", "on_text"]].sum(axis=1), 1, atol=1e-5)
     assert (table[["on_first", "on_mem"]] > 0).all(axis=None)
 
 
-def test_mass_of_the_first_layer_by_hand(crammed):
-    """Query and key of layer 0, rotated and multiplied here, against the table's first rows."""
+def test_attention_mass_of_the_first_layer_by_hand(crammed):
+    """Query and key of layer 0 are rotated and multiplied here, and compared with the table's first rows."""
     lm, mem = crammed
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
@@ -47,8 +47,8 @@ def test_mass_of_the_first_layer_by_hand(crammed):
         size = heads.head_dim
         q = heads.q_proj(x).view(1, -1, lm.model.config.num_attention_heads, size).transpose(1, 2)
         k = heads.k_proj(x).view(1, -1, lm.model.config.num_key_value_heads, size).transpose(1, 2)
-        turn = lm.model.model.rotary_emb(x, torch.arange(rows.shape[1])[None])
-        q, k = apply_rotary_pos_emb(q, k, *turn)
+        rotation = lm.model.model.rotary_emb(x, torch.arange(rows.shape[1])[None])
+        q, k = apply_rotary_pos_emb(q, k, *rotation)
         scores = q @ repeat_kv(k, heads.num_key_value_groups).mT / size**0.5
         blind = torch.ones(rows.shape[1], rows.shape[1]).triu(1).bool()
         weights = scores.masked_fill(blind, -torch.inf).softmax(-1)[0, :, -mem.n :].mean(1)
@@ -58,7 +58,7 @@ def test_mass_of_the_first_layer_by_hand(crammed):
     np.testing.assert_allclose(first.on_mem, weights[:, 1:3].sum(1), atol=1e-5)
 
 
-def test_nothing_knocked_out_changes_nothing(any_toy):
+def test_a_knock_out_of_no_layers_changes_nothing(any_toy):
     (mem,) = cram(any_toy, random_passages(any_toy, 1, 5), Recipe.default(budget=20, k=2), progress=False)
     if not any_toy.family.attention_names:
         with pytest.raises(ModelError, match="no attention layers"):
@@ -73,53 +73,53 @@ def test_nothing_knocked_out_changes_nothing(any_toy):
     assert abs(everywhere[0] - found[0]) > 1e-3
 
 
-def test_hidden_everywhere_is_as_if_it_were_another_vector(crammed):
-    """Behind the vectors nothing of them may be seen: what they are makes no difference there any more."""
+def test_hidden_in_all_layers_the_vector_has_no_effect(crammed):
+    """With the vectors hidden in all layers, later positions are the same for another vector."""
     lm, mem = crammed
     layers = range(lm.model.config.num_hidden_layers)
     other = mem.with_mem(np.roll(mem.mem, 7, axis=1) * 0.3, "another")
 
-    def behind(vector):
+    def later_states(vector):
         seen = {}
 
-        def keep(module, args, out):
+        def record(module, args, out):
             seen["hidden"] = out.last_hidden_state[0, -mem.n + 1 :].clone()
 
-        hook = lm.model.model.register_forward_hook(keep)
+        hook = lm.model.model.register_forward_hook(record)
         try:
             attention.knock_out(lm, vector, layers)
         finally:
             hook.remove()
         return seen["hidden"]
 
-    torch.testing.assert_close(behind(mem), behind(other), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(later_states(mem), later_states(other), atol=1e-5, rtol=1e-4)
 
 
-def test_every_layer_every_way(crammed):
+def test_knock_outs_covers_all_layers_and_modes(crammed):
     lm, mem = crammed
     table = attention.knock_outs(lm, mem)
     layers = lm.model.config.num_hidden_layers
     assert len(table) == 1 + 3 * layers
     at = table.set_index(["layer", "mode"])
-    # All layers are all layers, from the first on or up to the last.
+    # From the first layer on, and up to the last: both are all layers.
     assert at.loc[(0, "from"), "bits"] == pytest.approx(at.loc[(layers - 1, "until"), "bits"])
     assert at.loc[(0, "only"), "bits"] == pytest.approx(at.loc[(0, "until"), "bits"])
     assert at.loc[(-1, "none"), "bits"] < at.loc[(0, "from"), "bits"]
 
 
-def test_what_cannot_be_knocked_out(crammed):
+def test_impossible_knock_outs_raise(crammed):
     lm, mem = crammed
-    with pytest.raises(ValueError, match="layers 0 to"):
+    with pytest.raises(ValueError, match="Give layers 0 to"):
         attention.knock_out(lm, mem, [99])
-    with pytest.raises(ValueError, match="mem or prefix"):
+    with pytest.raises(ValueError, match="Give mem or prefix"):
         attention.knock_out(lm, mem, [0], what="text")
     without = attention.knock_out(lm, mem, [0], what="prefix")
     assert without[0] != attention.knock_out(lm, mem, [])[0]
     modules = attention.attention_layers(lm)
-    assert not any(module._forward_pre_hooks for module in modules)  # nothing stays behind
+    assert not any(module._forward_pre_hooks for module in modules)  # no hook is left
 
 
-def test_a_waterfall_adds_up(crammed):
+def test_a_waterfall_agrees_with_the_loss(crammed):
     lm, mem = crammed
     table = attention.waterfall(lm, mem)
     assert table.position.tolist() == [1, 2, 3, 4, 5]

@@ -1,4 +1,4 @@
-"""Runs elsewhere: the same keys, as many exact ones; workers that die; chunks that cannot be done."""
+"""Runs in workers: same keys and same number of exact results as in one process; workers that die; chunks that fail."""
 
 import concurrent.futures
 import os
@@ -16,7 +16,9 @@ import torch
 
 from memlab import ModelError, Plan, Recipe, Store, StoreError, load, run
 from memlab.models import FrozenLM
+from memlab.sweeps import dispatch as d
 from memlab.sweeps import executors as w
+from memlab.sweeps.retry import after_failure
 from tests.conftest import random_passages
 from tests.helpers import forged_file
 
@@ -25,14 +27,22 @@ pytestmark = pytest.mark.slow
 RECIPE = Recipe.default(k=2, budget=60)
 
 
-def spawned(*, recursive=False):
-    """This process's worker processes, those that have ended and are not waited for yet left out."""
-    found = []
+def live_workers(*, recursive=False):
+    """This process's worker processes, without zombies."""
+    workers = []
     for process in psutil.Process().children(recursive=recursive):
-        with suppress(psutil.NoSuchProcess):  # zombies too
+        with suppress(psutil.NoSuchProcess):  # raised for zombies, too
             if "spawn_main" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
+                workers.append(process)
+    return workers
+
+
+@pytest.fixture
+def sigint_interrupts():
+    """SIGINT raises KeyboardInterrupt, even if pytest was started with SIGINT ignored, as background jobs are."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +56,21 @@ def plan(lm):
 
 
 @pytest.fixture(scope="module")
-def here(plan, tmp_path_factory):
-    store = Store(tmp_path_factory.mktemp("here"))
+def local_report(plan, tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("local"))
     return run(plan, store, progress=False)
 
 
-def same(report, here):
-    assert [m.key for m in report.results] == [m.key for m in here.results]
-    assert sum(m.exact for m in report.results) == sum(m.exact for m in here.results)
+def assert_same(report, expected):
+    assert [m.key for m in report.results] == [m.key for m in expected.results]
+    assert sum(m.exact for m in report.results) == sum(m.exact for m in expected.results)
 
 
-def test_two_processes_do_what_one_does(plan, here, tmp_path):
+def test_two_processes_give_the_same_results_as_one(plan, local_report, tmp_path):
     seen = []
     with w.processes(2, threads=1) as executor:
-        report = run(plan, Store(tmp_path), executor=executor, chunk=4, watch=seen.append)
-        same(report, here)
+        report = run(plan, Store(tmp_path), executor=executor, chunk=4, on_progress=seen.append)
+        assert_same(report, local_report)
         assert report.trained == 12
         again = run(plan, Store(tmp_path), executor=executor, chunk=4)
         assert again.trained == 0
@@ -68,46 +78,47 @@ def test_two_processes_do_what_one_does(plan, here, tmp_path):
     assert {m.provenance["threads"] for m in report.results} == {1}
 
 
-def test_a_killed_worker_costs_its_batch_only(plan, here, tmp_path, monkeypatch):
+def test_a_killed_process_loses_only_its_own_chunk(plan, local_report, tmp_path, monkeypatch):
     store = Store(tmp_path)
     killed = []
 
-    def kill_one(going):
-        children = spawned()
-        if not killed and going.given_out and len(list(store.keys())) >= 1 and children:
+    def kill_one(progress):
+        children = live_workers()
+        if not killed and progress.given_out and len(list(store.keys())) >= 1 and children:
             killed.append(children[0].pid)
             os.kill(children[0].pid, signal.SIGKILL)
         return False
 
     begun = chunks_begun(monkeypatch)
     with w.processes(2, threads=1) as executor:
-        report = run(plan, store, executor=executor, chunk=2, watch=kill_one)
+        report = run(plan, store, executor=executor, chunk=2, on_progress=kill_one)
     assert killed
-    same(report, here)
+    assert_same(report, local_report)
     assert report.failed == {}
     assert store.verify() == {}
-    assert sum(map(len, begun)) <= 12 + 2  # what was on that one bench, and nobody else's
+    assert sum(map(len, begun)) <= 12 + 2  # only the chunk of the killed worker was trained again
 
 
 def chunks_begun(monkeypatch):
-    begun, usual = [], w.Dispatcher.submit
+    begun, usual = [], d.Dispatcher.submit
 
-    def noted(desk):
-        before = set(desk.running)
-        going_on = usual(desk)
-        begun.extend(desk.running[future][0].keys for future in set(desk.running) - before)
-        return going_on
+    def recording(dispatcher):
+        before = set(dispatcher.running)
+        unfinished = usual(dispatcher)
+        begun.extend(dispatcher.running[future][0].keys for future in set(dispatcher.running) - before)
+        return unfinished
 
-    monkeypatch.setattr(w.Dispatcher, "submit", noted)
+    monkeypatch.setattr(d.Dispatcher, "submit", recording)
     return begun
 
 
-def test_a_second_interrupt_leaves_what_workers_have_begun(lm, plan, tmp_path, capsys):
-    """The first one waits for it, and says so."""
+@pytest.mark.usefixtures("sigint_interrupts")
+def test_a_second_interrupt_kills_the_workers(lm, plan, tmp_path, capsys):
+    """The first interrupt waits for them, with a message."""
     signals = []
 
-    def watch(going):
-        if going.given_out and not signals:
+    def interrupt_twice(progress):
+        if progress.given_out and not signals:
             signals.append(threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)))
             signals[0].start()
             raise KeyboardInterrupt
@@ -115,44 +126,44 @@ def test_a_second_interrupt_leaves_what_workers_have_begun(lm, plan, tmp_path, c
     began = time.monotonic()
     slow = Plan.of(lm, [job.passage for job in plan], Recipe.default(budget=10**6, margin=1000))
     with pytest.raises(KeyboardInterrupt), w.processes(1, threads=1) as executor:
-        run(slow, Store(tmp_path), executor=executor, progress=False, watch=watch)
+        run(slow, Store(tmp_path), executor=executor, progress=False, on_progress=interrupt_twice)
     assert time.monotonic() - began < 60
-    assert "passages with workers are finished first" in capsys.readouterr().err
+    assert "workers finish the" in capsys.readouterr().err
 
 
-def test_dask_does_what_one_does(plan, here, tmp_path):
+def test_dask_gives_the_same_results_as_one_process(plan, local_report, tmp_path):
     with w.dask_workers("local:2") as executor:
         assert executor.count == 2
-        same(run(plan, Store(tmp_path), executor=executor, chunk=4), here)
+        assert_same(run(plan, Store(tmp_path), executor=executor, chunk=4), local_report)
         with urllib.request.urlopen(executor.dashboard, timeout=10) as page:
             assert page.status == 200
-    with pytest.raises(w.WorkerError, match="local or local:NUMBER"), w.dask_workers("local:many"):
+    with pytest.raises(w.WorkerError, match="Give local or local:NUMBER"), w.dask_workers("local:many"):
         pass
     with pytest.raises(w.WorkerError, match="no Dask scheduler"), w.dask_workers("tcp://127.0.0.1:9"):
         pass
 
 
-def test_a_killed_dask_worker_costs_its_batch_only(plan, here, tmp_path):
+def test_a_killed_dask_worker_loses_only_its_own_chunk(plan, local_report, tmp_path):
     store, killed, seen = Store(tmp_path), [], []
 
-    def kill_one(going):
-        seen.append((set(store.keys()), going))
-        workers = spawned(recursive=True)
-        if not killed and going.given_out and seen[-1][0] and workers:
+    def kill_one(progress):
+        seen.append((set(store.keys()), progress))
+        workers = live_workers(recursive=True)
+        if not killed and progress.given_out and seen[-1][0] and workers:
             killed.append(workers[0].pid)
             os.kill(workers[0].pid, signal.SIGKILL)
         return False
 
     with w.dask_workers("local:2") as executor:
-        report = run(plan, store, executor=executor, chunk=2, watch=kill_one)
+        report = run(plan, store, executor=executor, chunk=2, on_progress=kill_one)
     assert killed
-    same(report, here)
+    assert_same(report, local_report)
     assert report.failed == {}
     assert store.verify() == {}
 
 
-def test_dask_gives_one_chunk_to_a_gpu(monkeypatch):
-    """Cards that are made up: each worker sees one, and work asks for one."""
+def test_dask_trains_one_chunk_per_gpu(monkeypatch):
+    """With invented GPUs: each worker sees one of them, and each chunk requests one."""
     monkeypatch.setattr(w, "visible_gpus", lambda: ["4", "GPU-7"])
     with w.dask_workers("local") as executor:
         pool = executor()
@@ -167,7 +178,7 @@ def _visible(_):
     return (os.environ.get("CUDA_VISIBLE_DEVICES"),)
 
 
-def test_the_readmes_slurm_recipe_on_this_machine(plan, here, tmp_path):
+def test_submitit_as_in_the_readme_gives_the_same_results(plan, local_report, tmp_path):
     submitit = pytest.importorskip("submitit")
 
     def local():
@@ -175,7 +186,7 @@ def test_the_readmes_slurm_recipe_on_this_machine(plan, here, tmp_path):
         executor.update_parameters(timeout_min=5)
         return executor
 
-    same(run(plan, Store(tmp_path / "store"), executor=local, chunk=8), here)
+    assert_same(run(plan, Store(tmp_path / "store"), executor=local, chunk=8), local_report)
 
 
 def test_a_model_that_is_only_in_memory_cannot_be_sent(lm, tmp_path):
@@ -193,32 +204,32 @@ def test_a_model_that_is_only_in_memory_cannot_be_sent(lm, tmp_path):
     assert "only in memory cannot be sent" in why
     assert Store(tmp_path).failures() == report.failed
     with pytest.raises(ModelError):
-        w.work(_chunk(other, plan, tmp_path))
+        d.work(_chunk(other, plan, tmp_path))
 
 
 def _chunk(lm, plan, path):
     jobs = list(plan)
-    return w.Chunk(
+    return d.Chunk(
         lm.name, lm.revision, lm.fingerprint, str(path), tuple(j.key for j in jobs), tuple(j.passage for j in jobs),
         tuple(j.recipe.canonical() for j in jobs), (None,) * len(jobs),
     )  # fmt: skip
 
 
-# The desk, with workers whose fate is known --------------------------------------------------------------------------
+# The dispatcher, with workers that fail on purpose ----------------------------------------------------------------
 
 
-class Fated(Executor):
-    """Runs a chunk at once; ``fate(keys)`` may raise what then becomes of it."""
+class FailingExecutor(Executor):
+    """Runs a chunk at once, unless ``fault(keys)`` raises an error, which is then the chunk's."""
 
-    def __init__(self, fate, at_once=2):
-        self.fate, self._max_workers, self.broken = fate, at_once, False
+    def __init__(self, fault, at_once=2):
+        self.fault, self._max_workers, self.broken = fault, at_once, False
 
     def submit(self, fn, chunk):
         if self.broken:
             raise BrokenProcessPool("a worker died before")
         future = Future()
         try:
-            self.fate(chunk.keys)
+            self.fault(chunk.keys)
             future.set_result(fn(chunk))
         except BrokenProcessPool as error:
             self.broken = True
@@ -231,66 +242,99 @@ class Fated(Executor):
         pass
 
 
-def dispatched(lm, plan, store, fate, size=4):
-    parts = w.split_by_length(_chunk(lm, plan, store.path), size)
-    return w.dispatch(parts, store, lambda: Fated(fate))
+def dispatched(lm, plan, store, fault, size=4):
+    parts = d.split_by_length(_chunk(lm, plan, store.path), size)
+    return d.dispatch(parts, store, lambda: FailingExecutor(fault))
 
 
-def test_a_chunk_that_raises_once_is_done_the_second_time(lm, plan, here, tmp_path):
+def test_the_retry_policy():
+    assert after_failure([5], 1) == [([5], 1)]
+    assert after_failure([5], 2) == []
+    assert after_failure([1, 2, 3], 1) == [([1], 0), ([2, 3], 0)]
+    assert after_failure([1, 2, 3], 1, worker_failed=True) == [([1, 2, 3], 1)]
+    assert after_failure([1, 2, 3], 2, worker_failed=True) == [([1], 2), ([2], 2), ([3], 2)]
+    assert after_failure([1], 3, worker_failed=True) == []
+
+
+def test_a_job_that_failed_twice_runs_alone(lm, plan, tmp_path):
+    """In an executor that breaks as a whole, another job's crash must not count as its own."""
+    dispatcher = d.Dispatcher(d.split_by_length(_chunk(lm, plan, tmp_path), 6), Store(tmp_path), Silent)
+    assert dispatcher.submit()
+    assert len(dispatcher.running) == 2
+    for future, (chunk, failures) in list(dispatcher.running.items()):
+        del dispatcher.running[future]
+        dispatcher.retry(chunk, failures + 2, BrokenProcessPool("killed"))
+    assert dispatcher.submit()
+    assert [len(chunk.keys) for chunk, _ in dispatcher.running.values()] == [1]
+    assert dispatcher.submit()
+    assert len(dispatcher.running) == 1
+    assert len(dispatcher.waiting) == 11
+
+
+class Silent(Executor):
+    """Takes work and never returns it."""
+
+    _max_workers = 2
+
+    def submit(self, fn, chunk):
+        return Future()
+
+
+def test_a_chunk_that_raises_once_is_retried_as_a_whole(lm, plan, local_report, tmp_path):
     seen = []
 
-    def fate(keys):
+    def fault(keys):
         seen.append(keys)
         if len(seen) == 1:
-            raise RuntimeError("a bad day")
+            raise RuntimeError("only this once")
 
     store = Store(tmp_path)
-    assert dispatched(lm, plan, store, fate) == {}
-    assert set(store.keys()) == {m.key for m in here.results}
+    assert dispatched(lm, plan, store, fault) == {}
+    assert set(store.keys()) == {m.key for m in local_report.results}
     assert len(seen) == 4  # three chunks, one of them twice
 
 
-def test_a_job_that_kills_its_worker_is_found_and_costs_no_other(lm, plan, tmp_path):
+def test_a_job_that_kills_its_worker_fails_alone(lm, plan, tmp_path):
     poison = next(iter(plan)).key
 
-    def fate(keys):
+    def fault(keys):
         if poison in keys:
             raise BrokenProcessPool("killed")
 
     store = Store(tmp_path)
-    failed = dispatched(lm, plan, store, fate)
+    failed = dispatched(lm, plan, store, fault)
     assert list(failed) == [poison]
     assert "BrokenProcessPool" in failed[poison]
     assert set(store.keys()) == {job.key for job in plan} - {poison}
     assert store.failures() == failed
 
 
-def test_what_fails_for_good_is_recorded_and_stops_no_other(lm, plan, tmp_path):
+def test_a_job_that_always_fails_is_recorded_and_the_others_finish(lm, plan, tmp_path):
     poison = next(iter(plan)).key
 
-    def fate(keys):
+    def fault(keys):
         if poison in keys:
             raise MemoryError("too large")
 
     store = Store(tmp_path)
-    assert dispatched(lm, plan, store, fate) == {poison: "MemoryError: too large"}
+    assert dispatched(lm, plan, store, fault) == {poison: "MemoryError: too large"}
     assert len(list(store.keys())) == 11
 
 
-def test_done_is_only_what_is_in_the_store(lm, plan, tmp_path, monkeypatch):
-    """Workers that write to a folder of the same name on another machine."""
-    monkeypatch.setattr(w, "PATIENCE", 0.2)
-    monkeypatch.setattr(w, "work", lambda chunk: w.Outcome(list(chunk.keys)))
+def test_a_reported_result_that_is_not_in_the_store_is_a_failure(lm, plan, tmp_path, monkeypatch):
+    """As with workers that write to a folder of the same name on another machine."""
+    monkeypatch.setattr(d, "STORE_DELAY", 0.2)
+    monkeypatch.setattr(d, "work", lambda chunk: d.Outcome(list(chunk.keys)))
     store = Store(tmp_path)
     failed = dispatched(lm, plan, store, lambda keys: None)
     assert set(failed) == {job.key for job in plan}
-    assert all("one folder for all" in why for why in failed.values())
+    assert all("Use a store folder that the workers and the main process share" in why for why in failed.values())
     assert store.failures() == failed
 
 
-def test_a_stop_waits_for_what_is_with_workers_and_gives_out_no_more(lm, plan, tmp_path):
+def test_a_stop_waits_for_begun_chunks_and_gives_out_no_more(lm, plan, tmp_path):
     seen = []
-    parts = w.split_by_length(_chunk(lm, plan, tmp_path), 2)
+    parts = d.split_by_length(_chunk(lm, plan, tmp_path), 2)
 
     def slow(keys):
         time.sleep(0.3)
@@ -300,7 +344,7 @@ def test_a_stop_waits_for_what_is_with_workers_and_gives_out_no_more(lm, plan, t
             return super().submit(lambda: (slow(chunk.keys), fn(chunk))[1])
 
     store = Store(tmp_path)
-    w.dispatch(parts, store, lambda: Threads(2), watch=lambda going: seen.append(going) or len(seen) >= 2)
+    d.dispatch(parts, store, lambda: Threads(2), on_progress=lambda progress: seen.append(progress) or len(seen) >= 2)
     assert seen[-1].given_out == 0
     assert len(list(store.keys())) == seen[-1].finished <= 6
 
@@ -313,36 +357,41 @@ def test_workers_load_the_model_as_the_plan_did(tmp_path):
     assert mem.provenance["dtype"] == "bfloat16"
 
 
-def test_an_unreadable_file_is_one_failed_job(lm, plan, here, tmp_path):
+def test_a_result_file_of_a_newer_version_is_one_failed_job(lm, plan, local_report, tmp_path):
     store = Store(tmp_path)
     bad = next(iter(plan)).key
     file = store.file(bad)
     file.parent.mkdir(parents=True)
     file.write_bytes(forged_file(schema=2))
-    report = run(plan, store, executor=lambda: Fated(lambda keys: None), chunk=4)
+    report = run(plan, store, executor=lambda: FailingExecutor(lambda keys: None), chunk=4)
     assert "newer memlab" in report.failed[bad]
     assert len(report.results) == 11
 
 
 def test_a_store_that_cannot_be_written_ends_the_run(lm, plan, tmp_path):
-    def fate(keys):
+    def fault(keys):
         raise StoreError("disk full")
 
     with pytest.raises(StoreError, match="disk full"):
-        dispatched(lm, plan, Store(tmp_path), fate)
+        dispatched(lm, plan, Store(tmp_path), fault)
 
 
-def test_watch_stops_a_run(lm, plan, tmp_path):
-    parts = w.split_by_length(_chunk(lm, plan, tmp_path), 1)
+def test_on_progress_stops_a_dispatch(lm, plan, tmp_path):
+    parts = d.split_by_length(_chunk(lm, plan, tmp_path), 1)
     store = Store(tmp_path)
-    w.dispatch(parts, store, lambda: Fated(lambda keys: None, at_once=1), watch=lambda going: going.finished >= 3)
+    d.dispatch(
+        parts,
+        store,
+        lambda: FailingExecutor(lambda keys: None, at_once=1),
+        on_progress=lambda progress: progress.finished >= 3,
+    )
     assert len(list(store.keys())) == 3
 
 
-def test_chunks_hold_each_job_once_and_like_with_like(lm):
+def test_chunks_hold_each_job_once_and_similar_lengths_together(lm):
     passages = [p for n in (3, 9, 4, 8) for p in random_passages(lm, 2, n, seed=n)]
     whole = _chunk(lm, Plan.of(lm, passages, RECIPE), "nowhere")
-    parts = w.split_by_length(whole, 3)
+    parts = d.split_by_length(whole, 3)
     assert [len(p.keys) for p in parts] == [3, 3, 2]
     assert sorted(k for p in parts for k in p.keys) == sorted(whole.keys)
     lengths = [sorted(len(p) for p in part.passages) for part in parts]
@@ -352,5 +401,5 @@ def test_chunks_hold_each_job_once_and_like_with_like(lm):
             assert passage is whole.passages[whole.keys.index(key)]
 
 
-def test_nothing_to_do_is_done_at_once(tmp_path):
-    assert w.dispatch([], Store(tmp_path), lambda: Fated(lambda keys: None)) == {}
+def test_no_chunks_means_no_failures(tmp_path):
+    assert d.dispatch([], Store(tmp_path), lambda: FailingExecutor(lambda keys: None)) == {}

@@ -1,4 +1,4 @@
-"""Moving vectors about: ends of paths, radii that really bracket, grids that agree with exact checks."""
+"""Evaluation in batches agrees with exact checks; ends of paths; radii that bracket; planes through their points."""
 
 import numpy as np
 import pandas as pd
@@ -27,13 +27,17 @@ def solutions():
     return lm, first, second
 
 
-def test_a_grid_says_what_checks_say(solutions):
+def recheck_counts(table):
+    return int(table.rechecked.sum()), int(table.agreed.sum())
+
+
+def test_evaluate_agrees_with_single_checks(solutions):
     lm, first, second = solutions
     moved = [
         m.perturb(r * float(np.linalg.norm(m.mem)), seed=i) for i, m in enumerate(first + second) for r in (0.1, 1)
     ]
-    table = evaluate(lm, moved, batch=5, again=1.0)
-    assert table.attrs == {"again": (~table.decodes).sum(), "agree": (~table.decodes).sum()}
+    table = evaluate(lm, moved, batch=5, recheck=1.0)
+    assert table.rechecked.tolist() == table.agreed.tolist() == (~table.decodes).tolist()
     for mem, row in zip(moved, table.itertuples(), strict=True):
         alone = check(lm, mem)
         assert row.decodes == row.exact == alone.exact
@@ -41,21 +45,31 @@ def test_a_grid_says_what_checks_say(solutions):
     assert 0 < table.decodes.sum() < 16
 
 
-def test_what_decodes_in_a_batch_only_is_not_exact(solutions, monkeypatch):
-    """A decoder that gives everything back, were there not the check at batch 1."""
+def test_a_vector_that_decodes_only_in_a_batch_is_not_exact(solutions, monkeypatch):
+    """The batch decoder is replaced by one that returns every text, so only the check at batch 1 can fail."""
     lm, first, _ = solutions
     moved = [m.perturb(10 * float(np.linalg.norm(m.mem)), seed=i) for i, m in enumerate(first)]
     monkeypatch.setattr(evaluation.decoding, "decode", lambda lm, mems, **_: [m.token_ids for m in mems])
-    table = evaluate(lm, [first[0], *moved], again=1.0)
+    table = evaluate(lm, [first[0], *moved], recheck=1.0)
     assert table.decodes.all()
     assert table.exact.tolist() == [True] + [False] * 4
-    assert table.attrs == {"again": 0, "agree": 0}
+    assert recheck_counts(table) == (0, 0)
 
 
-def test_every_table_has_a_sample_of_its_own(solutions, monkeypatch):
+def test_a_disagreement_on_recheck_is_shown(solutions, monkeypatch):
+    """The batch decoder is replaced by one that returns no text, so that exact vectors do not decode in the batch."""
     lm, first, second = solutions
-    asked = []
-    monkeypatch.setattr(evaluation.decoding, "check", lambda lm, mem: asked.append(mem.mem.tobytes()) or Check())
+    monkeypatch.setattr(evaluation.decoding, "decode", lambda lm, mems, **_: [m.token_ids + 1 for m in mems])
+    far = first[0].perturb(10 * float(np.linalg.norm(first[0].mem)))
+    table = evaluate(lm, [first[0], far, *second], recheck=1.0)
+    assert table.rechecked.all()
+    assert table.agreed.tolist() == [False, True] + [False] * 4
+
+
+def test_each_table_rechecks_other_places(solutions, monkeypatch):
+    lm, first, second = solutions
+    checked = []
+    monkeypatch.setattr(evaluation.decoding, "check", lambda lm, mem: checked.append(mem.mem.tobytes()) or Check())
     monkeypatch.setattr(
         evaluation, "_evaluated", lambda lm, mems, batch: pd.DataFrame({"decodes": [False] * len(mems)})
     )
@@ -64,20 +78,20 @@ def test_every_table_has_a_sample_of_its_own(solutions, monkeypatch):
         exact = False
 
     def places(mems):
-        asked.clear()
-        assert evaluate(lm, mems, again=0.1).attrs == {"again": 4, "agree": 4}
-        return sorted([mem.mem.tobytes() for mem in mems].index(data) for data in asked)
+        checked.clear()
+        assert recheck_counts(evaluate(lm, mems, recheck=0.1)) == (4, 4)
+        return sorted([mem.mem.tobytes() for mem in mems].index(data) for data in checked)
 
     one, other = ([mem.perturb(1.0, seed=i) for i in range(40)] for mem in (first[0], second[0]))
     assert places(one) == places(one)
     assert places(one) != places(other)
 
 
-def test_a_grid_can_be_stopped(solutions):
+def test_evaluate_can_be_stopped(solutions):
     lm, first, _ = solutions
     seen = []
     with pytest.raises(Stopped):
-        evaluate(lm, first, batch=1, watch=lambda done, of: seen.append((done, of)) or done == 2)
+        evaluate(lm, first, batch=1, on_progress=lambda done, of: seen.append((done, of)) or done == 2)
     assert seen == [(1, 4), (2, 4)]
     assert len(evaluate(lm, [])) == 0
 
@@ -85,19 +99,19 @@ def test_a_grid_can_be_stopped(solutions):
 # Paths ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_line_has_exact_ends_and_a_path_to_oneself_no_barrier(solutions):
+def test_a_line_has_exact_ends_and_a_line_to_itself_has_no_barrier(solutions):
     lm, first, _ = solutions
-    path = paths.line(lm, first[0], first[1], points=9, again=1.0)
+    path = paths.line(lm, first[0], first[1], points=9, recheck=1.0)
     assert path.table.t.tolist() == np.linspace(0, 1, 9).tolist()
     assert path.table.exact.iloc[0]
     assert path.table.exact.iloc[-1]
-    assert path.table.attrs["agree"] == path.table.attrs["again"] == (~path.table.decodes).sum()
+    assert path.table.rechecked.tolist() == path.table.agreed.tolist() == (~path.table.decodes).tolist()
     still = paths.line(lm, first[0], first[0], points=5)
     assert still.barrier == pytest.approx(0, abs=1e-5)
     assert still.table.exact.all()
 
 
-def test_a_curve_is_never_worse_than_the_line_it_began_as(solutions):
+def test_a_trained_curve_is_not_worse_than_the_line(solutions):
     lm, first, _ = solutions
     straight = [paths.line(lm, a, b, points=9) for a, b in [(first[0], first[1]), (first[2], first[3])]]
     bent = [paths.curve(lm, a, b, points=9, steps=60) for a, b in [(first[0], first[1]), (first[2], first[3])]]
@@ -114,10 +128,10 @@ def test_a_curve_is_never_worse_than_the_line_it_began_as(solutions):
 def test_a_curve_can_be_stopped(solutions):
     lm, first, _ = solutions
     with pytest.raises(Stopped):
-        paths.curve(lm, first[0], first[1], watch=lambda done, of: done == 3)
+        paths.curve(lm, first[0], first[1], on_progress=lambda done, of: done == 3)
 
 
-def test_between_two_texts_one_gives_way_to_the_other(solutions):
+def test_between_two_passages_the_ends_decode_to_their_own(solutions):
     lm, first, second = solutions
     table = paths.between_passages(lm, first[0], second[0], points=5)
     assert table.of_a.iloc[0] == 4
@@ -128,14 +142,14 @@ def test_between_two_texts_one_gives_way_to_the_other(solutions):
 
 def test_paths_need_two_solutions_of_one_passage(solutions):
     lm, first, second = solutions
-    with pytest.raises(VectorError, match="no solutions of one passage"):
+    with pytest.raises(VectorError, match="not solutions of one passage"):
         paths.line(lm, first[0], second[0])
     other = cram(lm, random_passages(lm, 1, 4, seed=9), Recipe.default(budget=1, k=1), progress=False)[0]
-    with pytest.raises(VectorError, match="different contexts"):
+    with pytest.raises(VectorError, match="differ in k, prefix or suffix"):
         paths.between_passages(lm, first[0], other)
 
 
-def test_pairs_are_of_one_passage_and_the_same_each_time(solutions):
+def test_pairs_are_of_one_passage_and_reproducible(solutions):
     _, first, second = solutions
     drawn = paths.pairs(first + second, 8)
     assert len(drawn) == 4  # four solutions each: no vector is in two pairs
@@ -146,7 +160,7 @@ def test_pairs_are_of_one_passage_and_the_same_each_time(solutions):
     assert paths.pairs([], 3) == []
 
 
-def test_a_way_to_nowhere_is_as_long_as_the_line(solutions):
+def test_the_control_line_starts_exact_and_ends_lost(solutions):
     lm, first, _ = solutions
     table = paths.nowhere(lm, first[0], first[1], points=5)
     assert table.t.tolist() == [0, 0.25, 0.5, 0.75, 1]
@@ -154,10 +168,10 @@ def test_a_way_to_nowhere_is_as_long_as_the_line(solutions):
     assert not table.exact.iloc[-1]
 
 
-# Robustness ----------------------------------------------------------------------------------------------------------
+# Perturbation --------------------------------------------------------------------------------------------------------
 
 
-def test_noise_and_dropout_of_nothing_change_nothing(solutions):
+def test_perturbations_of_size_zero_change_nothing(solutions):
     lm, first, _ = solutions
     table = perturbation.noise(lm, first[:2], radii=(0.0, 3.0), draws=2)
     assert len(table) == 8
@@ -166,7 +180,7 @@ def test_noise_and_dropout_of_nothing_change_nothing(solutions):
     table = perturbation.dropout(lm, first[:2], shares=(0.0, 1.0), draws=1)
     assert table[table.dropped == 0].exact.all()
     assert not table[table.dropped == 1].exact.any()
-    assert table.attrs["again"] >= 1
+    assert table.rechecked.sum() >= 1
     table = perturbation.rounding(lm, first[:2], bits=(2, 16))
     assert table.groupby("bits_a_number").exact.all().to_dict() == {2: False, 16: True}
     table = perturbation.along(lm, first[:2], "first principal", among=first, radii=(0.0, 3.0))
@@ -187,35 +201,35 @@ def test_both_sides_of_a_direction_are_tried(solutions):
     assert np.linalg.norm(ahead) == pytest.approx(0.5 * size, rel=1e-5)
 
 
-def test_an_exact_radius_brackets(solutions):
+def test_an_exact_radius_brackets_the_loss_of_the_text(solutions):
     lm, first, _ = solutions
     mem = first[0]
     size = np.linalg.norm(mem.mem)
-    ways = perturbation.directions(lm, mem, first)
-    assert set(ways) == {"random", "gradient", "outwards", "first principal", "last principal"}
-    for way in ways.values():
-        assert np.linalg.norm(way) == pytest.approx(1)
-    radius, fails = perturbation.exact_radius(lm, mem, ways["random"], high=3.0)
+    units = perturbation.directions(lm, mem, first)
+    assert set(units) == {"random", "gradient", "outwards", "first principal", "last principal"}
+    for unit in units.values():
+        assert np.linalg.norm(unit) == pytest.approx(1)
+    radius, fails = perturbation.exact_radius(lm, mem, units["random"], high=3.0)
     assert 0 < radius < fails < 3
 
     def moved(r):
-        return mem.with_mem((mem.mem + r * size * ways["random"]).astype(np.float32), "moved")
+        return mem.with_mem((mem.mem + r * size * units["random"]).astype(np.float32), "moved")
 
     assert check(lm, moved(radius)).passed
     assert not check(lm, moved(fails)).passed
 
 
-def test_the_gradient_points_uphill(solutions):
+def test_the_gradient_direction_raises_the_loss(solutions):
     lm, first, _ = solutions
     mem = first[0].perturb(0.3 * float(np.linalg.norm(first[0].mem)), seed=3)
-    way = perturbation.directions(lm, mem, [])["gradient"]
+    uphill = perturbation.directions(lm, mem, [])["gradient"]
     size = float(np.linalg.norm(mem.mem))
-    steps = [mem.with_mem((mem.mem + s * 1e-3 * size * way).astype(np.float32), "step") for s in (-1, 0, 1)]
-    below, here, above = evaluate(lm, steps, again=0).bits
+    steps = [mem.with_mem((mem.mem + s * 1e-3 * size * uphill).astype(np.float32), "step") for s in (-1, 0, 1)]
+    below, here, above = evaluate(lm, steps, recheck=0).bits
     assert below < here < above
 
 
-def test_radii_table(solutions):
+def test_radii_has_a_row_per_vector_and_direction(solutions):
     lm, first, second = solutions
     table = perturbation.radii(lm, [*first[:3], second[0]], draws=2, high=3.0)
     counts = table.groupby("key").direction.value_counts().unstack().fillna(0)
@@ -228,20 +242,21 @@ def test_radii_table(solutions):
 def test_a_plane_goes_through_its_points(solutions):
     lm, first, _ = solutions
     a, b, c = first[:3]
-    table = perturbation.plane(lm, a, b, third=c.mem, cells=2, reach=0.5)
+    plane = perturbation.plane(lm, a, b, third=c.mem, cells=2, reach=0.5)
+    table = plane.table
     assert len(table) == 25
-    x, y = table.attrs["third"]
+    x, y = plane.third
     along, across = b.mem - a.mem, c.mem - a.mem
     np.testing.assert_allclose(x, (across * along).sum() / (along**2).sum(), rtol=1e-5)
     np.testing.assert_allclose(np.hypot(x, y), np.linalg.norm(across) / np.linalg.norm(along), rtol=1e-5)
     assert {0.0, 1.0} <= set(table.x)
     assert 0.0 in set(table.y)
     odd = perturbation.plane(lm, a, b, cells=3, reach=0.5)
-    assert {0.0, 1.0} <= set(odd.x.round(9))
-    assert odd.attrs["third"] is None
+    assert {0.0, 1.0} <= set(odd.table.x.round(9))
+    assert odd.third is None
     at = table.set_index([table.x.round(6), table.y.round(6)])
     assert at.loc[(0.0, 0.0), "exact"]
     assert at.loc[(1.0, 0.0), "exact"]
-    ends = evaluation.evaluate(lm, [a, b], again=0)
+    ends = evaluation.evaluate(lm, [a, b], recheck=0)
     assert at.loc[(0.0, 0.0), "bits"] == pytest.approx(ends.bits[0], rel=1e-3, abs=1e-4)
     assert at.loc[(1.0, 0.0), "bits"] == pytest.approx(ends.bits[1], rel=1e-3, abs=1e-4)

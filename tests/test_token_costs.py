@@ -1,4 +1,4 @@
-"""What tokens cost with and without a vector, against the model's own logits; stored forms; the model as a coder."""
+"""Token costs with and without a vector, compared with the model's logits; stored forms; the model as a coder."""
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,8 @@ from memlab.texts import originals
 from tests.conftest import random_passages
 
 
-def own_bits(lm, fed, ids, first):
-    """By the model's own forward: bits of ids[first:], and whether they are argmax."""
+def bits_by_forward(lm, fed, ids, first):
+    """Bits of ids[first:] from the model's own forward pass, and whether they are argmax."""
     with torch.no_grad():
         logits = lm.model(inputs_embeds=fed[None]).logits[0].double()
     logits = logits[-len(ids) + first :] if first < len(ids) else logits[:0]
@@ -27,7 +27,7 @@ def own_bits(lm, fed, ids, first):
 
 
 @pytest.mark.parametrize("prefix", [(1,), ()])
-def test_gains_are_the_models_own_numbers(any_toy, prefix):
+def test_gains_agree_with_the_models_forward_pass(any_toy, prefix):
     lm = any_toy
     recipe = Recipe.default(budget=20, prefix=prefix, k=2)
     mems = cram(lm, random_passages(lm, 2, 7), recipe, progress=False)
@@ -35,13 +35,13 @@ def test_gains_are_the_models_own_numbers(any_toy, prefix):
     for mem, row in zip(mems, table.to_dict("records"), strict=True):
         ids = mem.token_ids
         before, text = lm.embed(list(prefix)), lm.embed(ids[:-1])
-        given, right = own_bits(lm, torch.cat([before, torch.tensor(mem.mem), text]), ids, 0)
+        given, right = bits_by_forward(lm, torch.cat([before, torch.tensor(mem.mem), text]), ids, 0)
         np.testing.assert_allclose(row["token_bits_with"], given, atol=2e-4)
         first = 0 if prefix else 1
-        without, hit = own_bits(lm, torch.cat([before, text]), ids, first)
+        without, hit = bits_by_forward(lm, torch.cat([before, text]), ids, first)
         np.testing.assert_allclose(row["token_bits_without"][first:], without, atol=2e-4)
         assert np.isnan(row["token_bits_without"][:first]).all()
-        # Only what is scored in both counts.
+        # Only tokens that are scored in both cases count.
         assert row["scored"] == 7 - first
         assert row["bits_with"] == pytest.approx(given[first:].sum(), abs=2e-3)
         assert row["bits_without"] == pytest.approx(without.sum(), abs=2e-3)
@@ -49,7 +49,7 @@ def test_gains_are_the_models_own_numbers(any_toy, prefix):
         assert row["accuracy"] == pytest.approx(right[first:].mean())
 
 
-def test_a_recipe_that_leaves_the_first_token_out_is_scored_without_it(toy):
+def test_gains_leave_out_a_first_token_that_the_recipe_does_not_score(toy):
     (mem,) = cram(toy, random_passages(toy, 1, 6), Recipe.paper2025(budget=3), progress=False)
     (row,) = gains(toy, [mem]).to_dict("records")
     assert mem.recipe.first_scored == 2
@@ -57,13 +57,13 @@ def test_a_recipe_that_leaves_the_first_token_out_is_scored_without_it(toy):
     assert row["bits_with"] == pytest.approx(row["token_bits_with"][1:].sum())
 
 
-def test_one_token_behind_nothing_is_not_scored(toy):
+def test_a_single_token_without_context_is_not_scored(toy):
     bits, right = token_scores(toy, np.array([3]), toy.embed([]))
     assert np.isnan(bits).tolist() == [True]
     assert right.tolist() == [False]
 
 
-def test_horizons_in_bits_are_those_of_the_prefix():
+def test_horizon_bits_are_those_of_the_exact_prefix():
     bits = np.array([5.0, 1, 2, 4, 8, 16])
     attempts = pd.DataFrame(
         {
@@ -96,7 +96,7 @@ def crammed(toy):
     return [mem for mem in mems if mem.exact]
 
 
-def test_precision_says_exact_of_what_decodes(toy, crammed):
+def test_precision_calls_exactly_the_decoding_forms_exact(toy, crammed):
     table = precision.precision(toy, crammed, batch=5)
     assert len(table) == len(crammed) * len(precision.FORMS)
     assert table[table.form == "float32"].exact.all()
@@ -121,7 +121,7 @@ def test_fewest_bits_takes_the_smallest_exact_form(toy, crammed):
         assert row.bits_a_token == row.stored_bits / 4
 
 
-def test_the_margin_is_held_against_what_rounding_bears():
+def test_the_margin_predicts_the_fewest_bits_by_hand():
     """Four vectors, exact down to 4, 5, 6 and 8 bits."""
     rows = [
         dict(key=f"v{i}", text_id="t", tokens=8, k=1, form=f"int{bits}", bits_a_number=bits, stored_bits=bits * 10,
@@ -135,7 +135,7 @@ def test_the_margin_is_held_against_what_rounding_bears():
     # Ranks 4 3 2 1 against 1 2 4 3: rho = 1 - 6 * (9 + 1 + 4 + 4) / 60 = -0.8
     table.loc[table.key == "v2", "margin_float32"] = 0.05
     assert precision.predicted_by_margin(table).value == pytest.approx(-0.8)
-    # Of two lengths, one has it one way round and one the other: nothing is left of it.
+    # Opposite ranks at two lengths cancel.
     table.loc[table.key.isin(["v2", "v3"]), "tokens"] = 16
     assert precision.predicted_by_margin(table, at_one_length=True).value == pytest.approx(0)
     table.loc[table.key == "v2", "margin_float32"] = 2.0
@@ -152,7 +152,7 @@ def test_exact_vectors_of_a_store(toy, crammed, store):
     assert [mem.key for mem in precision.exact_vectors(store, toy, 2)] == keys[:2]
 
 
-def test_a_form_without_room_for_the_numbers_is_not_exact(toy, crammed):
+def test_a_form_that_overflows_is_not_exact(toy, crammed):
     def refuse(mem: MemVector) -> MemVector:
         return mem.with_mem(mem.mem * 1e30, "larger").cast("float16")
 
@@ -161,7 +161,7 @@ def test_a_form_without_room_for_the_numbers_is_not_exact(toy, crammed):
     assert row["margin"] == -np.inf
 
 
-def test_pruning(toy, crammed):
+def test_pruning_nothing_is_exact_and_pruning_nearly_all_is_not(toy, crammed):
     table = precision.pruning(toy, crammed, kept=(1.0, 0.02))
     assert table[table.form == "100% of the numbers"].exact.all()
     assert not table[table.form == "2% of the numbers"].exact.any()
@@ -171,7 +171,7 @@ def test_pruning(toy, crammed):
 # The model as a coder ----------------------------------------------------------------------------------------------
 
 
-def test_the_model_codes_its_passages_and_reads_them_back(any_toy):
+def test_arithmetic_coding_round_trips_near_the_entropy(any_toy):
     lm = any_toy
     for passage in random_passages(lm, 2, 40):
         coded = codecs_experiment.encode(lm, passage.ids)
@@ -182,14 +182,14 @@ def test_the_model_codes_its_passages_and_reads_them_back(any_toy):
         assert ideal - 12 <= coded.bits <= ideal + 2
 
 
-def test_a_reader_is_read_once_in_order(toy):
+def test_a_reader_must_be_read_in_order(toy):
     reader = codecs_experiment._Reader(toy)
     reader([])
     with pytest.raises(ValueError, match="in order"):
         reader([1, 2])
 
 
-def test_the_wrong_model_does_not_read_it(toy):
+def test_another_model_cannot_decode_the_code(toy):
     other = load("toy:gemma3")
     assert other.fingerprint != toy.fingerprint
     ids = random_passages(toy, 1, 30)[0].ids
@@ -201,7 +201,7 @@ def test_the_wrong_model_does_not_read_it(toy):
     assert not np.array_equal(got, ids)
 
 
-def test_the_table_holds_every_codec_and_counts_only_what_came_back():
+def test_the_coding_table_holds_every_codec():
     lm = load("toy:llama")
     passages = [lm.passage(text, 60) for text in originals()[:2]]
     table = codecs_experiment.coding(lm, passages)
@@ -215,21 +215,21 @@ def test_the_table_holds_every_codec_and_counts_only_what_came_back():
         assert utf8[passage.span.id] == 8 * len(passage.string.encode())
 
 
-def test_survived_counts_vectors_of_each_form():
+def test_survived_counts_texts_of_each_form():
     table = pd.DataFrame({
         "form": ["int8"] * 10 + ["int4"] * 10, "bits_a_number": [8] * 10 + [4] * 10,
         "exact": [True] * 10 + [False] * 10, "text_id": [*range(10)] * 2,
     })  # fmt: skip
-    told = precision.survived(table).set_index("form")
-    assert told.share.to_dict() == {"int8": 1, "int4": 0}
-    assert told.low["int8"] == pytest.approx(0.722, abs=0.001)  # Wilson, 10 of 10: n / (n + 1.96^2)
-    assert told.high["int4"] == pytest.approx(0.278, abs=0.001)
-    # Three vectors a text are no more texts.
+    shares = precision.survived(table).set_index("form")
+    assert shares.share.to_dict() == {"int8": 1, "int4": 0}
+    assert shares.low["int8"] == pytest.approx(0.722, abs=0.001)  # Wilson, 10 of 10: n / (n + 1.96^2)
+    assert shares.high["int4"] == pytest.approx(0.278, abs=0.001)
+    # Three vectors of one text count as one text.
     again = precision.survived(pd.concat([table] * 3)).set_index("form")
-    assert again.low["int8"] == pytest.approx(told.low["int8"])
+    assert again.low["int8"] == pytest.approx(shares.low["int8"])
 
 
-def test_vectors_stand_beside_the_codecs_in_the_fewest_bits_that_decode(toy, crammed):
+def test_the_coding_table_has_vectors_in_their_fewest_exact_bits(toy, crammed):
     passages = list({mem.token_ids.tobytes(): toy.passage_of_ids(mem.token_ids) for mem in crammed}.values())
     other = random_passages(toy, 1, 5)[0]
     table = codecs_experiment.coding(toy, [*passages, other], crammed)
@@ -244,7 +244,7 @@ def test_vectors_stand_beside_the_codecs_in_the_fewest_bits_that_decode(toy, cra
         assert check(toy, form.make(mem)).passed
 
 
-def test_a_vector_that_no_longer_decodes_here_stands_in_no_row(toy, crammed, monkeypatch):
+def test_a_vector_that_does_not_decode_on_this_machine_has_no_row(toy, crammed, monkeypatch):
     usual = codecs_experiment.precision
 
     def undone(lm, mems):
@@ -257,7 +257,7 @@ def test_a_vector_that_no_longer_decodes_here_stands_in_no_row(toy, crammed, mon
     assert not table.codec.str.startswith("mem vector").any()
 
 
-def test_what_arithmetic_coding_cannot_read_back_is_said(toy, monkeypatch):
+def test_a_failed_round_trip_is_false_in_the_table(toy, monkeypatch):
     def broken(*_):
         raise CodecError("damaged")
 
@@ -270,6 +270,6 @@ def test_gain_per_stored_bit(toy, crammed):
     table = precision.gain_per_bit(toy, crammed, precision.precision(toy, crammed))
     gained = gains(toy, crammed).set_index("key")
     for row in table.itertuples():
-        without, given = gained.bits_without[row.key], gained.bits_with[row.key]
-        assert row.gain_per_stored_bit == pytest.approx((without - given) / row.stored_bits)
+        without, with_mem = gained.bits_without[row.key], gained.bits_with[row.key]
+        assert row.gain_per_stored_bit == pytest.approx((without - with_mem) / row.stored_bits)
     assert (table.gain_per_stored_bit > 0).all()

@@ -1,1 +1,1 @@
-"""Measurements of finished vectors that run the model."""
+"""Measurements of finished vectors that need the model."""

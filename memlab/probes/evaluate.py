@@ -1,4 +1,4 @@
-"""Many vectors in place of one: what each of them decodes to, freely and in batches, and a sample asked again alone."""
+"""Decodes many vectors in batches: which are exact, what each costs, and whether batch decoding can be trusted."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from memlab.models import FrozenLM
 from memlab.results.mem_vector import MemVector
 from memlab.scoring.objective import Batch, Row
 
-Watch = Callable[[int, int], bool | None]
-"""Called with (done, of) after each batch; True stops the work."""
+OnProgress = Callable[[int, int], bool | None]
+"""Called with (done, total) during long work. Returns True to stop it."""
 
 
-class Stopped(Exception):  # noqa: N818  # no error: somebody asked for it
-    """The work was stopped by its ``watch``; nothing was kept of it."""
+class Stopped(Exception):  # noqa: N818  # not an error: the user wanted it
+    """``on_progress`` stopped the work. There is no result."""
 
 
 def evaluate(
@@ -27,33 +27,36 @@ def evaluate(
     mems: Sequence[MemVector],
     *,
     batch: int = 32,
-    again: float = 0.05,
+    recheck: float = 0.05,
     seed: int = 0,
-    watch: Watch | None = None,
+    on_progress: OnProgress | None = None,
 ) -> pd.DataFrame:
-    """One row a vector, in order: ``bits`` (a token), ``accuracy`` and smallest ``margin`` (logits) under the text;
-    ``right``, the tokens that a free decode has right, ``decodes``: all of them, and ``exact``.
+    """One row per vector, in order. Decoding is free-running, in batches, in float32.
 
-    Decoding is free and batched, float32. What decodes is asked once more at batch 1, as *exact* demands; what does not
-    counts as not exact. Whether a batch may be trusted with that: a random share ``again`` of those is decoded at batch
-    1 too. ``table.attrs["again"]`` is how many they were, ``table.attrs["agree"]`` how many were not exact then either.
+    ``bits`` (per token), ``accuracy`` and ``margin`` (smallest, in logits) are teacher-forced. ``right``: number of
+    tokens that the decode has right; ``decodes``: all of them. ``exact``: the vector also decodes at batch 1, where
+    only vectors with ``decodes`` are checked.
+
+    Could a vector be exact that does not decode in a batch? A random share ``recheck`` of those that do not decode is
+    decoded at batch 1, too. ``rechecked`` marks these rows, ``agreed`` those of them that are not exact there either.
     """
     parts = []
     for start in range(0, len(mems), batch):
-        some = list(mems[start : start + batch])
-        part = _evaluated(lm, some, batch)
-        exact = [decodes and decoding.check(lm, mem).exact for mem, decodes in zip(some, part.decodes, strict=True)]
+        group = list(mems[start : start + batch])
+        part = _evaluated(lm, group, batch)
+        exact = [decodes and decoding.check(lm, mem).exact for mem, decodes in zip(group, part.decodes, strict=True)]
         parts.append(part.assign(exact=exact))
-        if watch and watch(min(start + batch, len(mems)), len(mems)):
+        if on_progress and on_progress(min(start + batch, len(mems)), len(mems)):
             raise Stopped
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"decodes": [], "exact": []})
     wrong = np.flatnonzero(~table.decodes.to_numpy(bool))
-    # A sample of its own for each table: the same places of every path would be asked again else.
-    own = hashlib.sha256(b"".join(mem.mem.tobytes() for mem in mems)).digest()
-    chosen = np.random.default_rng([seed, *own]).permutation(wrong)[: int(np.ceil(again * len(wrong)))]
-    same = sum(not decoding.check(lm, mems[i]).exact for i in chosen)
-    table.attrs |= {"again": len(chosen), "agree": int(same)}
-    return table
+    # The random generator depends on the vectors. Otherwise the same places of all paths would be rechecked.
+    digest = hashlib.sha256(b"".join(mem.mem.tobytes() for mem in mems)).digest()
+    chosen = np.random.default_rng([seed, *digest]).permutation(wrong)[: int(np.ceil(recheck * len(wrong)))]
+    rechecked, agreed = np.zeros((2, len(mems)), bool)
+    rechecked[chosen] = True
+    agreed[[i for i in chosen if not decoding.check(lm, mems[i]).exact]] = True
+    return table.assign(rechecked=rechecked, agreed=agreed)
 
 
 def _evaluated(lm: FrozenLM, mems: list[MemVector], batch: int) -> pd.DataFrame:

@@ -1,6 +1,6 @@
-"""Between two solutions: the line, a curve trained to stay low, and what is written on the way to another text.
+"""Paths between two vectors: the straight line, a curve trained for a low loss, and what is decoded along them.
 
-Linear interpolation is arXiv 2502.13063's, the quadratic Bézier curve arXiv 2505.21189's.
+Linear interpolation is from arXiv 2502.13063, the quadratic Bézier curve from arXiv 2505.21189.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from memlab.decoding.decode import decode
 from memlab.measures import geometry
 from memlab.models import FrozenLM
-from memlab.probes.evaluate import Stopped, Watch, evaluate
+from memlab.probes.evaluate import OnProgress, Stopped, evaluate
 from memlab.results.mem_vector import MemVector, VectorError
 from memlab.scoring.objective import Batch, Row
 
@@ -27,20 +27,26 @@ class Path:
     """Points along a path between two solutions of one passage, and what they decode to."""
 
     table: pd.DataFrame
-    """``t`` and the columns of ``grids.evaluate``; ``attrs`` as there."""
+    """``t`` (0 to 1) and the columns of ``evaluate``, one row per point."""
     barrier: float
-    """Height of the loss above the straight line between its ends, bits a token."""
+    """Greatest height of the loss above the straight line between its values at the ends, bits per token."""
     middle: np.ndarray | None = None
     """The curve's control point (k, d); None for a line."""
 
 
 def line(
-    lm: FrozenLM, a: MemVector, b: MemVector, *, points: int = POINTS, watch: Watch | None = None, again: float = 0.05
+    lm: FrozenLM,
+    a: MemVector,
+    b: MemVector,
+    *,
+    points: int = POINTS,
+    on_progress: OnProgress | None = None,
+    recheck: float = 0.05,
 ) -> Path:
-    """The straight line between two solutions of one passage."""
+    """The straight line between two solutions of one passage. ``recheck`` as in ``evaluate``."""
     _same_passage(a, b)
     t = np.linspace(0, 1, points)
-    return _path(lm, t, [a.lerp(b, float(s)) for s in t], watch, again)
+    return _path(lm, t, [a.lerp(b, float(s)) for s in t], on_progress, recheck)
 
 
 def curve(
@@ -53,97 +59,104 @@ def curve(
     at_once: int = 8,
     lr: float = 0.02,
     seed: int = 0,
-    watch: Watch | None = None,
-    again: float = 0.05,
+    on_progress: OnProgress | None = None,
+    recheck: float = 0.05,
 ) -> Path:
-    """A quadratic Bézier curve between them, its control point trained so that the loss is low all along.
+    """A quadratic Bézier curve between two solutions, with a control point trained for a low loss along the curve.
 
-    Each step takes ``at_once`` places, one in each part of the way, drawn anew (``seed``). ``lr`` is Adam's step in
-    units of the ends' root mean square. The ends do not move.
+    Each step takes ``at_once`` random points (``seed``), one from each of as many equal parts of the curve. ``lr`` is
+    Adam's step size, in units of the root mean square of the ends. The ends are fixed.
     """
     _same_passage(a, b)
     middle = torch.tensor((a.mem + b.mem) / 2, requires_grad=True)
     scale = float(np.sqrt(np.mean(np.square([a.mem, b.mem]))))
-    optimiser = torch.optim.Adam([middle], lr=lr * scale)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    optimizer = torch.optim.Adam([middle], lr=lr * scale)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     rng = np.random.default_rng(seed)
     row = Row.of(a)
     batch = Batch(lm, [row] * at_once)
     for step in range(steps):
         t = (np.arange(at_once) + rng.random(at_once)) / at_once
-        where = geometry.bezier(a.mem, middle.detach().numpy(), b.mem, t).astype(np.float32)
-        _, gradients = batch.scores([torch.tensor(m) for m in where], lm.dtype, gradient=True)
+        places = geometry.bezier(a.mem, middle.detach().numpy(), b.mem, t).astype(np.float32)
+        _, gradients = batch.scores([torch.tensor(m) for m in places], lm.dtype, gradient=True)
         weights = torch.tensor(2 * t * (1 - t), dtype=torch.float32)[:, None, None]
         middle.grad = (weights * torch.stack(gradients)).mean(0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
-        if watch and watch(step + 1, steps):
+        if on_progress and on_progress(step + 1, steps):
             raise Stopped
     control = middle.detach().numpy()
     t = np.linspace(0, 1, points)
     inner = geometry.bezier(a.mem, control, b.mem, t[1:-1]).astype(np.float32)
-    on_it = [a.with_mem(m, f"curve towards {b.key} at {s:.3f}") for s, m in zip(t[1:-1], inner, strict=True)]
-    path = _path(lm, t, [a, *on_it, a.with_mem(b.mem, f"end of a curve, {b.key}")], None, again)
+    between = [a.with_mem(m, f"curve towards {b.key} at {s:.3f}") for s, m in zip(t[1:-1], inner, strict=True)]
+    path = _path(lm, t, [a, *between, a.with_mem(b.mem, f"end of a curve, {b.key}")], None, recheck)
     return Path(path.table, path.barrier, control)
 
 
 def between_passages(lm: FrozenLM, a: MemVector, b: MemVector, *, points: int = POINTS) -> pd.DataFrame:
-    """What is decoded on the straight way from one passage's vector to another's: one row a place.
+    """What is decoded on the straight line between the vectors of two passages: one row per point, ``t of_a of_b ids``.
 
-    ``of_a`` and ``of_b``: tokens in the place where that passage has them; ``ids``: what was written. Context and k
-    must be the same.
+    ``of_a`` and ``of_b``: number of tokens that are those of this passage at the same position. ``ids``: the decoded
+    tokens. Both vectors must have the same context and k. Raises ``VectorError`` otherwise.
     """
     if setting(a)[1:] != setting(b)[1:]:
-        raise VectorError(f"{a!r} and {b!r} stand in different contexts: nothing lies between them")
+        raise VectorError(
+            f"{a!r} and {b!r} differ in k, prefix or suffix. Give two vectors that were crammed in the same context."
+        )
     t = np.linspace(0, 1, points)
     tokens = max(a.n, b.n)
-    written = decode(lm, [a.lerp(b, float(s)) for s in t], tokens)
+    decoded = decode(lm, [a.lerp(b, float(s)) for s in t], tokens)
 
     def hits(ids: np.ndarray, truth: np.ndarray) -> int:
         return int((ids[: len(truth)] == truth).sum())
 
-    rows = [(s, hits(ids, a.token_ids), hits(ids, b.token_ids), ids) for s, ids in zip(t, written, strict=True)]
+    rows = [(s, hits(ids, a.token_ids), hits(ids, b.token_ids), ids) for s, ids in zip(t, decoded, strict=True)]
     return pd.DataFrame(rows, columns=["t", "of_a", "of_b", "ids"])
 
 
 def setting(mem: MemVector) -> tuple[object, ...]:
-    """What two vectors must share to be solutions of one thing: the passage, then shape, prefix and suffix."""
+    """What two vectors must share to be solutions of one problem: passage, then shape, prefix and suffix."""
     return mem.token_sha256, mem.mem.shape, tuple(mem.prefix_ids.tolist()), tuple(mem.suffix_ids.tolist())
 
 
 def pairs(mems: Sequence[MemVector], count: int, *, seed: int = 0) -> list[tuple[MemVector, MemVector]]:
-    """``count`` pairs of different solutions of one passage, drawn evenly over the passages; no vector is in two."""
+    """Up to ``count`` random pairs of solutions of one passage, the passages in turn. Each vector is in one pair."""
     rng = np.random.default_rng(seed)
-    owners: dict[tuple[object, ...], list[MemVector]] = {}
+    groups: dict[tuple[object, ...], list[MemVector]] = {}
     for mem in mems:
-        owners.setdefault(setting(mem), []).append(mem)
-    drawn = [[same[i] for i in rng.permutation(len(same))] for same in owners.values()]
-    rounds = max((len(same) // 2 for same in drawn), default=0)
-    every = [(same[2 * r], same[2 * r + 1]) for r in range(rounds) for same in drawn if 2 * r + 1 < len(same)]
-    return every[:count]
+        groups.setdefault(setting(mem), []).append(mem)
+    shuffled = [[group[i] for i in rng.permutation(len(group))] for group in groups.values()]
+    rounds = max((len(group) // 2 for group in shuffled), default=0)
+    in_turn = [(group[2 * r], group[2 * r + 1]) for r in range(rounds) for group in shuffled if 2 * r + 1 < len(group)]
+    return in_turn[:count]
 
 
 def nowhere(
-    lm: FrozenLM, a: MemVector, b: MemVector, *, points: int = POINTS, seed: int = 0, again: float = 0.05
+    lm: FrozenLM, a: MemVector, b: MemVector, *, points: int = POINTS, seed: int = 0, recheck: float = 0.05
 ) -> pd.DataFrame:
-    """What the line from ``a`` to ``b`` is held against: as long a way from ``a``, in a direction drawn at random.
+    """The control for the line from ``a`` to ``b``: a line from ``a`` of the same length in a random direction.
 
-    ``t`` and the columns of ``grids.evaluate``.
+    ``t`` and the columns of ``evaluate``, one row per point.
     """
     _same_passage(a, b)
     t = np.linspace(0, 1, points)
     length = float(np.linalg.norm(b.mem - a.mem))
-    table = evaluate(lm, [a.perturb(float(s) * length, seed=seed) if s else a for s in t], again=again)
+    table = evaluate(lm, [a.perturb(float(s) * length, seed=seed) if s else a for s in t], recheck=recheck)
     table.insert(0, "t", t)
     return table
 
 
-def _path(lm: FrozenLM, t: np.ndarray, mems: Sequence[MemVector], watch: Watch | None, again: float) -> Path:
-    table = evaluate(lm, mems, watch=watch, again=again)
+def _path(
+    lm: FrozenLM, t: np.ndarray, mems: Sequence[MemVector], on_progress: OnProgress | None, recheck: float
+) -> Path:
+    table = evaluate(lm, mems, on_progress=on_progress, recheck=recheck)
     table.insert(0, "t", t)
     return Path(table, geometry.barrier(table.t.tolist(), table.bits.tolist()))
 
 
 def _same_passage(a: MemVector, b: MemVector) -> None:
     if setting(a) != setting(b):
-        raise VectorError(f"{a!r} and {b!r} are no solutions of one passage in one context")
+        raise VectorError(
+            f"{a!r} and {b!r} are not solutions of one passage in one context. "
+            "Give two vectors with the same passage, k, prefix and suffix."
+        )

@@ -1,1 +1,1 @@
-"""Many runs: a plan, what is missing of it, and who trains it."""
+"""Many runs: a plan of them, which results are missing, and the workers that train them."""

@@ -1,19 +1,22 @@
-"""A study as a small TOML file: models x texts x lengths x k x recipes x seeds.
+"""Plan files: a study as a small TOML file, the grid models x texts x lengths x k x recipes x seeds.
 
     models = ["smollm2-135m"]
     texts = ["originals", "random"]    # names or paths, as on the command line
-    count = 16                         # texts of each
+    count = 16                         # number of texts per name
     tokens = [16, 32]
     k = [1, 2]
-    recipes = ["default", "paper2025"] # names, or tables of Recipe's fields, laid over the default
+    recipes = ["default", "paper2025"] # names, or tables of Recipe fields that change the default recipe
     seeds = [0, 1, 2]
 
-Only ``texts`` and ``tokens`` are needed.
+Only ``texts`` and ``tokens`` are required.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,78 +31,67 @@ if TYPE_CHECKING:
 
 
 MOST_TEXTS, LONGEST = 1_000_000, 1 << 20
-"""A plan's texts of a kind, and the tokens of one: beyond that it is a slip of the pen."""
+"""Limits for ``count`` and ``tokens``. A larger number is taken for a typing error."""
 
 
 class PlanError(MemlabError, ValueError):
-    """A plan file that cannot be run; the message names the field, what was given and what was expected."""
+    """A plan file that cannot be run. The message names the field and its value, and says what to give."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class PlanFile:
-    """What a plan file says."""
+    """The contents of a plan file. An empty ``k`` or ``seeds`` means: as the recipes say."""
 
     texts: tuple[str, ...]
     tokens: tuple[int, ...]
     models: tuple[str, ...] = ("smollm2-135m",)
     count: int = 16
     k: tuple[int, ...] = ()
-    """Empty: as the recipes say."""
     recipes: tuple[Recipe, ...] = ()
     seeds: tuple[int, ...] = ()
-    """Empty: as the recipes say."""
     start: int | str = 0
 
     @classmethod
     def read(cls, file: str | Path) -> PlanFile:
-        """The study of a TOML file. Raises ``PlanError``, or ``RecipeError`` for a recipe that cannot be."""
+        """The plan in a TOML file. Raises ``PlanError``, or ``RecipeError`` for an invalid recipe."""
         path = Path(file)
         try:
-            said = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise PlanError(f"{path} cannot be read: {error.strerror or error}") from None
-        except (ValueError, RecursionError) as error:  # TOML's and the encoding's errors are ValueErrors
-            raise PlanError(f"{path} is no TOML file: {error}") from None
-        return cls.of(said, str(path))
+            raise PlanError(f"{path} cannot be read: {error.strerror or error}. Give a readable plan file.") from None
+        except (ValueError, RecursionError) as error:  # errors of TOML and of the encoding are ValueErrors
+            raise PlanError(f"{path} is not a TOML file: {error}. Correct it, or give another file.") from None
+        return cls.of(table, str(path))
 
     @classmethod
-    def of(cls, said: dict[str, Any], name: str = "the plan") -> PlanFile:
-        """The study that such a table says."""
-        known = set(cls.__dataclass_fields__)
-        if strange := sorted(set(said) - known):
-            raise PlanError(f"{name}: no field is called {', '.join(strange)}; there are: {', '.join(sorted(known))}")
+    def of(cls, table: dict[str, Any], name: str = "the plan") -> PlanFile:
+        """The plan in a table, as ``tomllib`` returns it. ``name`` is used in messages. Raises as ``read`` does."""
+        if unknown := sorted(set(table) - set(cls.__dataclass_fields__)):
+            known = ", ".join(sorted(cls.__dataclass_fields__))
+            raise PlanError(f"{name} has unknown fields: {', '.join(unknown)}. The known fields are: {known}.")
         for field in ("texts", "tokens"):
-            if field not in said:
-                raise PlanError(f"{name} does not say {field}")
-        whole = {field: _numbers(name, field, said[field], low) for field, low in _WHOLE.items() if field in said}
-        words = {field: _words(name, field, said[field]) for field in ("texts", "models") if field in said}
-        start = said.get("start", 0)
-        if start != "paper" and (not isinstance(start, int) or isinstance(start, bool) or start < 0):
-            raise PlanError(f'{name}: start is {start!r}; expected a character\'s number, or "paper"')
-        count = said.get("count", cls.count)
-        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_TEXTS:
-            raise PlanError(f"{name}: count is {count!r}; expected one whole number, 1 to {MOST_TEXTS}")
-        if max(whole.get("tokens", (1,))) > LONGEST:
-            raise PlanError(f"{name}: tokens is {said['tokens']!r}; expected at most {LONGEST}")
-        given = _several(said.get("recipes", ["default"]))
-        for field, where in (("k", "k"), ("seed", "seeds")):
-            if where in said and any(isinstance(one, dict) and field in one for one in given):
-                raise PlanError(f"{name} says {where}, and one of its recipes says {field}: expected one of the two")
-        recipes = tuple(_recipe(name, one) for one in given)
-        if not recipes:
-            raise PlanError(f"{name}: recipes is empty; expected names or tables of a recipe's fields")
-        return cls(**whole, **words, count=count, recipes=recipes, start=start)  # type: ignore[arg-type]
+            if field not in table:
+                raise PlanError(f"{name} does not set {field}. Add {field} = [{_FIELDS[field].example}].")
+        values = {field: rule.check(name, field, table[field]) for field, rule in _FIELDS.items() if field in table}
+        given = table.get("recipes", ["default"])
+        given = given if isinstance(given, list) else [given]
+        for field, at in (("k", "k"), ("seed", "seeds")):
+            if at in table and any(isinstance(recipe, dict) and field in recipe for recipe in given):
+                raise PlanError(f"{name} sets {at}, and one of its recipes sets {field}. Set only one of the two.")
+        if not given:
+            raise PlanError(f"{name}: recipes is empty. Give names of recipes, or tables of recipe fields.")
+        return cls(**values, recipes=tuple(_recipe(name, recipe) for recipe in given))
 
     def plan(self) -> Plan:
-        """All its runs, each key once; models are loaded, texts read and cut."""
+        """The plan of all runs. Loads the models, and reads and cuts the texts."""
         from memlab.sweeps.runner import Plan
 
         widest = max(self.tokens)
         texts = [t for name in self.texts for t in load_texts(name, count=self.count, words=max(400, widest))]
         if not texts:
-            raise TextError(f"no texts in {', '.join(self.texts)}")
+            raise TextError(f"{', '.join(self.texts)} contain no texts. Give other names or paths in the field texts.")
         recipes = [
             r.replace(k=k, seed=seed)
             for r in self.recipes
@@ -111,19 +103,19 @@ class PlanFile:
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """``estimate``: seconds a plan will take."""
+    """How long the missing runs of a plan will take, in seconds."""
 
     likely: float
-    """With as many steps as runs of this model and recipe took in this store, else a quarter of the budget."""
+    """If each run takes the median steps of its model and recipe in the store, or else a quarter of its budget."""
     at_most: float
-    """With every run at its full budget."""
+    """If every run uses its full budget."""
     runs: int
 
 
 def estimate(plan: Plan, store: Store, *, steps: int = 2, workers: int = 1) -> TimeEstimate:
-    """What is missing, times what a training step takes here: measured now, on a few passages of each model.
+    """Estimate the time of the missing runs from the time of a training step, measured now with ``steps`` steps.
 
-    Of several ``workers`` each is taken to be as fast as this process.
+    Each of the ``workers`` is assumed to be as fast as this process.
     """
     from memlab.scoring.timing import seconds_a_token
 
@@ -139,7 +131,7 @@ def estimate(plan: Plan, store: Store, *, steps: int = 2, workers: int = 1) -> T
         for job in jobs:
             top = _token_passes_at_most(job.recipe, len(job.passage))
             took = usual.get((lm.name, job.recipe.replace(seed=0).name))
-            # A text that grows has, in the middle of it all, half its length.
+            # A growing text has half its length on average.
             fed = len(job.passage) / (2 if job.recipe.grow else 1)
             likely += each * min(top, took * fed if took is not None else top / 4)
             most += each * top
@@ -147,7 +139,7 @@ def estimate(plan: Plan, store: Store, *, steps: int = 2, workers: int = 1) -> T
 
 
 def _token_passes_at_most(recipe: Recipe, tokens: int) -> float:
-    """By its budgets, and of a text that grows by its patience at each stage."""
+    """The recipe's budgets limit it. So does ``patience`` at each stage if the text grows."""
     top = float(recipe.budget * tokens)
     if recipe.grow and recipe.patience:
         stages = range(recipe.grow, tokens + recipe.grow, recipe.grow)
@@ -155,32 +147,49 @@ def _token_passes_at_most(recipe: Recipe, tokens: int) -> float:
     return min(top, recipe.token_budget or top)
 
 
-_WHOLE = {"tokens": 1, "k": 1, "seeds": 0}
+@dataclass(frozen=True)
+class _Field:
+    """The rule for a field of a plan file: which values are valid, in words and in an example."""
+
+    valid: Callable[[Any], bool]
+    expected: str
+    example: str = ""
+    single: bool = False
+
+    def check(self, name: str, field: str, value: Any) -> Any:
+        """The value, a tuple unless the field is single; one value counts as a list of one. Raises ``PlanError``."""
+        values = value if isinstance(value, list) and not self.single else [value]
+        if not values or not all(map(self.valid, values)):
+            raise PlanError(f"{name}: {field} is {value!r}. Give {self.expected}.")
+        return value if self.single else tuple(values)
 
 
-def _several(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list) else [value]
+def _whole(low: int, high: float) -> Callable[[Any], bool]:
+    return lambda n: isinstance(n, int) and not isinstance(n, bool) and low <= n <= high
 
 
-def _numbers(name: str, field: str, value: Any, low: int) -> tuple[int, ...]:
-    given = _several(value)
-    if not given or not all(isinstance(n, int) and not isinstance(n, bool) and low <= n < 2**63 for n in given):
-        raise PlanError(f"{name}: {field} is {value!r}; expected whole numbers of at least {low}, below 2**63")
-    return tuple(given)
+def _is_name(word: Any) -> bool:
+    return isinstance(word, str) and bool(word.strip())
 
 
-def _words(name: str, field: str, value: Any) -> tuple[str, ...]:
-    given = _several(value)
-    if not given or not all(isinstance(word, str) and word.strip() for word in given):
-        raise PlanError(f"{name}: {field} is {value!r}; expected names")
-    return tuple(given)
+_FIELDS = {
+    "texts": _Field(_is_name, "names or paths of texts", '"originals"'),
+    "tokens": _Field(_whole(1, LONGEST), f"whole numbers from 1 to {LONGEST}", "32"),
+    "models": _Field(_is_name, "names of models"),
+    "k": _Field(_whole(1, 2**63 - 1), "whole numbers from 1 to 2**63 - 1"),
+    "seeds": _Field(_whole(0, 2**63 - 1), "whole numbers from 0 to 2**63 - 1"),
+    "count": _Field(_whole(1, MOST_TEXTS), f"one whole number from 1 to {MOST_TEXTS}", single=True),
+    "start": _Field(
+        lambda start: start == "paper" or _whole(0, math.inf)(start),
+        'the position of a character, 0 or more, or "paper"',
+        single=True,
+    ),
+}
 
 
-def _recipe(name: str, said: Any) -> Recipe:
-    if isinstance(said, str):
-        return Recipe.named(said)
-    if isinstance(said, dict):
-        import json
-
-        return Recipe.from_json(json.dumps(said, default=str), Recipe.default())
-    raise PlanError(f"{name}: a recipe is {said!r}; expected a name or a table of a recipe's fields")
+def _recipe(name: str, given: Any) -> Recipe:
+    if isinstance(given, str):
+        return Recipe.named(given)
+    if isinstance(given, dict):
+        return Recipe.from_json(json.dumps(given, default=str), Recipe.default())
+    raise PlanError(f"{name}: a recipe is {given!r}. Give the name of a recipe, or a table of recipe fields.")

@@ -1,4 +1,4 @@
-"""Plans of many runs, and the one runner: what is missing is trained, what fails is recorded and stops no other."""
+"""Plans of many runs, and ``run``, which trains the missing ones and records failures without stopping the others."""
 
 from __future__ import annotations
 
@@ -12,31 +12,44 @@ from memlab.models import FrozenLM, ModelError, Passage, PassageError, load
 from memlab.recipes import Recipe
 from memlab.results.mem_vector import MemVector, VectorError
 from memlab.results.store import Store
-from memlab.sweeps.executors import Chunk, ExecutorFactory, RunProgress, dispatch, split_by_length
+from memlab.sweeps.dispatch import Chunk, RunProgress, dispatch, split_by_length
+from memlab.sweeps.executors import ExecutorFactory
 from memlab.sweeps.retry import train_with_retries
 from memlab.texts import Text
 from memlab.training.cram import CramInterrupted, Progress, key_of
 
+OnProgress = Callable[[RunProgress], bool | None]
+"""Called during a run, about once a second or once a step. Returns True to stop the run."""
+
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a passage, the model it was cut for, and how to cram it."""
+    """One run: a passage, the model that it was cut for, and the recipe to cram it with."""
 
     lm: FrozenLM
     passage: Passage
     recipe: Recipe
     key: str
     parent: MemVector | None = None
-    """The vectors to go on from, if not from noise."""
+    """The vectors to start from. None: start from noise."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Jobs in order, each key once, and the passages that could not be made, with the reason."""
+    """Jobs in order, each key once, and the passages that could not be made, each with the reason.
+
+    >>> from memlab import Plan, Recipe, Text, load
+    >>> text = Text("short", "Go on.")
+    >>> plan = Plan.grid(load("toy:llama"), [text], tokens=[2, 50], recipes=Recipe.default(k=2), seeds=[0, 1])
+    >>> len(plan)
+    2
+    >>> plan.rejected[0][0]
+    'toy:llama, short, 50 tokens'
+    """
 
     jobs: tuple[Job, ...]
     rejected: tuple[tuple[str, str], ...] = ()
-    """(model, text and length; why)."""
+    """Pairs: (model, text and length; reason)."""
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -53,7 +66,7 @@ class Plan:
         *,
         start: Sequence[MemVector] | None = None,
     ) -> Plan:
-        """Every passage with every recipe, on one model; ``start`` has the vectors each passage goes on from."""
+        """Every passage with every recipe, on one model. ``start``: the vectors to start from, one per passage."""
         recipes = [recipes] if isinstance(recipes, Recipe) else list(recipes)
         passages = list(passages)
         parents = list(start) if start is not None else [None] * len(passages)
@@ -71,7 +84,7 @@ class Plan:
         seeds: Sequence[int] | None = None,
         start: int | str = 0,
     ) -> Plan:
-        """The grid model x text x length x recipe x seed. A text too short for a length is rejected, not fatal."""
+        """The grid model x text x length x recipe x seed. A text that is too short goes to ``rejected``."""
         recipes = [recipes or Recipe.default()] if not isinstance(recipes, Sequence) else list(recipes)
         if seeds is not None:
             recipes = [r.replace(seed=s) for r in recipes for s in seeds]
@@ -82,17 +95,17 @@ class Plan:
         rejected: list[tuple[str, str]] = []
         for lm in (m if isinstance(m, FrozenLM) else load(m) for m in models):
             for text, n in itertools.product(texts, lengths):
-                what = f"{lm.name}, {text.id}, {n} tokens"
+                name = f"{lm.name}, {text.id}, {n} tokens"
                 try:
                     passage = lm.passage(text, n, start=start)
                 except PassageError as error:
-                    rejected.append((what, str(error)))
+                    rejected.append((name, str(error)))
                     continue
                 for recipe in recipes:
                     try:
                         jobs.append(Job(lm, passage, recipe, key_of(lm, passage, recipe)))
                     except (PassageError, ModelError) as error:
-                        rejected.append((f"{what}, {recipe.name}", str(error)))
+                        rejected.append((f"{name}, {recipe.name}", str(error)))
         return cls._unique(jobs, rejected)
 
     @classmethod
@@ -106,32 +119,31 @@ class Plan:
 
 @dataclass
 class RunReport:
-    """What became of a plan. ``results`` are in the plan's order, without the jobs that failed."""
+    """The outcome of a run. ``results`` are in the plan's order, without the jobs that failed."""
 
     results: list[MemVector] = field(default_factory=list)
     trained: int = 0
-    """How many were trained now; the others came from the store."""
+    """How many of the results were trained in this run. The others came from the store."""
     failed: dict[str, str] = field(default_factory=dict)
     """{key: error}; also recorded in the store."""
     rejected: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
 
     def whole(self) -> list[MemVector]:
-        """``results``, where nothing failed: a share or a mean of those that did not would say too much.
-
-        Raises ``RunsFailedError``.
+        """``results``, if no job failed. Raises ``RunsFailedError`` otherwise: a share or a mean of the rest would be
+        biased.
         """
         if self.failed:
             key, why = next(iter(self.failed.items()))
             raise RunsFailedError(
-                f"{len(self.failed)} of {len(self.failed) + len(self.results)} runs failed, {key[:12]} with: {why}. "
-                "What is done is in the store and is not trained again: mend that, and start it once more"
+                f"{len(self.failed)} of {len(self.failed) + len(self.results)} runs failed. Run {key[:12]} failed with "
+                f"this error: {why}. Fix the cause and start again. Finished runs are in the store and are kept."
             )
         return self.results
 
 
 class RunsFailedError(MemlabError, RuntimeError):
-    """Runs of an experiment failed, which it cannot do without; the message names one of them and its error."""
+    """Runs failed that an experiment cannot do without. The message gives the error of one of them."""
 
 
 def run(
@@ -142,106 +154,114 @@ def run(
     progress: bool = True,
     executor: ExecutorFactory | None = None,
     chunk: int = 16,
-    watch: Callable[[RunProgress], bool | None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> RunReport:
-    """Train what the store lacks, model by model; interrupt and call again, and it goes on.
+    """Train what the store lacks, one model after the other. An interrupted run continues when it is called again.
 
-    Where something fails, the jobs not done yet are tried again in halves, down to single ones, since nobody knows
-    whose fault it was; a job that fails alone, twice, is recorded with its error and stops no other. A store that
-    cannot be written ends the run: nothing after it could be kept.
+    >>> import tempfile
+    >>> from memlab import Plan, Recipe, Store, Text, load, run
+    >>> plan = Plan.grid(load("toy:llama"), [Text("a", "Go on.")], tokens=2, recipes=Recipe.default(budget=9))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     reports = [run(plan, Store(folder), progress=False) for _ in range(2)]
+    >>> [report.trained for report in reports]
+    [1, 0]
 
-    In process, or with an ``executor`` (``workers.processes()``, or any function that makes a
-    ``concurrent.futures.Executor``) in ``chunk``s of passages elsewhere, see ``workers.dispatch``. ``watch`` is told
-    how it goes, and stops the run by returning True: what is finished is in the store and in the report; what is on a
-    bench elsewhere is finished there first.
+    Jobs that fail are tried again, see ``retry.after_failure``. A job that fails for good is recorded with its error
+    and does not stop the others. A store that cannot be written does: no later result could be saved.
+
+    By default the jobs train in this process. With an ``executor`` (``executors.processes()``, or any function that
+    makes a ``concurrent.futures.Executor``) its workers train them, in chunks of ``chunk`` passages.
+
+    ``on_progress`` stops the run by returning True. Workers then finish the chunks that they have begun. What is
+    finished is in the store and in the report.
     """
     began = time.perf_counter()
     report = RunReport(rejected=plan.rejected)
-    known = {job.key for job in plan if job.key in store}
-    stop = _Stop(watch)
+    stored = {job.key for job in plan if job.key in store}
+    stop = _Stop(on_progress)
     for lm in {id(job.lm): job.lm for job in plan}.values():
         jobs = [job for job in plan if job.lm is lm]
-        if stop.asked:
+        if stop.requested:
             break
         if executor is None:
-            found, failed = _run_local(lm, jobs, store, portable, progress, stop)
+            results, failed = _run_local(lm, jobs, store, portable, progress, stop)
         else:
-            lacked, failed = _missing_jobs(jobs, store)
-            failed |= _run_remote(lm, lacked, store, executor, chunk, portable, stop)
-            found = _known(lm, [job for job in jobs if job.key not in failed], store, portable)
+            missing, failed = _missing_jobs(jobs, store)
+            failed |= _run_remote(lm, missing, store, executor, chunk, portable, stop)
+            results = _from_store(lm, [job for job in jobs if job.key not in failed], store, portable)
         report.failed |= failed
-        report.results += [found[job.key] for job in jobs if job.key in found]
+        report.results += [results[job.key] for job in jobs if job.key in results]
     place = {job.key: i for i, job in enumerate(plan)}
     report.results.sort(key=lambda mem: place[mem.key])
-    report.trained = len({mem.key for mem in report.results} - known)
+    report.trained = len({mem.key for mem in report.results} - stored)
     report.seconds = time.perf_counter() - began
     return report
 
 
 class _Stop:
-    """Remembers that ``watch`` has asked to stop: what comes after is not begun."""
+    """Calls ``on_progress`` and remembers that it returned True, so that the next model is not begun."""
 
-    def __init__(self, watch: Callable[[RunProgress], bool | None] | None) -> None:
-        self._watch, self.asked = watch, False
+    def __init__(self, on_progress: OnProgress | None) -> None:
+        self._on_progress, self.requested = on_progress, False
 
-    def __call__(self, going: RunProgress) -> bool:
-        self.asked = self.asked or bool(self._watch and self._watch(going))
-        return self.asked
+    def __call__(self, now: RunProgress) -> bool:
+        self.requested = self.requested or bool(self._on_progress and self._on_progress(now))
+        return self.requested
 
 
-def _known(lm: FrozenLM, jobs: Sequence[Job], store: Store, portable: bool) -> dict[str, MemVector]:
-    """What the store has of these jobs, as ``cram`` gives it back: ids put back, checks that were asked for made."""
-    there = [job for job in jobs if job.key in store]
-    made, _ = train_with_retries(
-        lm, [j.key for j in there], [j.passage for j in there], [j.recipe for j in there], [j.parent for j in there],
-        store, portable=portable,
+def _from_store(lm: FrozenLM, jobs: Sequence[Job], store: Store, portable: bool) -> dict[str, MemVector]:
+    """The stored results of these jobs. ``cram`` reads them: it restores token ids and makes the checks that lack."""
+    stored = [job for job in jobs if job.key in store]
+    mems, _ = train_with_retries(
+        lm, [j.key for j in stored], [j.passage for j in stored], [j.recipe for j in stored],
+        [j.parent for j in stored], store, portable=portable,
     )  # fmt: skip
-    return {mem.key: mem for mem in made}
+    return {mem.key: mem for mem in mems}
 
 
 def _missing_jobs(jobs: Sequence[Job], store: Store) -> tuple[list[Job], dict[str, str]]:
-    """Jobs without a result, and {key: error} of those whose file is there and cannot be used."""
-    lacked, failed = list[Job](), dict[str, str]()
+    """Jobs without a result, and {key: error} of jobs whose result file cannot be read by this version."""
+    missing, failed = list[Job](), dict[str, str]()
     for job in jobs:
         try:
-            if store.fetch(job.key) is None:  # a damaged file gives way
-                lacked.append(job)
+            if store.fetch(job.key) is None:  # moves a damaged file to quarantine
+                missing.append(job)
         except VectorError as error:
             failed[job.key] = f"{type(error).__name__}: {error}"
-    return lacked, failed
+    return missing, failed
 
 
-OFTEN = 1000
-"""Jobs of which it is looked up, whenever one has ended, which of them are in the store."""
+LOOKUP_ALWAYS = 1000
+"""Up to this number of jobs, the store is searched for all of them each time a passage ends."""
 
 
 def _run_local(
     lm: FrozenLM, jobs: Sequence[Job], store: Store, portable: bool, progress: bool, stop: _Stop
 ) -> tuple[dict[str, MemVector], dict[str, str]]:
-    lacked = [job for job in jobs if job.key not in store]
+    missing = [job for job in jobs if job.key not in store]
     failed: dict[str, str] = {}
-    seen, finished, looked, took = (-1, -1), 0, 0.0, 0.0
+    seen, finished, searched, took = (-1, -1), 0, 0.0, 0.0
 
-    def heard(now: Progress) -> bool:
-        nonlocal seen, finished, looked, took
+    def on_step(now: Progress) -> bool:
+        nonlocal seen, finished, searched, took
         began = time.perf_counter()
-        # Looked up when a passage has ended; of many thousands for a hundredth of the time at most.
-        if seen != (now.finished, now.total) and (len(lacked) <= OFTEN or began - looked > 100 * took):
-            seen, finished = (now.finished, now.total), sum(job.key in store for job in lacked)
-            looked = time.perf_counter()
-            took = looked - began
-        return stop(RunProgress(len(lacked), finished + len(failed), len(failed), len(now.passages)))
+        # With more jobs, searching takes at most one hundredth of the time.
+        if seen != (now.finished, now.total) and (len(missing) <= LOOKUP_ALWAYS or began - searched > 100 * took):
+            seen, finished = (now.finished, now.total), sum(job.key in store for job in missing)
+            searched = time.perf_counter()
+            took = searched - began
+        return stop(RunProgress(len(missing), finished + len(failed), len(failed), len(now.passages)))
 
     try:
-        made, _ = train_with_retries(
+        mems, _ = train_with_retries(
             lm, [j.key for j in jobs], [j.passage for j in jobs], [j.recipe for j in jobs], [j.parent for j in jobs],
-            store, portable=portable, progress=progress, watch=heard, failed=failed,
+            store, portable=portable, progress=progress, on_step=on_step, failed=failed,
         )  # fmt: skip
     except CramInterrupted:
-        if not stop.asked:
+        if not stop.requested:
             raise
-        return _known(lm, jobs, store, portable=False), failed
-    return {mem.key: mem for mem in made}, failed
+        return _from_store(lm, jobs, store, portable=False), failed
+    return {mem.key: mem for mem in mems}, failed
 
 
 def _run_remote(
@@ -253,7 +273,7 @@ def _run_remote(
     portable: bool,
     stop: _Stop,
 ) -> dict[str, str]:
-    """Hand jobs to an executor's workers; {key: error}."""
+    """Train jobs in an executor's workers; returns {key: error}."""
     if not jobs:
         return {}
     whole = Chunk(
