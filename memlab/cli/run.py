@@ -69,7 +69,7 @@ def run_command(
             typer.echo(f"Dask dashboard: {workers.dashboard}", err=True)
         report = run(
             plan, results_store, portable=portable, progress=not as_json, executor=executor, chunk=chunk,
-            watch=None if as_json else _show,
+            on_progress=None if as_json else _show,
         )  # fmt: skip
     exact = sum(mem.exact for mem in report.results)
     after = {"results": len(report.results), "exact": exact, "trained now": report.trained}
