@@ -174,7 +174,7 @@ def test_every_public_name_has_a_docstring(package):
     assert [name for name, value in public.items() if callable(value) and not value.__doc__] == []
 
 
-def test_every_class_of_the_style_sheet_is_used_and_the_other_way_round(panel):
+def test_every_class_of_the_style_sheet_is_used(panel):
     source = "".join(file.read_text() for file in Path(panels.__file__).parent.glob("*.py"))
     source += plain_table(pd.DataFrame({"a": ["b"]}))
     styled = set(re.findall(r"\.(memlab-[a-z]+)", STYLE))

@@ -39,8 +39,9 @@ class AttentionPanel(LivePanel):
         self.vector = dropdown("Vector", vector_options(mems))
         self.target = dropdown("Attention to", TARGETS)
         self.chart, self.bars, self.links = w.HTML(), w.HTML(), w.HTML()
+        self.outputs += [self.chart, self.bars, self.links]
         self.target.observe(self._draw, "value")
-        self.vector.observe(self._reset, "value")
+        self.vector.observe(self.reset, "value")
         self.while_busy = [self.vector]
         self.show_widgets(
             "attention", self.vector, self.target, self.buttons(), self.chart, self.bars, self.links
@@ -48,11 +49,7 @@ class AttentionPanel(LivePanel):
 
     def clear(self) -> None:
         super().clear()
-        self._mass, self.chart.value, self.bars.value, self.links.value = None, "", "", ""
-
-    def _reset(self, _: Any = None) -> None:
-        self.clear()
-        self.show_status("Ready.")
+        self._mass = None
 
     def work(self) -> None:
         mem = self.mems[self.vector.value]

@@ -105,6 +105,8 @@ class LivePanel(Panel):
         self.halt = w.Button(description="Stop", icon="stop", disabled=True, tooltip="Stop, and show what there is")
         self.status = w.HTML(status_line("Ready."))
         self.curve = w.HTML()
+        self.outputs: list[w.HTML] = [self.curve]
+        """Widgets that ``clear`` empties: what the last run showed."""
         self.start.on_click(lambda _: self._begin())
         self.halt.on_click(lambda _: self.stopping.set())
         super().__init__()
@@ -124,8 +126,14 @@ class LivePanel(Panel):
         return self.result
 
     def clear(self) -> None:
-        """Empty what the last run showed. Subclasses extend it."""
-        self.curve.value = ""
+        """Empty what the last run showed."""
+        for output in self.outputs:
+            output.value = ""
+
+    def reset(self, _: object = None) -> None:
+        """Empty what the last run showed, because a control changed."""
+        self.clear()
+        self.show_status("Ready.")
 
     def train(
         self, lm: FrozenLM, passage: Passage, recipe: Recipe, store: Store | None

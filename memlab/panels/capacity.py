@@ -43,6 +43,7 @@ class CapacityPanel(LivePanel):
         self.protocol = dropdown("Protocol", protocols)
         self.kind, self.text, self.run = dropdown("Texts"), dropdown("Passage"), dropdown("Run")
         self.attempts, self.along, self.decoded, self.explanation = w.HTML(), w.HTML(), w.HTML(), w.HTML()
+        self.outputs += [self.decoded, self.explanation]
         self.protocol.observe(self._show_kinds, "value")
         self.kind.observe(self._show_texts, "value")
         self.text.observe(self._show_runs, "value")
@@ -53,10 +54,6 @@ class CapacityPanel(LivePanel):
             self.decoded, self.explanation,
         )  # fmt: skip
         self._show_kinds()
-
-    def clear(self) -> None:
-        super().clear()
-        self.decoded.value = self.explanation.value = ""
 
     def work(self) -> None:
         mem = self.store.get(self.run.value)

@@ -48,16 +48,13 @@ class CramPanel(LivePanel):
         self.k, vectors = number_input("Vectors k", 1, 1, 8)
         self.seed, seeds = number_input("Seed", 0, 0, 99)
         self.decoded, self.links = w.HTML(), w.HTML()
+        self.outputs += [self.decoded, self.links]
         self.source.observe(self._show_text, "value")
         self._show_text()
         self.show_widgets(
             "cram", self.source, self.words, row(tokens, vectors, seeds), self.buttons(), self.curve, self.decoded,
             self.links,
         )  # fmt: skip
-
-    def clear(self) -> None:
-        super().clear()
-        self.decoded.value = self.links.value = ""
 
     def work(self) -> None:
         original = self._original()

@@ -44,8 +44,9 @@ class InformationPanel(LivePanel):
         self.words = text_area("Words", rows=5)
         self.window, windows = number_input("Window", 100, 20, 1000)
         self.costs, self.prediction = w.HTML(), w.HTML()
+        self.outputs += [self.costs, self.prediction]
         self.source.observe(self._show_text, "value")
-        self.words.observe(self._reset, "value")
+        self.words.observe(self.reset, "value")
         self.window.observe(self._draw, "value")
         self._show_text()
         self.while_busy = [self.source, self.words]
@@ -55,7 +56,7 @@ class InformationPanel(LivePanel):
 
     def clear(self) -> None:
         super().clear()
-        self.bits, self.costs.value, self.prediction.value = None, "", ""
+        self.bits = None
 
     def work(self) -> None:
         passage = self.lm.passage(Text("typed", self.words.value, "typed"), None)
@@ -67,10 +68,6 @@ class InformationPanel(LivePanel):
     def _show_text(self, _: Any = None) -> None:
         original = next((text for text in originals() if text.id == self.source.value), None)
         self.words.value = original.string[:READ] if original else ""
-
-    def _reset(self, _: Any = None) -> None:
-        self.clear()
-        self.show_status("Ready.")
 
     def _draw(self, _: Any = None) -> None:
         if self.bits is None:

@@ -37,17 +37,14 @@ class MovePanel(LivePanel):
         self.amount, self._amounts = number_input("How much", 10, 0, 100)
         self.seed, seeds = number_input("Seed", 0, 0, 99)
         self.decoded, self.links = w.HTML(), w.HTML()
+        self.outputs += [self.decoded, self.links]
         self.change.observe(self._set_bounds, "value")
         for control in (self.vector, self.change, self.amount, self.seed):
-            control.observe(self._reset, "value")
+            control.observe(self.reset, "value")
         self.while_busy = [self.vector, self.change, *self._amounts.children, *seeds.children]
         self.show_widgets(
             "move", self.vector, self.change, row(self._amounts, seeds), self.buttons(), self.decoded, self.links
         )
-
-    def clear(self) -> None:
-        super().clear()
-        self.decoded.value = self.links.value = ""
 
     def _set_bounds(self, _: Any = None) -> None:
         low, high = (2, 16) if self.change.value == ROUNDING else (0, 100)  # bits, or per cent
@@ -55,10 +52,6 @@ class MovePanel(LivePanel):
             # The widget refuses a minimum above its maximum, so the maximum grows first.
             control.max = max(high, control.max)
             control.min, control.max = low, high
-
-    def _reset(self, _: Any = None) -> None:
-        self.clear()
-        self.show_status("Ready.")
 
     def moved(self) -> MemVector:
         """The chosen vector, changed as the controls say."""

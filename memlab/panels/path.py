@@ -42,6 +42,7 @@ class PathPanel(LivePanel):
         names = [(f"{name} ({pair})", pair) for pair, name in table.groupby("pair").text_id.first().items()]
         self.pair = dropdown("Solutions", names)
         self.chart, self.decoded, self.links = w.HTML(), w.HTML(), w.HTML()
+        self.outputs += [self.decoded]
         self.place, places = number_input("Place, %", 50, 0, 100)
         label = "on the curve (trained now, a minute or two)"
         self.on_curve = w.Checkbox(description=label, value=False, indent=False)
@@ -51,10 +52,6 @@ class PathPanel(LivePanel):
             "path", self.pair, self.chart, row(places, self.on_curve), self.buttons(), self.decoded, self.links
         )
         self._show()
-
-    def clear(self) -> None:
-        super().clear()
-        self.decoded.value = ""
 
     def work(self) -> None:
         pair = self.table[self.table.pair == self.pair.value].iloc[0]

@@ -49,16 +49,13 @@ class StudyPanel(LivePanel):
         self.setting = dropdown("Setting")
         self.text = dropdown("Passage", list(dict.fromkeys(table.text_id)))
         self.decoded, self.links = w.HTML(), w.HTML()
+        self.outputs += [self.decoded, self.links]
         self.question.observe(self._show, "value")
         self._show()
         self.show_widgets(
             "study", self.question, self.chart, self.ranked, self.setting, self.text, self.buttons(), self.curve,
             self.decoded, self.links,
         )  # fmt: skip
-
-    def clear(self) -> None:
-        super().clear()
-        self.decoded.value = self.links.value = ""
 
     def work(self) -> None:
         row = self.table[(self.table.contender == self.setting.value) & (self.table.text_id == self.text.value)].iloc[0]
