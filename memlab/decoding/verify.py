@@ -73,11 +73,8 @@ def _wrong(lm: FrozenLM, mem: MemVector) -> str | None:
     origin = f"torch {mem.provenance.get('torch')} on {mem.provenance.get('machine')}"
     then = f"it was exact with {origin}, with a margin of {mem.margin:.3g} logits"
     if mem.redaction:
-        return (
-            None
-            if mem.matches(decode(lm, [mem], batch=1)[0])
-            else f"it decodes to another text than its hash names; {then}"
-        )
+        same_text = mem.matches(decode(lm, [mem], batch=1)[0])
+        return None if same_text else f"it decodes to another text than its hash names; {then}"
     now = check(lm, mem)
     if now.exact:
         return None

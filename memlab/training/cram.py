@@ -185,7 +185,7 @@ def _look_up(jobs: Sequence[TrainingJob], store: Store | None) -> tuple[dict[str
                 if stored.matches(ids) and (restored := stored.restored(ids)).key == key:
                     done[key] = restored
                 else:
-                    store.give_way(key, f"{store.file(key)} is redacted, and its hash names another text or model")
+                    store.set_aside(key, f"{store.file(key)} is redacted, and its hash names another text or model")
                     del done[key]
         if len(done) < len(unique):
             store.check_writable()

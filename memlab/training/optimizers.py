@@ -176,11 +176,13 @@ class Rotation(Optimizer):
         unit = mem / norm
         direction = self.inner.direction(self._whiten(_tangent(gradient * norm, unit)))
         ahead = -_tangent(self._whiten(direction), unit)
-        ahead = ahead / ahead.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        length = ahead.norm(dim=-1, keepdim=True)
+        ahead = ahead / length.clamp_min(1e-30)
         # The first vector is noise and worth less than the first descent direction: turn all the way to that direction.
         angle = math.pi / 2 if self.state.at_noise else step_size(self.recipe, self.state.steps)
         self.state.steps, self.state.at_noise = self.state.steps + 1, False
         turned = math.cos(angle) * unit + math.sin(angle) * ahead
+        turned = torch.where(length > 1e-30, turned, unit)  # without a gradient a turn would end in a vector of zeros
         return self.recipe.norm * math.sqrt(mem.shape[-1]) * turned - mem
 
     def _whiten(self, rows: torch.Tensor) -> torch.Tensor:
