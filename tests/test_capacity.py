@@ -10,7 +10,14 @@ import pytest
 
 from memlab import Recipe
 from memlab.measures import capacity, capacity_fits
-from memlab.measures.statistics import Estimate, bootstrap, median_interval, share_interval
+from memlab.measures.statistics import (
+    Estimate,
+    bootstrap,
+    median_interval,
+    rank_correlation,
+    rank_correlation_p,
+    share_interval,
+)
 from memlab.texts import data_folder
 
 
@@ -43,6 +50,25 @@ def test_nats_and_bits_of_the_papers_largest_model():
     bits = float(row["information_gain_nats"]) / math.log(2)
     assert capacity.nats(bits) == pytest.approx(4865.7)
     assert capacity.bits_per_dimension(bits, int(row["d"])) == pytest.approx(1.7138, abs=1e-3)
+
+
+def test_bits_of_nats_is_the_inverse_of_nats():
+    assert capacity.bits_of_nats(math.log(8)) == pytest.approx(3)
+    assert capacity.bits_of_nats(capacity.nats(12.5)) == pytest.approx(12.5)
+    assert capacity.bits_of_nats(pd.Series([0.0, math.log(2)])).tolist() == pytest.approx([0, 1])
+
+
+def test_utilisations_are_medians_over_passages_per_number_of_the_vector():
+    gains = pd.DataFrame(
+        {"texts": [*"bbba"], "token_gain": [10, 30, 20, 3], "information_gain_bits": [40.0, 60, 80, 16]}
+    )
+    # 8 numbers of 16 bits are 128 bits; a token of a vocabulary of 256 is 8 bits: 16 tokens could be named.
+    table = capacity.utilisations(gains, d=8, vocabulary=256)
+    assert table.index.tolist() == ["b", "a"]
+    assert table.token_gain.tolist() == [20, 3]
+    assert table.token_utilisation.tolist() == pytest.approx([20 / 16, 3 / 16])
+    assert table.information_gain_bits.tolist() == [60, 16]
+    assert table.bits_per_dimension.tolist() == pytest.approx([60 / 8, 2])
 
 
 def test_gains_are_summed_over_the_tokens_scored_in_both():
@@ -318,6 +344,31 @@ def test_a_recipe_of_ones_own_is_one_recipe_at_every_k():
         capacity.require_one_recipe(pd.DataFrame({"recipe": both}))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"betas": (0.8, 0.99)},
+        {"prefix": "none", "suffix": (5, 7)},
+        {"prefix": (1, 2), "lr": 1e-5},
+        {"grow": 12, "schedule": "cosine"},
+        {"stop": "teacher_forced", "rule": "adamw"},
+    ],
+)
+def test_a_recipe_is_read_back_from_its_name(changes):
+    """Tables have the name only: every kind of field value is read, and seeds of one recipe are one recipe."""
+    recipe = Recipe.default(**changes)
+    names = [recipe.name, recipe.replace(seed=3, token_budget=9).name]
+    capacity.require_one_recipe(pd.DataFrame({"recipe": names}))
+    with pytest.raises(capacity.MixedRecipesError):
+        capacity.require_one_recipe(pd.DataFrame({"recipe": [*names, "default"]}))
+
+
+def test_a_name_that_is_not_a_recipes_is_compared_as_it_is():
+    capacity.require_one_recipe(pd.DataFrame({"recipe": ["found elsewhere"] * 2}))
+    with pytest.raises(capacity.MixedRecipesError, match=r"several recipes \(default retired=1, found elsewhere\)"):
+        capacity.require_one_recipe(pd.DataFrame({"recipe": ["default retired=1", "found elsewhere"]}))
+
+
 def test_rows_that_lack_what_others_have_stay():
     attempts = pd.DataFrame(
         {"text_id": ["a", "b"], "length": 96, "tokens": 96, "exact": False, "token_passes": 1, "exact_prefix": 50,
@@ -540,6 +591,63 @@ def test_a_kind_that_vanishes_is_no_finding():
     told = capacity_fits.information_not_length(table[table.texts != "random"].assign(failed_at=None), draws=50)
     assert told.p.notna().all()
     assert (told.censored == 24).all()
+
+
+def test_charges_are_the_test_at_each_charge():
+    """One row per charge: spread and p of the bits, with the charge added to every token."""
+    table = kinds(np.random.default_rng(0), False)
+    charges = capacity_fits.charges(table, (0, 3), draws=60)
+    assert charges.charge.tolist() == [0, 3]
+    for charge, row in zip((0, 3), charges.itertuples(), strict=True):
+        extra = table.assign(horizon_bits=table.horizon_bits + charge * table.horizon)
+        means = np.log2(extra.horizon_bits).groupby(extra.texts).mean()
+        assert row.spread == pytest.approx(means.std(ddof=1))
+        assert row.p < 0.05
+
+
+def test_bits_a_token_and_spread_within_kinds_by_hand():
+    table = pd.DataFrame({"texts": [*"yyxx"], "horizon": [10.0, 30, 100, 100], "horizon_bits": [20.0, 120, 500, 300]})
+    assert capacity_fits.bits_a_token(table).to_dict() == {"y": 3, "x": 4}
+    within = capacity_fits.spread_within_kinds(table)
+    assert within.index.tolist() == ["y", "x"]
+    # 10 and 30: mean 20, standard deviation (n - 1) sqrt(200).
+    assert within.horizon.tolist() == pytest.approx([math.sqrt(200) / 20, 0])
+    assert within.horizon_bits.tolist() == pytest.approx([math.sqrt(5000) / 70, math.sqrt(20000) / 400])
+
+
+# Correlations --------------------------------------------------------------------------------------------------------
+
+
+def test_rank_correlation_is_scipys():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 12, 40)
+    table = pd.DataFrame({"text_id": range(40), "x": x, "y": x + rng.normal(0, 4, 40)})
+    found = rank_correlation(table, "x", "y", draws=300)
+    assert found.value == pytest.approx(spearmanr(table.x, table.y).statistic)
+    assert found.low < found.value < found.high
+
+
+def test_rank_correlation_within_groups_ignores_their_levels():
+    """Inside each text y falls with x, and texts with larger x have larger y."""
+    rows = [(text, 10 * text + x, 100 * text - x) for text in range(8) for x in range(4)]
+    table = pd.DataFrame(rows, columns=["text_id", "x", "y"])
+    assert rank_correlation(table, "x", "y", within="text_id", draws=50) == pytest.approx((-1, -1, -1))
+    assert rank_correlation(table, "x", "y", draws=50).value > 0.9
+
+
+def test_rank_correlation_p_against_all_permutations():
+    """Five passages have 120 orders: the p of all of them is known exactly."""
+    from scipy.stats import spearmanr
+
+    table = pd.DataFrame({"x": [1, 2, 3, 4, 5], "y": [2, 1, 3, 5, 4]})
+    observed = spearmanr(table.x, table.y).statistic
+    exact = np.mean(
+        [spearmanr(table.x, order).statistic >= observed - 1e-12 for order in itertools.permutations(table.y)]
+    )
+    assert rank_correlation_p(table, "x", "y", draws=2000) == pytest.approx(exact, abs=0.02)
+    assert rank_correlation_p(table.assign(y=-table.x), "x", "y", draws=99) == 1
 
 
 # Intervals -----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import math
 import zlib
 
 import numpy as np
+import pandas as pd
 import pytest
 import zstandard
 from hypothesis import given, settings
@@ -100,3 +101,15 @@ def test_general_codecs_are_those_of_the_libraries_without_their_headers():
     assert bits["lzma"] < 8 * len(lzma.compress(raw))
     assert bits["zstd"] <= 8 * len(zstandard.compress(raw, 22))
     assert all(n < bits["UTF-8"] / 5 for name, n in bits.items() if name != "UTF-8")
+
+
+def test_sizes_are_compared_over_the_same_passages():
+    rows = [("a", "x", "zip", 80), ("a", "x", "mem", 160), ("b", "x", "zip", 90), ("b", "x", "mem", 300),
+            ("c", "y", "zip", 40), ("c", "y", "mem", 20), ("d", "y", "zip", 1000)]  # fmt: skip
+    sizes = pd.DataFrame(rows, columns=["text_id", "texts", "codec", "bits"]).assign(tokens=10)
+    both = codecs.measured_with_all(sizes)
+    assert sorted(set(both.text_id)) == ["a", "b", "c"]
+    means = codecs.bits_a_token(both).set_index(["codec", "texts"]).bits_a_token
+    assert means.to_dict() == {("zip", "x"): 8.5, ("mem", "x"): 23, ("zip", "y"): 4, ("mem", "y"): 2}
+    ratio = codecs.size_ratio(both, "zip", "mem")
+    assert ratio.to_dict() == pytest.approx({"x": (80 / 160 + 90 / 300) / 2, "y": 2})

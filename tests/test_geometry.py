@@ -1,6 +1,9 @@
 """Measures of geometry where the answer is known: rotated copies, ends of paths, clouds of a given dimension."""
 
+import itertools
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import ortho_group
 
@@ -78,6 +81,40 @@ def test_bins_hold_every_value_once(log):
     assert first["from"].iloc[0] == pytest.approx(1)
     assert first["to"].iloc[-1] == pytest.approx(16)
     assert first.share.tolist() == ([0.25] * 4 if log else [0.75, 0.25, 0, 0])
+
+
+def test_own_word_against_all_deals():
+    """Three passages, two vectors each: all six deals of their words are known."""
+    near = np.array([[1, 7], [1, 9], [2, 8], [5, 9], [2, 6], [3, 4]])
+    own, groups = [1, 1, 2, 2, 3, 3], ["b", "b", "a", "a", "c", "c"]
+    found = g.own_among_nearest(near, own, groups, draws=4000)
+    assert found.share == pytest.approx(4 / 6)  # both of b, one of a, one of c
+    shares = []
+    for deal in itertools.permutations((1, 2, 3)):
+        word = dict(zip("bac", deal, strict=True))
+        shares.append(np.mean([word[group] in row for group, row in zip(groups, near, strict=True)]))
+    assert found.null == pytest.approx(np.mean(shares), abs=0.02)
+    assert found.p == pytest.approx(np.mean(np.array(shares) >= 4 / 6 - 1e-12), abs=0.03)
+    with pytest.raises(ValueError, match="one word per group"):
+        g.own_among_nearest(near, [1, 5, 2, 2, 3, 3], groups)
+
+
+def test_own_word_is_an_accident_as_often_as_p_says():
+    p = []
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(8), 4)
+        near = np.repeat(rng.integers(0, 12, (8, 3)), 4, axis=0)  # seeds of one passage agree
+        p.append(g.own_among_nearest(near, rng.integers(0, 12, 8)[groups], groups, draws=99, seed=seed).p)
+    assert np.mean(np.array(p) <= 0.1) < 0.17  # nominal 0.1
+
+
+def test_dropout_moves_by_the_root_of_its_share():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(576)
+    for share in (0.01, 0.1, 0.5):
+        moved = [np.linalg.norm(x[rng.permutation(576)[: round(576 * share)]]) for _ in range(300)]
+        assert np.mean(moved) / np.linalg.norm(x) == pytest.approx(g.dropout_distance(share), rel=0.05)
 
 
 # Maps ----------------------------------------------------------------------------------------------------------------
@@ -236,6 +273,44 @@ def test_barriers():
     assert g.barrier(t[::-1], (4 * t * (1 - t) + t)[::-1]) == pytest.approx(1)
     with pytest.raises(ValueError, match="at least 2"):
         g.barrier([0], [1])
+
+
+def places():
+    """Two pairs on a line and one control, at five places each."""
+    t = np.linspace(0, 1, 5)
+    rows = [
+        pd.DataFrame({"way": way, "pair": pair, "t": t, "exact": exact, "barrier": height, "bits": bits, "right": 4})
+        for way, pair, exact, height, bits in (
+            ("line", 0, [True, True, False, False, True], 2.0, [0.0, 1, 2, 1, 0]),
+            ("line", 1, [True] * 5, 1.0, [0.0, 3, 4, 3, 0]),
+            ("nowhere", 0, [True, False, False, True, True], 5.0, [0.0, 5, 6, 7, 8]),
+        )
+    ]
+    return pd.concat(rows).assign(kind="prose", tokens=8, text_id="a")
+
+
+def test_a_control_is_compared_on_its_first_half_only():
+    kept = g.comparable_places(places())
+    assert kept[kept.way == "line"].t.tolist() == [0, 0.25, 0.5, 0.75, 1] * 2
+    assert kept[kept.way == "nowhere"].t.tolist() == [0, 0.25, 0.5]
+
+
+def test_barriers_of_paths_by_hand():
+    line, nowhere = g.barriers(places()).to_dict("records")
+    assert (line["kind"], line["way"], line["pairs"], line["exact_throughout"]) == ("prose", "line", 2, 1)
+    assert line["barrier"].value == 1.5
+    assert line["share"].value == pytest.approx((3 / 5 + 1) / 2)
+    assert line["barrier"].high == np.inf  # both pairs are of one passage
+    assert (nowhere["pairs"], nowhere["exact_throughout"]) == (1, 0)
+    assert nowhere["share"].value == pytest.approx(1 / 3)
+
+
+def test_the_mean_along_paths_by_hand():
+    table = g.along_paths(places())
+    line = table[table.way == "line"]
+    assert line.bits.tolist() == [0, 2, 3, 2, 0]
+    assert line.exact.tolist() == [True, True, False, False, True]
+    assert table[table.way == "nowhere"].t.tolist() == [0, 0.25, 0.5]
 
 
 def test_radius_by_bisection():

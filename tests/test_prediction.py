@@ -122,6 +122,8 @@ def test_the_baseline_is_the_mean_at_the_same_k():
     left_out = prediction.held_out(table)
     assert (left_out.baseline == left_out.true).all()
     assert (left_out.own_kind == left_out.true).all()
+    assert set(left_out.texts) == {"x"}
+    assert "texts" not in prediction.held_out(table.drop(columns="texts"))
 
 
 def test_two_parts_of_one_text_keep_their_own_bits():
@@ -200,8 +202,8 @@ def test_the_mean_of_its_own_kind_stands_beside_that_of_all():
     assert told[1]["own_kind_median_error"] == 3
     assert prediction.held_out(table, by="texts").own_kind.isna().all()
     said = _accuracy(1, told[1])
-    assert said.startswith("k = 1: 6 passages, each left out in turn: off by")
-    assert "that of its kind by 3" in said
+    assert said.startswith("k = 1: median error of 6 passages, each predicted from the others: ")
+    assert "mean of the same kind 3" in said
     assert "kind" not in _accuracy(2, {**told[1], "own_kind_median_error": np.nan})
 
 
