@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from memlab import Recipe, Store, decode, load
-from memlab.cli import app, bench
+from memlab.cli import app
+from memlab.cli import common as cli_common
 from memlab.experiments import capacity as capacity_experiment
 from memlab.experiments import published
 from memlab.experiments.attempts import context_room
@@ -86,7 +87,7 @@ def test_json_holds_the_same_tables(cli):
     [
         (["--protocol", "guess"], "guess"),
         (["--k", "0"], "above 0"),
-        (["--k", "1,2", "--count", "1,2,3"], "one for each k"),
+        (["--k", "1,2", "--count", "1,2,3"], "one per k"),
         (["--first", "5"], "not one of the lengths"),
         (["--grid", "2-6"], "first:last:stride"),
         (["--start", "middle"], "or paper"),
@@ -166,18 +167,18 @@ def test_growing_and_predicting_from_the_command_line(cli, tmp_path, lm):
     measured = prediction.measured(runs)
     if len(measured) < 3:
         assert told.exit_code == 2
-        assert "expected 3" in told.output
+        assert "and 3 are needed" in told.output
     else:
         assert told.exit_code == 0, told.output
-        left_out = f"k = 1: {len(measured)} passages, each left out in turn: off by"
-        assert (left_out if len(measured) > 3 else "no passage could be left out") in told.stdout
+        left_out = f"k = 1: median error of {len(measured)} passages, each predicted from the others:"
+        assert (left_out if len(measured) > 3 else "error unknown") in told.stdout
     nowhere = cli(*asked[:-1], out / "in-a-file.parquet")
     assert nowhere.exit_code == 1
     assert "could not be written" in nowhere.output
     out.write_bytes(b"no table")
     broken = cli(*asked)
     assert broken.exit_code == 2
-    assert "no Parquet table" in " ".join(re.sub("[│╭╮╰╯─]", " ", broken.output).split())
+    assert "is not a Parquet table" in " ".join(re.sub("[│╭╮╰╯─]", " ", broken.output).split())
 
 
 def test_k_vectors_grow_by_k_times_as_much(lm, store):
@@ -309,10 +310,10 @@ def test_a_bench_of_horizons_knows_rows_of_memlab_capacity_and_keeps_its_own_as_
     monkeypatch.setenv("MEMLAB_STORE", str(tmp_path / "another"))
     theirs = "progressive2026"
     asked = ["bench", "horizon", "--texts", "originals", "--count", "2", "--lengths", "8:16:8", "--first", "8",
-             "--known", runs, "--beside", theirs, "--out", out]  # fmt: skip
+             "--resume-from", runs, "--compare-with", theirs, "--out", out]  # fmt: skip
     kept = []
-    usual = bench.write_table
-    monkeypatch.setattr(bench, "write_table", lambda table, file: (kept.append(len(table)), usual(table, file)))
+    usual = cli_common.write_table
+    monkeypatch.setattr(cli_common, "write_table", lambda table, file: (kept.append(len(table)), usual(table, file)))
     made = CliRunner().invoke(app, [str(part) for part in [*asked, *common]])
     assert made.exit_code == 0, made.output
     table, before = pd.read_parquet(out), pd.read_parquet(runs)
@@ -325,7 +326,7 @@ def test_a_bench_of_horizons_knows_rows_of_memlab_capacity_and_keeps_its_own_as_
     first, second = (table[table.way == way].set_index("text_id").exact_prefix for way in ("growing", theirs))
     with np.errstate(divide="ignore"):
         times = np.median(first / second.astype(float))
-    assert f"as many tokens as {theirs}, passage by passage: median {times:.1f}, 95 %" in made.output
+    assert f"horizon over that of {theirs}, per passage: median {times:.1f} times, 95 %" in made.output
 
 
 def test_more_vectors_are_tried_on_passages_that_fewer_were_tried_on(lm, store):
@@ -403,7 +404,7 @@ def test_each_row_of_the_published_table_is_a_command_up_to_the_download(monkeyp
 def test_a_strange_dtype_is_refused(cli):
     said = cli("--dtype", "float8")
     assert said.exit_code == 2
-    assert "'float8': give float32 or bfloat16" in said.output
+    assert "'float8'. Give float32 or bfloat16" in said.output
 
 
 def test_published_figures_and_ours_in_one_table():

@@ -5,15 +5,22 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
+import numpy as np
+import pandas as pd
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from memlab import __version__
-from memlab.cli import app
-from memlab.results.store import Store
+from memlab import MemlabError, RecipeError, __version__
+from memlab.cli import app, bench
+from memlab.cli.common import reports_errors
+from memlab.experiments.registry import EXPERIMENTS, Experiment
+from memlab.results.mem_vector import DamagedError, MemVector
+from memlab.results.store import Store, StoreError
 from tests.conftest import hears_sigint
-from tests.helpers import unwritable
+from tests.helpers import make_vector, unwritable
 
 TOY = ["--model", "toy:gemma3"]
 
@@ -34,7 +41,7 @@ def crammed(cli):
     return row
 
 
-def test_cram_json_says_all(crammed):
+def test_cram_json_reports_key_check_and_decoded_text(crammed):
     assert crammed["exact"] is True
     assert crammed["decoded"] == "Hello, world."
     assert (crammed["tokens"], crammed["k"], crammed["first_wrong"]) == (13, 4, None)
@@ -67,13 +74,13 @@ def test_cram_files_and_standard_input(cli, tmp_path):
     assert "'Then i'" in result.stdout
 
 
-def test_not_exact_has_an_exit_code_of_its_own(cli):
+def test_a_result_that_is_not_exact_exits_with_3(cli):
     result = cli("cram", "--text", "The quick brown fox jumps.", "--budget", 1, *TOY)
     assert result.exit_code == 3
     assert "NOT exact" in result.stdout
 
 
-def test_store_commands(cli, crammed, tmp_path):
+def test_store_lists_shows_and_quarantines(cli, crammed, tmp_path):
     listed = cli("store", "ls")
     assert crammed["key"][:12] in listed.stdout
     assert json.loads(cli("store", "ls", "--json").stdout)[0]["key"] == crammed["key"]
@@ -95,33 +102,33 @@ def test_store_commands(cli, crammed, tmp_path):
     assert "is empty" in cli("store", "ls").stdout
 
 
-def test_verify_decodes_a_sample_again(cli, crammed, tmp_path):
+def test_verify_can_decode_a_sample(cli, crammed, tmp_path):
     assert "1 of 1 vectors decode exactly again" in cli("store", "verify", "--decode", 5).stdout
     store = Store(tmp_path / "store")
     mem = store.get(crammed["key"])
-    # A sound file of a vector that its checks lie about: only decoding it shows that.
-    (elsewhere := store.file(mem.key)).unlink()
-    lying = dataclasses.replace(mem, mem=-mem.mem)
-    lying.save(elsewhere)
-    told = cli("store", "verify", "--decode", 5)
-    assert told.exit_code == 1
-    assert "1 of 1 results are sound" in told.stdout
-    assert f"no longer exact: {mem.key[:12]}: token " in told.stdout
-    assert "0 of 1 vectors decode exactly again" in told.stdout
-    lying.redacted().save(elsewhere)
+    # The file is intact, but its checks are false. Only decoding shows that.
+    (file := store.file(mem.key)).unlink()
+    forged = dataclasses.replace(mem, mem=-mem.mem)
+    forged.save(file)
+    result = cli("store", "verify", "--decode", 5)
+    assert result.exit_code == 1
+    assert "1 of 1 results are sound" in result.stdout
+    assert f"no longer exact: {mem.key[:12]}: token " in result.stdout
+    assert "0 of 1 vectors decode exactly again" in result.stdout
+    forged.redacted().save(file)
     assert "another text than its hash names" in cli("store", "verify", "--decode", 5).stdout
-    mem.redacted().save(elsewhere)
+    mem.redacted().save(file)
     assert "1 of 1 vectors decode exactly again" in cli("store", "verify", "--decode", 5).stdout
-    # A model that cannot be had is said, and is no fault of the vector.
-    elsewhere.unlink()
+    # A model that cannot be loaded is reported, and is not the vector's fault.
+    file.unlink()
     gone = dataclasses.replace(mem, model="toy:gone")
     store.put(gone)
-    told = cli("store", "verify", "--decode", 5)
-    assert told.exit_code == 0
-    assert "not decoded" in told.stdout
+    result = cli("store", "verify", "--decode", 5)
+    assert result.exit_code == 0
+    assert "not decoded" in result.stdout
 
 
-def test_models(cli):
+def test_models_are_listed_and_fetched(cli):
     assert "smollm2-135m" in cli("models").stdout
     assert len(json.loads(cli("models", "--json").stdout)) == 16
     assert "weights" in cli("models", "--get", "toy:opt").stdout
@@ -151,7 +158,7 @@ def bad_inputs(tmp_path):
     ]
 
 
-def test_bad_input_is_one_line_that_says_what_to_do(cli, tmp_path):
+def test_bad_input_is_one_line_and_exit_code_2(cli, tmp_path):
     for arguments, reason in bad_inputs(tmp_path):
         model = [] if "--model" in arguments else TOY
         result = cli("cram", *arguments, *model)
@@ -162,14 +169,70 @@ def test_bad_input_is_one_line_that_says_what_to_do(cli, tmp_path):
     assert cli("cram", "--tokens", "many").exit_code == 2
 
 
-def test_a_long_file_is_fine_with_a_length(cli, tmp_path):
+class OldMachineError(MemlabError):
+    exit_code = 5
+    hint = "Buy a new one"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (MemlabError("It broke."), 1, "memlab: error: It broke."),
+        (OldMachineError("It broke."), 5, "memlab: error: It broke. Buy a new one"),
+        (RecipeError("no such field"), 2, "memlab: error: no such field"),
+        (
+            DamagedError("a.safetensors is damaged"),
+            1,
+            "memlab: error: a.safetensors is damaged. Run `memlab store verify`",
+        ),
+    ],
+)
+def test_the_exit_code_and_the_hint_are_the_errors_own(error, code, line, capsys):
+    @reports_errors
+    def command():
+        raise error
+
+    with pytest.raises(typer.Exit) as exit:
+        command()
+    assert exit.value.exit_code == code
+    printed = capsys.readouterr().err
+    assert printed.startswith(line)
+    assert len(printed.splitlines()) == 1
+
+
+def test_an_unexpected_error_keeps_its_traceback():
+    @reports_errors
+    def command():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        command()
+
+
+def test_vectors_that_the_store_could_not_take_are_saved_elsewhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    vector = make_vector()
+
+    @reports_errors
+    def command():
+        raise StoreError("the disk is full", [vector])
+
+    with pytest.raises(typer.Exit) as exit:
+        command()
+    assert exit.value.exit_code == 1
+    (file,) = tmp_path.glob("*.safetensors")
+    assert MemVector.load(file).to_bytes() == vector.to_bytes()
+    assert capsys.readouterr().err == (f"memlab: saved the trained vector to {file}\nmemlab: error: the disk is full\n")
+
+
+def test_a_long_file_can_be_cut_to_a_length(cli, tmp_path):
     bad_inputs(tmp_path)
     began = time.perf_counter()
     assert cli("cram", "long.txt", "-n", 5, "-k", 4, *TOY).exit_code == 0
     assert time.perf_counter() - began < 30
 
 
-def test_a_store_that_cannot_be_written(cli, tmp_path):
+def test_an_unwritable_store_is_one_line_and_exit_code_1(cli, tmp_path):
     result = cli("cram", "--text", "Hello", "-k", 4, *TOY, "--store", unwritable(tmp_path))
     assert result.exit_code == 1
     assert "cannot be written" in result.stderr
@@ -177,8 +240,8 @@ def test_a_store_that_cannot_be_written(cli, tmp_path):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_on_the_command_line(tmp_path, sent):
-    """Control-C, or a queue's polite kill: 130, one line, and the passage that was finished is in the store."""
+def test_an_interrupt_exits_with_130_and_keeps_what_is_finished(tmp_path, sent):
+    """Ctrl-C, or a scheduler's SIGTERM: one line, and the finished passage is in the store."""
     (tmp_path / "easy.txt").write_text("Yes.")
     (tmp_path / "hard.txt").write_text("All of this is far too much for a toy to remember. " * 8)
     command = [
@@ -210,12 +273,12 @@ def test_interrupted_on_the_command_line(tmp_path, sent):
         time.sleep(0.1)
     process.send_signal(sent)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "1 passages finished and 1 begun" in err.splitlines()[-1]
     assert "Traceback" not in err
 
 
-def test_recovery_bench(cli, tmp_path):
+def test_bench_recovery_writes_a_row_per_passage(cli, tmp_path):
     (tmp_path / "t.jsonl").write_text('{"text": "It rained."}\n{"text": "Go on then."}\n')
     recipe = '{"k": 4, "budget": 50}'
     result = cli("bench", "recovery", "--texts", "t.jsonl", "-n", 5, "--recipe", recipe, *TOY, "--out", "d/out.csv")
@@ -224,7 +287,7 @@ def test_recovery_bench(cli, tmp_path):
     assert len((tmp_path / "d" / "out.csv").read_text().splitlines()) == 3
 
 
-def test_a_recipe_in_json_is_taken_at_its_word(cli):
+def test_a_recipe_can_be_given_as_json(cli):
     row = json.loads(cli("cram", "--text", "Hello", "--recipe", '{"k": 4, "seed": 3}', *TOY, "--json").stdout)[0]
     assert row["k"] == 4
     assert row["recipe"] == "default k=4 seed=3"
@@ -233,25 +296,69 @@ def test_a_recipe_in_json_is_taken_at_its_word(cli):
     assert row["k"] == 2
 
 
-def test_binary_standard_input(cli):
+def test_standard_input_must_be_utf_8(cli):
     result = cli("cram", "-", *TOY, input=b"\xff\xfe\x00")
     assert result.exit_code == 2
     assert "standard input is not UTF-8" in result.stderr
 
 
-def test_a_store_that_is_not_there(cli):
+def test_a_mistyped_store_is_an_error(cli):
     for command in ("ls", "verify"):
         result = cli("store", command, "--store", "typo")
         assert result.exit_code == 1
         assert "there is no store at typo" in result.stderr
 
 
-def test_a_store_is_listed_without_torch(tmp_path):
+def test_listing_a_store_does_not_import_torch(tmp_path):
     code = "import sys; from memlab.cli import app; app(['store', 'ls'], standalone_mode=False)"
     code += "; print('torch' in sys.modules)"
     env = os.environ | {"MEMLAB_STORE": str(tmp_path)}
     out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "False"
+
+
+def test_store_add_takes_files_folders_and_stores(cli, tmp_path):
+    mems = [make_vector(seed, token_ids=np.array([seed, 1, 2])) for seed in range(4)]
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    mems[0].save(tmp_path / "one.safetensors")
+    mems[1].save(tmp_path / "folder" / "deep" / "two.safetensors")
+    source = Store(tmp_path / "source")
+    source.put(mems[2])
+    source.put(mems[3])
+    source.quarantine(mems[3].key)
+    result = cli("store", "add", "one.safetensors", "folder", "source", "--store", "target")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "3 results added to target, 0 already present, 0 refused\n"
+    target = Store(tmp_path / "target")
+    assert set(target.keys()) == {mem.key for mem in mems[:3]}
+    assert target.get(mems[1].key).to_bytes() == mems[1].to_bytes()
+    assert "0 results added to target, 1 already present" in cli("store", "add", "source", "--store", "target").stdout
+
+
+def test_store_add_refuses_what_is_not_what_its_key_names(cli, tmp_path):
+    mem = make_vector()
+    mem.save(tmp_path / "good.safetensors")
+    data = (tmp_path / "good.safetensors").read_bytes()
+    (tmp_path / "short.safetensors").write_bytes(data[:-1])
+    mem.perturb(1.0).save(tmp_path / "moved.safetensors")
+    result = cli("store", "add", *(f"{name}.safetensors" for name in ("short", "moved", "absent", "good")))
+    assert result.exit_code == 1
+    assert "1 results added" in result.stdout
+    assert "3 refused" in result.stdout
+    for name, line in zip(("short", "moved", "absent"), result.stderr.splitlines(), strict=True):
+        assert line.startswith("refused: ")
+        assert f"{name}.safetensors" in line
+
+
+def test_store_add_replaces_a_damaged_result(cli, tmp_path):
+    mem = make_vector()
+    mem.save(tmp_path / "good.safetensors")
+    store = Store(tmp_path / "store")
+    store.put(mem)
+    store.file(mem.key).write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="Moved to"):
+        assert "1 results added" in cli("store", "add", "good.safetensors").stdout
+    assert store.get(mem.key).to_bytes() == mem.to_bytes()
 
 
 def test_bench_precision_and_codecs(cli, crammed, tmp_path):
@@ -265,4 +372,32 @@ def test_bench_precision_and_codecs(cli, crammed, tmp_path):
     assert "has no exact vectors of toy:gemma3" in empty.stderr
     result = cli("bench", "codecs", *TOY, "--count", 2, "-n", 20, "--out", tmp_path / "codecs.parquet")
     assert result.exit_code == 0, result.output
-    assert "4 of 4 came back" in result.stdout
+    assert "4 of 4 decoded" in result.stdout
+
+
+def test_every_bench_command_is_an_experiment_and_the_other_way_round():
+    assert set(bench.COMMANDS) <= set(EXPERIMENTS)
+    shown = typer.main.get_command(bench.bench_app).commands
+    assert set(shown) == {*EXPERIMENTS, "report"}
+    for name, experiment in EXPERIMENTS.items():
+        assert shown[name].help.startswith(experiment.summary)
+
+
+def test_a_new_experiment_needs_only_its_registry_entry(cli, tmp_path, monkeypatch):
+    """Its command has options for model, store and table, and resumes from the table."""
+
+    def count_tokens(session):
+        session.log("counting")
+        earlier = 0 if session.resume_from is None else session.resume_from.tokens.sum()
+        return pd.DataFrame({"model": [session.lm.name], "tokens": [earlier + 7]})
+
+    module = types.ModuleType("memlab.experiments.counting")
+    module.count = count_tokens
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(bench.bench_app, "registered_commands", [*bench.bench_app.registered_commands])
+    bench.register(Experiment("counting", "counting:count", "How many tokens there are."))
+    for tokens in (7, 14):
+        result = cli("bench", "counting", *TOY, "--store", tmp_path, "--out", "table.parquet")
+        assert result.exit_code == 0, result.output
+        assert "counting\n<FrozenLM toy:gemma3" in result.stdout
+        assert pd.read_parquet(tmp_path / "table.parquet").tokens.item() == tokens

@@ -1,4 +1,4 @@
-"""Killed writers, a short round of what ``memlab bench kills`` does at length."""
+"""Killed writers, a short round of what ``memlab bench store-crash`` does at length."""
 
 import subprocess
 import sys

@@ -11,7 +11,6 @@ import typer
 
 from memlab import __version__
 from memlab.cli.bench import bench_app
-from memlab.cli.bench_vectors import bench_codecs, bench_geometry, bench_precision, bench_shelf
 from memlab.cli.capacity import capacity_command, predict_command
 from memlab.cli.cram import cram_command, decode_command
 from memlab.cli.models import models_command
@@ -26,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich would drop "[default: ...]" from help texts
 )
 app.command("cram")(cram_command)
 app.command("decode")(decode_command)
@@ -35,10 +35,6 @@ app.command("predict")(predict_command)
 app.command("capacity")(capacity_command)
 app.command("run")(run_command)
 app.add_typer(bench_app, name="bench")
-bench_app.command("precision")(bench_precision)
-bench_app.command("codecs")(bench_codecs)
-bench_app.command("shelf")(bench_shelf)
-bench_app.command("geometry")(bench_geometry)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,4 @@
-"""What ``memlab bench`` measures of trained vectors: their bits, codecs beside them, their geometry."""
+"""What ``memlab bench`` measures of trained vectors: bits needed, size next to codecs, geometry."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Annotated
 
 import typer
 
-from memlab.cli.common import ModelOption, OutOption, StoreOption, recipe_of, told
+from memlab.cli.common import ModelOption, OutOption, StoreOption, recipe_of, reports_errors
 from memlab.experiments.tables import write_table
 from memlab.results.store import Store, StoreError
 from memlab.texts import load_texts
 
 
-@told
+@reports_errors
 def bench_precision(
     store: StoreOption = None,
-    count: Annotated[int, typer.Option(help="exact vectors at most, the same ones each time", min=1)] = 50,
+    count: Annotated[int, typer.Option(help="largest number of exact vectors; the same ones each time", min=1)] = 50,
     model: ModelOption = "smollm2-135m",
     out: OutOption = None,
 ) -> None:
-    """The coarsest form of stored vectors that still decodes exactly: float16, bfloat16, integers, fewer numbers."""
+    """Tries float16, bfloat16, integers of 2 to 16 bits, and setting small numbers to zero."""
     import pandas as pd
 
     from memlab.experiments.precision import (
@@ -34,46 +34,46 @@ def bench_precision(
     )
     from memlab.models import load
 
-    lm, kept = load(model), Store(store)
-    mems = exact_vectors(kept, lm, count)
+    lm, source = load(model), Store(store)
+    mems = exact_vectors(source, lm, count)
     if not mems:
-        raise StoreError(f"{kept.path} has no exact vectors of {lm.name}; make some with memlab cram")
+        raise StoreError(f"{source.path} has no exact vectors of {lm.name}. Make some with `memlab cram`")
     rounded, pruned = precision(lm, mems), pruning(lm, mems)
     table = pd.concat([rounded, pruned], ignore_index=True)
     write_table(table, out)
-    typer.echo(f"{lm!r}\n{len(mems)} exact vectors of {kept.path}")
+    typer.echo(f"{lm!r}\n{len(mems)} exact vectors of {source.path}")
     typer.echo(survived(table).round(2).to_string(index=False))
     best = gain_per_bit(lm, mems, rounded)
     typer.echo(
-        f"fewest bits a number: median {best.bits_a_number.median():g}, from {best.bits_a_number.min():g} to "
-        f"{best.bits_a_number.max():g}; stored bits a token: median {best.bits_a_token.median():.0f}"
+        f"fewest bits per number: median {best.bits_a_number.median():g}, from {best.bits_a_number.min():g} to "
+        f"{best.bits_a_number.max():g}; stored bits per token: median {best.bits_a_token.median():.0f}"
     )
     typer.echo(
-        f"bits gained a stored bit: median {best.gain_per_stored_bit.median():.3f}, "
-        f"most {best.gain_per_stored_bit.max():.3f}"
+        f"bits gained per stored bit: median {best.gain_per_stored_bit.median():.3f}, "
+        f"at most {best.gain_per_stored_bit.max():.3f}"
     )
     within = predicted_by_margin(rounded, at_one_length=True)
     typer.echo(
-        f"against the float32 margin: rank correlation {predicted_by_margin(rounded):.2f}; of vectors of one length "
+        f"rank correlation with the float32 margin: {predicted_by_margin(rounded):.2f}; among vectors of equal length: "
         f"{within:.2f}"
     )
 
 
-@told
+@reports_errors
 def bench_codecs(
-    texts: Annotated[list[str] | None, typer.Option(help="several times [default: originals, random]")] = None,
-    count: Annotated[int, typer.Option(help="passages of each", min=1)] = 12,
-    tokens: Annotated[int, typer.Option("--tokens", "-n")] = 64,
+    texts: Annotated[
+        list[str] | None, typer.Option(help="texts, as in other commands; repeatable [default: originals, random]")
+    ] = None,
+    count: Annotated[int, typer.Option(help="passages of each of them", min=1)] = 12,
+    tokens: Annotated[int, typer.Option("--tokens", "-n", help="tokens of each passage")] = 64,
     model: ModelOption = "smollm2-135m",
     store: Annotated[
         Path | None,
-        typer.Option(help="where their vectors are, if they have any [default: those that come with memlab]"),
+        typer.Option(help="store with the vectors of these passages [default: the bundled vectors]"),
     ] = None,
     out: OutOption = None,
 ) -> None:
-    """The same passages through zlib, bz2, lzma, zstd, arithmetic coding with the frozen model, decoded again, and as
-    vectors in the fewest bits that still decode.
-    """
+    """Sizes by zlib, bz2, lzma, zstd, arithmetic coding with the model, and as vectors in their fewest bits."""
     import pandas as pd
 
     from memlab.experiments.codecs import coding
@@ -82,8 +82,8 @@ def bench_codecs(
 
     lm = load(model)
     chosen = {name: load_texts(name, count=count) for name in texts or ["originals", "random"]}
-    kept = Store(store) if store else Store.bundled()
-    mems = exact_vectors(kept, lm, len(kept.table()), tokens=tokens)
+    source = Store(store) if store else Store.bundled()
+    mems = exact_vectors(source, lm, len(source.table()), tokens=tokens)
     tables = [
         coding(lm, [lm.passage(t, tokens) for t in some], mems).assign(texts=name) for name, some in chosen.items()
     ]
@@ -92,66 +92,60 @@ def bench_codecs(
     plain = table[table.codec == "UTF-8"].set_index(["texts", "text_id"]).bits
     ratio = plain.reindex(pd.MultiIndex.from_frame(table[["texts", "text_id"]])).to_numpy() / table.bits
     table = table.assign(bits_a_token=table.bits / table.tokens, ratio=ratio)
-    # What did not come back was not stored.
-    came = table[table.round_trip.isna() | (table.round_trip == True)]  # noqa: E712  # True, False or missing
+    # Passages that do not decode were not stored, so they have no size.
+    stored = table[table.round_trip.isna() | (table.round_trip == True)]  # noqa: E712  # True, False or missing
     means = {"passages": ("bits", "size"), **{name: (name, "mean") for name in ("bits", "bits_a_token", "ratio")}}
-    shown = came.groupby(["texts", "codec"], sort=False).agg(**means).round(2)
+    shown = stored.groupby(["texts", "codec"], sort=False).agg(**means).round(2)
     coded = table[table.cross_entropy.notna()]
-    typer.echo(f"{lm!r}\n{count} passages each, first {tokens} tokens; ratio: size of the UTF-8 over it, means")
+    typer.echo(f"{lm!r}\n{count} passages each, first {tokens} tokens; means; ratio: UTF-8 size over this size")
     typer.echo(shown.reset_index().to_string(index=False))
     typer.echo(
-        f"arithmetic coding: {int(coded.round_trip.sum())} of {len(coded)} came back, at most "
+        f"arithmetic coding: {int(coded.round_trip.sum())} of {len(coded)} decoded, length at most "
         f"{((coded.bits - coded.cross_entropy) / coded.cross_entropy).abs().max():.2%} from the cross-entropy"
     )
 
 
-@told
-def bench_shelf(
+@reports_errors
+def bench_bundled(
     model: ModelOption = "smollm2-135m",
     store: StoreOption = None,
-    out: Annotated[Path, typer.Option(help="store that takes the exact ones")] = Path("data/store"),
-    ways: Annotated[Path, typer.Option(help="file of trajectories")] = Path("data/trajectories.safetensors"),
+    out: Annotated[Path, typer.Option(help="store that receives the exact vectors")] = Path("data/store"),
+    trajectories: Annotated[Path, typer.Option(help="file that receives the trajectories")] = Path(
+        "data/trajectories.safetensors"
+    ),
 ) -> None:
-    """The vectors that come with memlab: originals and random words, several lengths, many seeds, some trajectories."""
-    from memlab.experiments.bundled_vectors import train_bundled, trajectories
+    """Originals and random words, several lengths, many seeds; also the trajectories of some trainings."""
+    from memlab.experiments import bundled_vectors
     from memlab.experiments.session import Session
     from memlab.models import load
 
     lm = load(model)
-    mems = train_bundled(Session(lm, Store(store), log=typer.echo), Store(out))
-    many = [lm.passage(text, 32) for name in ("originals", "random") for text in load_texts(name, count=4)]
-    trajectories(lm, many, recipe_of("default"), ways)
-    typer.echo(f"{lm!r}\n{len({mem.key for mem in mems})} exact vectors in {out}, {len(many)} trajectories in {ways}")
+    mems = bundled_vectors.train_bundled(Session(lm, Store(store), log=typer.echo), Store(out))
+    passages = [lm.passage(text, 32) for name in ("originals", "random") for text in load_texts(name, count=4)]
+    bundled_vectors.trajectories(lm, passages, recipe_of("default"), trajectories)
+    vectors = f"{len({mem.key for mem in mems})} exact vectors in {out}"
+    typer.echo(f"{lm!r}\n{vectors}, {len(passages)} trajectories in {trajectories}")
 
 
-@told
+@reports_errors
 def bench_geometry(
-    tables: Annotated[list[str] | None, typer.Argument(help="which of them [default: all]")] = None,
+    tables: Annotated[list[str] | None, typer.Argument(help="tables to make [default: all]")] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(help="length of the passages that are looked at [default: each table's own, mostly 32]"),
+        typer.Option(help="length of the passages in tokens [default: each table's own, mostly 32]"),
     ] = None,
     model: ModelOption = "smollm2-135m",
-    store: Annotated[Path | None, typer.Option(help="folder of vectors [default: those that come with memlab]")] = None,
-    out: Annotated[Path, typer.Option(help="folder for geometry-NAME.parquet")] = Path("data/bench"),
+    store: Annotated[Path | None, typer.Option(help="store with the vectors [default: the bundled vectors]")] = None,
+    out: Annotated[Path, typer.Option(help="folder that receives geometry-NAME.parquet")] = Path("data/bench"),
 ) -> None:
-    """Paths between solutions, perturbations, radii, planes, attention: the tables behind the notebooks."""
-    from memlab.experiments.geometry_tables import OF_SHELF, TABLES, solutions
+    """Makes the geometry tables of the notebooks."""
+    from memlab.experiments.geometry_tables import geometry_tables
+    from memlab.experiments.session import Session
     from memlab.models import load
 
-    if strange := [name for name in tables or [] if name not in {**TABLES, **OF_SHELF}]:
-        known = ", ".join([*TABLES, *OF_SHELF])
-        raise typer.BadParameter(f"{', '.join(strange)}; expected some of {known}", param_hint="TABLES")
-    lm, kept = load(model), Store(store) if store else Store.bundled()
-    asked = tables or [*TABLES, *OF_SHELF]
-    mems = solutions(kept, lm, tokens=tokens or 32, least=3)
-    if not mems and any(name in TABLES for name in asked):
-        raise StoreError(
-            f"{kept.path} has no passage of {tokens or 32} tokens with three exact solutions of {lm.name}: "
-            "memlab bench shelf"
-        )
-    for name in asked:
-        began = time.perf_counter()
-        table = TABLES[name](lm, mems) if name in TABLES else OF_SHELF[name](lm, kept, Store(), tokens=tokens)
+    lm, vectors = load(model), Store(store) if store else Store.bundled()
+    started = time.perf_counter()
+    for name, table in geometry_tables(Session(lm, Store()), vectors, tables or (), tokens=tokens):
         write_table(table, out / f"geometry-{name}.parquet")
-        typer.echo(f"{name}: {len(table)} rows, {time.perf_counter() - began:.0f} s")
+        typer.echo(f"{name}: {len(table)} rows, {time.perf_counter() - started:.0f} s")
+        started = time.perf_counter()

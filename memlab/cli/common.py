@@ -6,18 +6,22 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memlab.errors import MemlabError
+from memlab.experiments.tables import read_table, write_table
 from memlab.recipes import Recipe
 from memlab.results.store import StoreError
 from memlab.texts import Text, from_bytes, from_path
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOT_EXACT = 3
 """Exit code of a command that finished, but whose results are not all exact."""
@@ -25,6 +29,7 @@ NOT_EXACT = 3
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="preset, folder, .gguf file, Hugging Face id, or toy:FAMILY")
 ]
+TextsOption = Annotated[str, typer.Option(help="originals, random, classics, pg19, hf:DATASET, or a path")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="also write the table to this Parquet file")]
 StoreOption = Annotated[
     Path | None, typer.Option("--store", help="folder of results [default: MEMLAB_STORE, or the user's cache]")
@@ -139,4 +144,14 @@ def grid_of(text: str, first: int) -> range:
     return grid
 
 
-told = reports_errors
+def update_table(rows: pd.DataFrame, file: Path | None, columns: Iterable[str]) -> None:
+    """Write rows to a table, and keep its other rows: a run that stops here, or is of other texts, loses nothing.
+
+    Rows that agree in ``columns`` are the same run. The table is read now, because another program may have added rows.
+    """
+    import pandas as pd
+
+    if (earlier := read_table(file)) is not None:
+        rows = pd.concat([rows, earlier])
+        rows = rows.drop_duplicates([name for name in columns if name in rows], ignore_index=True)
+    write_table(rows, file)

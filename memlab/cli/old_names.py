@@ -22,7 +22,7 @@ OLD_OPTIONS = {
         "bundled": {"--ways": "--trajectories"},
         "horizon": {"--aim": "--target", "--beside": "--compare-with", "--known": "--resume-from"},
     },
-    # "memlab": {"capacity": {"--passes": "--token-budget"}},
+    "memlab": {"capacity": {"--passes": "--token-budget"}},
 }
 """{group: {command: {old option: new option}}}."""
 

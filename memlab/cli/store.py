@@ -136,7 +136,7 @@ def store_index(store: StoreOption = None) -> None:
 @store_app.command("add")
 @reports_errors
 def store_add(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="vector files, or folders or stores of them")],
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE", help="vector files, or folders or stores of them")],
     store: StoreOption = None,
 ) -> None:
     """Copy vector files into the store. Each file is re-hashed first."""

@@ -1,0 +1,76 @@
+"""What ``memlab bench`` measures of the machine and the store: step times, crashes, large stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memlab.cli.common import ModelOption, OutOption, reports_errors
+from memlab.experiments.tables import write_table
+
+
+@reports_errors
+def bench_step_profile(
+    shapes: Annotated[
+        list[str] | None,
+        typer.Argument(help="passages x tokens, such as 16x64 [default: 16x32 16x64 16x128; with --like: 4x1568]"),
+    ] = None,
+    model: ModelOption = "smollm2-135m",
+    like: Annotated[
+        str | None, typer.Option(help="instead of --model: random weights in the shape of llama-3.1-8b")
+    ] = None,
+    out: OutOption = None,
+) -> None:
+    """Times a step, and its bare matrix products in the same run."""
+    wanted = [_shape(shape) for shape in shapes or (["4x1568"] if like else ["16x32", "16x64", "16x128"])]
+
+    from memlab.experiments.step_profile import profile_steps, random_weights
+    from memlab.models import load
+
+    lm = random_weights(like) if like else load(model)
+    table = profile_steps(lm, wanted)
+    write_table(table, out)
+    typer.echo(f"{lm!r}\n{table.round(3).to_string(index=False)}")
+
+
+@reports_errors
+def bench_store_crash(
+    count: Annotated[int, typer.Option(help="writers to kill, one at a time", min=1)] = 200,
+    folder: Annotated[Path, typer.Option(help="store to write into; must not exist")] = Path("killed-store"),
+) -> None:
+    """Kills writers at random moments. Takes minutes, needs no model."""
+    from memlab.experiments.store_stress import crash_writers
+
+    if folder.exists():
+        raise typer.BadParameter(f"{folder} exists", param_hint="--folder")
+    report = crash_writers(folder, count)
+    typer.echo(
+        f"{report.kills} kills, {report.writes} keys, begun {report.begun} times, {report.seconds:.0f} s; "
+        f"lost {len(report.lost)}, unreadable {len(report.unreadable)}, damaged {len(report.wrong)}, "
+        f"temporary files left {report.left}"
+    )
+    if report.lost or report.unreadable or report.wrong:
+        raise typer.Exit(1)
+
+
+@reports_errors
+def bench_store_scale(
+    entries: Annotated[int, typer.Option(help="number of random results in the store")] = 100_000,
+    folder: Annotated[
+        Path, typer.Option(help="store to write into; it is kept, and a smaller one is filled up")
+    ] = Path("large-store"),
+) -> None:
+    """Fills a store with random results. Needs no model."""
+    from memlab.experiments.store_stress import large
+
+    for name, value in large(folder, entries).items():
+        typer.echo(f"{name}: {value}")
+
+
+def _shape(text: str) -> tuple[int, int]:
+    rows, _, tokens = text.partition("x")
+    if not (rows.isdigit() and tokens.isdigit()):
+        raise typer.BadParameter(f"{text!r}; expected passages x tokens, such as 16x64", param_hint="SHAPES")
+    return int(rows), int(tokens)

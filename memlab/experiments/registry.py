@@ -1,0 +1,76 @@
+"""The experiments by name. ``memlab bench NAME`` runs one.
+
+To add an experiment, write one file next to this one, add one line to ``EXPERIMENTS``, and give it a command in
+``memlab.cli.bench``; a test checks all three. This file imports no experiment, so that a command that needs no model
+does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from memlab.errors import MemlabError
+
+
+class UnknownExperimentError(MemlabError, KeyError):
+    """No experiment has this name. The message lists those that exist."""
+
+    exit_code = 2
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would quote it
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An entry of ``EXPERIMENTS``."""
+
+    name: str
+    """``memlab bench NAME``."""
+    function: str
+    """``module:function`` in this package. The function returns a table or a report, and writes no files by itself."""
+    summary: str
+    """One line: the question it answers."""
+
+    @property
+    def run(self) -> Callable[..., Any]:
+        """The function, imported now."""
+        module, _, name = self.function.partition(":")
+        function: Callable[..., Any] = getattr(import_module(f"{__package__}.{module}"), name)
+        return function
+
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment("recovery", "recovery:recovery", "How much of a text comes back, by recipe and by how it is read."),
+        Experiment("horizon", "horizon:horizon", "The longest prefix of each passage that is exact."),
+        Experiment("sink", "sink_position:sink", "Where a special token helps: before the vectors, after, or nowhere."),
+        Experiment("optimizer", "optimizer_study:study", "Candidates for the default recipe, at equal compute."),
+        Experiment("speed", "speed:speed", "Time per passage that decodes: memlab and two published methods."),
+        Experiment("step-profile", "step_profile:profile_steps", "Where a training step spends its time and memory."),
+        Experiment("precision", "precision:precision", "The fewest bits per number at which a vector still decodes."),
+        Experiment("codecs", "codecs:coding", "The same passages as vectors, compressed bytes, and arithmetic code."),
+        Experiment("bundled", "bundled_vectors:train_bundled", "Train the vectors that come with memlab."),
+        Experiment(
+            "geometry", "geometry_tables:geometry_tables", "Where solutions lie: paths, radii, planes, attention."
+        ),
+        Experiment("store-crash", "store_stress:crash_writers", "What a store holds after its writers were killed."),
+        Experiment("store-scale", "store_stress:large", "How long a large store takes to list, filter and verify."),
+    )
+}
+"""Every experiment by its name."""
+
+
+def experiment(name: str) -> Experiment:
+    """The experiment of this name. Raises ``UnknownExperimentError``.
+
+    >>> experiment("sink").function
+    'sink_position:sink'
+    """
+    if name not in EXPERIMENTS:
+        raise UnknownExperimentError(f"There is no experiment {name!r}. Use one of: {', '.join(EXPERIMENTS)}.")
+    return EXPERIMENTS[name]
