@@ -24,6 +24,7 @@ _COLUMNS = ("text", "content", "body")
 class TextError(MemlabError, ValueError):
     """A text that cannot be read or used. The message names the file and what to do.
 
+    >>> from memlab import Text
     >>> Text("draft", "  ")
     Traceback (most recent call last):
     memlab.texts.TextError: Text 'draft' is empty. Give it some characters.
@@ -36,6 +37,7 @@ class TextError(MemlabError, ValueError):
 class Text:
     """A string with a name. Stored results keep ``source``, which says where the text came from.
 
+    >>> from memlab import Text
     >>> Text("fiction-salt-ferry", "The ferry was late.", "my notes").kind
     'fiction'
     """
@@ -197,6 +199,7 @@ def load_texts(name: str, *, count: int | None = None, seed: int = 0, words: int
 
     ``seed`` and ``words`` (words per text) are used by ``random``; more words do not change the first ones.
 
+    >>> from memlab import load_texts
     >>> [text.id for text in load_texts("random", count=2, words=10)]
     ['random-0-000', 'random-0-001']
     """

@@ -1,4 +1,4 @@
-"""The index against the files it stands for, and stores shipped as tar files, hostile ones too."""
+"""The index, compared with its files; stores exported to tar files and imported, hostile tar files too."""
 
 import io
 import os
@@ -23,7 +23,7 @@ from tests.helpers import make_check, make_vector
 
 @pytest.fixture
 def eager(monkeypatch):
-    """Every change is worth an index."""
+    """The index is written after every change."""
     monkeypatch.setattr(index, "WORTHWHILE", 1)
 
 
@@ -31,7 +31,7 @@ def fill(store, count=5, first=0):
     return [store.put(make_vector(token_ids=[i, 3], checks=(make_check(),))) for i in range(first, first + count)]
 
 
-def test_the_index_says_what_the_files_say(store, eager, monkeypatch):
+def test_the_index_agrees_with_the_files(store, eager, monkeypatch):
     keys = fill(store)
     plain = store.table()
     assert (store.path / "index.parquet").exists()
@@ -39,11 +39,11 @@ def test_the_index_says_what_the_files_say(store, eager, monkeypatch):
     original = index.read_metadata
     monkeypatch.setattr(index, "read_metadata", lambda file: read.append(file) or original(file))
     pd.testing.assert_frame_equal(store.table(), plain, check_dtype=False)
-    assert read == []  # all of it from the index
+    assert read == []  # all rows come from the index
     new = fill(store, 2, first=5)
     store.file(keys[0]).unlink()
     table = store.table()
-    assert len(read) == 2  # what is new, and nothing else
+    assert len(read) == 2  # only the new files are read
     assert set(table.key) == {*keys[1:], *new}
     pd.testing.assert_frame_equal(Store(store.path).table(), table, check_dtype=False)
 
@@ -68,7 +68,7 @@ def test_no_flipped_bit_of_an_index_is_believed(store, eager):
         pd.testing.assert_frame_equal(store.table(), plain, check_dtype=False)
 
 
-def test_a_row_of_a_newer_memlab_hides_no_other(store, eager):
+def test_a_row_from_a_newer_memlab_hides_no_other(store, eager):
     fill(store, 3)
     store.table()
     file = store.path / "index.parquet"
@@ -85,7 +85,7 @@ def plain_recipes(store):
     return [store.get(key).recipe.name for key in store.keys()]
 
 
-def test_an_index_that_cannot_be_written_is_said_and_the_old_one_stays(store, eager, monkeypatch):
+def test_if_the_index_cannot_be_written_the_old_one_stays(store, eager, monkeypatch):
     keys = fill(store)
     store.reindex()
     before = (store.path / "index.parquet").read_bytes()
@@ -101,7 +101,7 @@ def test_an_index_that_cannot_be_written_is_said_and_the_old_one_stays(store, ea
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1 but not really", b"\x80\x04}q\x00."])
-def test_a_damaged_index_is_made_anew(store, eager, damage):
+def test_a_damaged_index_is_rebuilt(store, eager, damage):
     fill(store)
     plain = store.table()
     (store.path / "index.parquet").write_bytes(damage)
@@ -109,7 +109,7 @@ def test_a_damaged_index_is_made_anew(store, eager, damage):
     assert len(pq.read_table(store.path / "index.parquet")) == 5
 
 
-def test_an_index_of_another_version_is_made_anew(store, eager, monkeypatch):
+def test_an_index_of_another_version_is_rebuilt(store, eager, monkeypatch):
     fill(store)
     monkeypatch.setattr(index, "VERSION", 99)
     store.table()
@@ -117,7 +117,7 @@ def test_an_index_of_another_version_is_made_anew(store, eager, monkeypatch):
     assert len(store.table()) == 5
 
 
-def test_others_can_read_it(store):
+def test_other_programs_can_read_the_index(store):
     fill(store)
     assert store.reindex() == (5, [])
     file = store.path / "index.parquet"
@@ -126,7 +126,7 @@ def test_others_can_read_it(store):
     assert table.exact.all()
 
 
-def test_small_and_bundled_stores_write_none(store):
+def test_small_and_bundled_stores_write_no_index(store):
     fill(store)
     store.table()
     assert not (store.path / "index.parquet").exists()
@@ -135,14 +135,14 @@ def test_small_and_bundled_stores_write_none(store):
     assert not (folder / "index.parquet").exists()
 
 
-def test_a_store_that_cannot_be_written_lists_all_the_same(store, eager, monkeypatch):
+def test_a_read_only_store_can_be_listed(store, eager, monkeypatch):
     fill(store)
     monkeypatch.setattr(index.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(30, "read-only")))
     assert len(store.table()) == 5
     assert not [p for p in store.path.iterdir() if p.suffix == ".tmp"]
 
 
-def test_gc_takes_what_killed_writers_left_and_nothing_else(store):
+def test_gc_removes_only_files_of_killed_writers_and_old_failures(store):
     (key,) = fill(store, 1)
     store.record_failure(key, "once")
     store.record_failure("f" * 64, "for good")
@@ -169,15 +169,15 @@ def test_gc_takes_what_killed_writers_left_and_nothing_else(store):
     assert store.gc() == []
 
 
-# Shipping ----------------------------------------------------------------------------------------------------------
+# Tar files ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_store_goes_through_a_tar_unchanged(store, tmp_path):
+def test_a_tar_round_trip_keeps_every_byte(store, tmp_path):
     keys = fill(store)
     assert export_tar(store, tmp_path / "all.tar") == 5
     other = Store(tmp_path / "other")
-    shipment = import_tar(other, tmp_path / "all.tar")
-    assert sorted(shipment.added) == sorted(keys)
+    report = import_tar(other, tmp_path / "all.tar")
+    assert sorted(report.added) == sorted(keys)
     assert {k: other.file(k).read_bytes() for k in keys} == {k: store.file(k).read_bytes() for k in keys}
     again = import_tar(other, tmp_path / "all.tar")
     assert (again.added, len(again.present), again.refused) == ([], 5, {})
@@ -188,7 +188,7 @@ def test_a_store_goes_through_a_tar_unchanged(store, tmp_path):
 
 
 def hostile(tmp_path, store):
-    """A tar of one sound result among everything that must not get in."""
+    """A tar with one sound result and with members that must be refused."""
     (key,) = fill(store, 1)
     sound = store.file(key).read_bytes()
     ran = tmp_path / "ran"
@@ -205,8 +205,8 @@ def hostile(tmp_path, store):
         name(key): sound,
         "../escaped.safetensors": sound,
         "/etc/memlab.safetensors": sound,
-        f"objects/00/{'1' * 64}.safetensors": sound,  # in a folder that is not its own
-        name(a): sound,  # under another's name
+        f"objects/00/{'1' * 64}.safetensors": sound,  # in the wrong folder
+        name(a): sound,  # under the wrong name
         name(b): sound[:-7],
         name(c): bytes([sound[0] ^ 0xFF]) + sound[1:],
         name(d): (2**62).to_bytes(8, "little") + b"{}",  # a header of absurd size
@@ -225,14 +225,14 @@ def hostile(tmp_path, store):
     return key, file, ran, len(members)
 
 
-def test_nothing_hostile_gets_in_and_nothing_of_it_runs(store, tmp_path):
+def test_hostile_members_are_refused_and_never_run(store, tmp_path):
     key, file, ran, count = hostile(tmp_path, store)
     other = Store(tmp_path / "in" / "other")
-    shipment = import_tar(other, file)
-    assert shipment.added == [key]
-    assert len(shipment.refused) == count  # all but the sound one, and the link
-    assert all(why for why in shipment.refused.values())
-    assert any("damaged" in why for why in shipment.refused.values())
+    report = import_tar(other, file)
+    assert report.added == [key]
+    assert len(report.refused) == count  # all members except the sound one, plus the link
+    assert all(report.refused.values())
+    assert any("damaged" in reason for reason in report.refused.values())
     assert list(other.keys()) == [key]
     assert not ran.exists()
     assert not (tmp_path / "in" / "escaped.safetensors").exists()
@@ -240,19 +240,19 @@ def test_nothing_hostile_gets_in_and_nothing_of_it_runs(store, tmp_path):
     assert other.verify() == {}
 
 
-def test_a_backup_mends_a_damaged_store(store, tmp_path):
+def test_a_backup_repairs_a_damaged_store(store, tmp_path):
     keys = fill(store)
     export_tar(store, tmp_path / "all.tar")
     file = store.file(keys[0])
     sound = file.read_bytes()
     file.write_bytes(sound[:-3])
     with pytest.warns(UserWarning, match="damaged"):
-        shipment = import_tar(store, tmp_path / "all.tar")
-    assert shipment.added == keys[:1]
+        report = import_tar(store, tmp_path / "all.tar")
+    assert report.added == keys[:1]
     assert file.read_bytes() == sound
 
 
-def test_links_are_followed_on_the_way_out(store, tmp_path):
+def test_export_stores_the_files_behind_links(store, tmp_path):
     (key,) = fill(store, 1)
     blob = tmp_path / "blob"
     store.file(key).rename(blob)
@@ -261,7 +261,7 @@ def test_links_are_followed_on_the_way_out(store, tmp_path):
     assert import_tar(Store(tmp_path / "other"), tmp_path / "all.tar").added == [key]
 
 
-def test_a_full_disk_is_not_the_tars_fault(store, tmp_path):
+def test_a_full_disk_is_reported_as_the_stores_error(store, tmp_path):
     mem = make_vector(k=4, d=5000, checks=(make_check(),))
     store.put(mem)
     export_tar(store, tmp_path / "all.tar")
@@ -270,7 +270,7 @@ def test_a_full_disk_is_not_the_tars_fault(store, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(StoreError, match=rf"the store {other.path} cannot be written"):
+        with pytest.raises(StoreError, match=rf"The store {other.path} cannot be written"):
             import_tar(other, tmp_path / "all.tar")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -279,7 +279,7 @@ def test_a_full_disk_is_not_the_tars_fault(store, tmp_path):
 
 @pytest.mark.parametrize("size", [-1024, 2**62, 2**70])
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
-def test_tar_headers_with_absurd_sizes(tmp_path, kind, size):
+def test_tar_headers_with_absurd_sizes_are_refused(tmp_path, kind, size):
     info = tarfile.TarInfo(f"objects/00/{'0' * 64}.safetensors")
     info.type = kind
     raw = bytearray(info.tobuf(tarfile.GNU_FORMAT))
@@ -291,14 +291,14 @@ def test_tar_headers_with_absurd_sizes(tmp_path, kind, size):
     try:
         assert import_tar(other, tmp_path / "absurd.tar").refused
     except StoreError as error:
-        assert "absurd.tar" in str(error)  # noqa: PT017 (either way it is told)
+        assert "absurd.tar" in str(error)  # noqa: PT017 (both outcomes are correct)
     assert list(other.keys()) == []
 
 
-@pytest.mark.parametrize("pressed", ["gz", "xz", "bz2"])
-def test_packed_tars_are_read_and_damaged_ones_refused(store, tmp_path, pressed):
+@pytest.mark.parametrize("compression", ["gz", "xz", "bz2"])
+def test_compressed_tars_are_read_and_damaged_ones_refused(store, tmp_path, compression):
     keys = fill(store)
-    with tarfile.open(tmp_path / "all.tar", f"w:{pressed}") as tar:
+    with tarfile.open(tmp_path / "all.tar", f"w:{compression}") as tar:
         tar.add(store.path / "objects", "objects")
     assert sorted(import_tar(Store(tmp_path / "one"), tmp_path / "all.tar").added) == sorted(keys)
     raw = bytearray((tmp_path / "all.tar").read_bytes())
@@ -308,18 +308,18 @@ def test_packed_tars_are_read_and_damaged_ones_refused(store, tmp_path, pressed)
     try:
         assert import_tar(other, tmp_path / "all.tar").refused
     except StoreError as error:
-        assert "all.tar" in str(error)  # noqa: PT017 (either way it is told)
+        assert "all.tar" in str(error)  # noqa: PT017 (both outcomes are correct)
     assert other.verify() == {}
 
 
-def test_a_tar_that_is_none_or_cut_short(store, tmp_path):
+def test_foreign_and_truncated_tars_are_refused(store, tmp_path):
     fill(store)
     export_tar(store, tmp_path / "all.tar")
-    (tmp_path / "text.tar").write_text("no tar at all")
+    (tmp_path / "text.tar").write_text("not a tar")
     (tmp_path / "cut.tar").write_bytes((tmp_path / "all.tar").read_bytes()[:7000])
     other = Store(tmp_path / "other")
     for name in ("text.tar", "cut.tar"):
-        with pytest.raises(StoreError, match="no complete tar"):
+        with pytest.raises(StoreError, match="not a complete tar"):
             import_tar(other, tmp_path / name)
     with pytest.raises(StoreError, match="cannot be read"):
         import_tar(other, tmp_path / "absent.tar")
@@ -327,16 +327,16 @@ def test_a_tar_that_is_none_or_cut_short(store, tmp_path):
     assert not list(other.path.rglob("*.tmp"))
 
 
-def test_a_changed_vector_does_not_travel_under_its_old_name(store, tmp_path):
+def test_a_derived_vector_is_not_imported_under_its_old_key(store, tmp_path):
     (key,) = fill(store, 1)
     store.get(key).perturb(0.1).save(tmp_path / "moved.safetensors")
     with tarfile.open(tmp_path / "moved.tar", "w") as tar:
         tar.add(tmp_path / "moved.safetensors", f"objects/{key[:2]}/{key}.safetensors")
-    shipment = import_tar(Store(tmp_path / "other"), tmp_path / "moved.tar")
-    assert "not what its key names" in next(iter(shipment.refused.values()))
+    report = import_tar(Store(tmp_path / "other"), tmp_path / "moved.tar")
+    assert "not what its key names" in next(iter(report.refused.values()))
 
 
-def test_from_the_command_line(store, tmp_path):
+def test_export_and_import_on_the_command_line(store, tmp_path):
     keys = fill(store)
     run = lambda *a: CliRunner().invoke(app, ["store", *map(str, a)])  # noqa: E731
     here = ["--store", store.path]

@@ -12,14 +12,14 @@ from tests.helpers import make_check, make_vector
 
 
 def test_key_is_the_documented_hash():
-    named = {
+    inputs = {
         "weights": "f" * 64, "token_ids": [5, 1, 9], "prefix_ids": [0], "suffix_ids": [], "recipe": '{"k":2}',
     }  # fmt: skip
-    told = json.dumps(named, sort_keys=True, separators=(",", ":")).encode()
-    assert make_vector().key == hashlib.sha256(told).hexdigest()
+    canonical = json.dumps(inputs, sort_keys=True, separators=(",", ":")).encode()
+    assert make_vector().key == hashlib.sha256(canonical).hexdigest()
 
 
-def test_key_names_the_inputs_and_nothing_else():
+def test_key_depends_on_the_inputs_and_nothing_else():
     base = make_vector().key
     assert make_vector(seed=1).key == make_vector(steps=9).key == make_vector(checks=(make_check(),)).key == base
     changes = [
@@ -58,7 +58,7 @@ def test_arrays_are_frozen_copies():
         mem.mem[0, 0] = 1
 
 
-def test_exact_needs_the_very_settings():
+def test_exact_needs_all_of_its_settings():
     assert make_vector(checks=(make_check(),)).exact
     for other in (
         make_check("bfloat16"),
@@ -70,29 +70,29 @@ def test_exact_needs_the_very_settings():
         assert not make_vector(checks=(other,)).exact
 
 
-def test_portable_is_what_it_is_said_to_be():
+def test_portable_has_its_documented_settings():
     settings = {("float32", 1, True), ("bfloat16", 1, True), ("float32", 1, False), ("float32", 8, True)}
     assert set(PORTABLE) == {(*how, False) for how in settings}  # never with the first token given
 
 
 def test_each_vector_is_rounded_by_its_own_scale():
-    small_beside_large = make_vector(mem=np.array([[1.0, 0.5], [1000.0, 500.0]], np.float32))
-    assert (small_beside_large.quantise(8).mem[0] != 0).all()
+    small_and_large = make_vector(mem=np.array([[1.0, 0.5], [1000.0, 500.0]], np.float32))
+    assert (small_and_large.quantise(8).mem[0] != 0).all()
 
 
-def test_nothing_lies_between_one_vector_and_two():
-    with pytest.raises(VectorError, match="nothing lies between"):
+def test_lerp_needs_equal_shapes():
+    with pytest.raises(VectorError, match="vectors of one shape"):
         make_vector(mem=np.ones((2, 4), np.float32)).lerp(make_vector(mem=np.ones((1, 4), np.float32)), 0.5)
 
 
-def test_portable_needs_all_four():
+def test_portable_needs_all_four_checks():
     four = tuple(Check(t, "cpu", b, c, f, 3, 3, None, 1.0) for t, b, c, f in PORTABLE)
     assert make_vector(checks=four).portable
     for i in range(4):
         assert not make_vector(checks=four[:i] + four[i + 1 :]).portable
 
 
-def test_arithmetic_drops_what_was_known():
+def test_arithmetic_drops_checks_and_measurements():
     a, b = make_vector(checks=(make_check(),), teacher_forced=1.0), make_vector(seed=1)
     for changed in (a.lerp(b, 0.5), a.perturb(0.1), a.quantise(8)):
         assert not changed.checks
@@ -116,7 +116,7 @@ def test_quantise_rounds_to_a_grid(bits):
         a.quantise(1)
 
 
-def test_cast_is_that_of_numpy_and_torch():
+def test_cast_agrees_with_numpy_and_torch():
     import torch
 
     a = make_vector(k=2, d=500)
@@ -141,7 +141,7 @@ def test_prune_keeps_the_largest():
         a.prune(0)
 
 
-def test_dropout_leaves_out_as_many_as_it_says():
+def test_dropout_zeroes_the_given_share():
     a = make_vector(k=2, d=500)
     gone = a.dropout(0.1, seed=3)
     assert (gone.mem == 0).sum() == 100
@@ -152,7 +152,7 @@ def test_dropout_leaves_out_as_many_as_it_says():
         a.dropout(2)
 
 
-def test_redaction_takes_the_text_out_and_keeps_the_name(tmp_path):
+def test_redaction_removes_the_text_and_keeps_the_key(tmp_path):
     mem = make_vector(checks=(make_check(),))
     red = MemVector.load(mem.redacted().save(tmp_path / "r.safetensors"))
     assert red.key == mem.key
@@ -162,7 +162,7 @@ def test_redaction_takes_the_text_out_and_keeps_the_name(tmp_path):
     assert "token_ids" not in (tmp_path / "r.safetensors").read_bytes()[:200].decode("latin1")
 
 
-def test_every_flipped_bit_is_noticed(tmp_path):
+def test_every_flipped_bit_is_detected(tmp_path):
     file = make_vector(checks=(make_check(),)).save(tmp_path / "a.safetensors")
     sound = file.read_bytes()
     rng = np.random.default_rng(0)
@@ -174,7 +174,7 @@ def test_every_flipped_bit_is_noticed(tmp_path):
             loaded = MemVector.load(file)
         except VectorError as error:
             assert str(file) in str(error)  # noqa: PT017 (some flips are harmless, see below)
-        else:  # the header's padding and the spacing of its JSON carry nothing
+        else:  # the bit was in the padding of the header or in the spaces of its JSON
             assert loaded.to_bytes() == sound
 
 
@@ -189,20 +189,20 @@ def test_truncated_files_are_refused(tmp_path, length):
 def test_foreign_files_are_refused(tmp_path):
     plain = tmp_path / "plain.safetensors"
     save_file({"mem": np.zeros((1, 2), np.float32)}, plain)
-    with pytest.raises(VectorError, match="not memlab's"):
+    with pytest.raises(VectorError, match="memlab did not write it"):
         MemVector.load(plain)
-    for meta, reason in [("no json", "not the JSON"), ("[1]", "not the JSON"), ('{"schema": 99}', "schema 99")]:
+    for meta, reason in [("not json", "not the JSON"), ("[1]", "not the JSON"), ('{"schema": 99}', "schema 99")]:
         save_file({"mem": np.zeros((1, 2), np.float32)}, plain, {"memlab": meta})
         with pytest.raises(VectorError, match=reason):
             MemVector.load(plain)
     (tmp_path / "p").write_bytes(b"\x80\x04K\x01.")
-    with pytest.raises(VectorError, match="no safetensors"):
+    with pytest.raises(VectorError, match="not a safetensors file"):
         MemVector.load(tmp_path / "p")
-    with pytest.raises(VectorError, match="no file"):
+    with pytest.raises(VectorError, match="There is no file"):
         MemVector.load(tmp_path / "absent")
 
 
-def test_metadata_is_plain_json(tmp_path):
+def test_metadata_is_json(tmp_path):
     meta = read_metadata(make_vector(checks=(make_check(),)).save(tmp_path / "a.safetensors"))
     assert meta["exact"] is True
     assert meta["schema"] == 1
@@ -219,14 +219,14 @@ def test_numbers_must_be_finite():
         make_vector(mem=np.full((1, 3), np.nan, np.float32))
 
 
-def test_restored_is_the_opposite_of_redacted():
+def test_restored_undoes_redacted():
     mem = make_vector(checks=(make_check(),))
     assert mem.redacted().restored([5, 1, 9]).to_bytes() == mem.to_bytes()
     with pytest.raises(VectorError, match="are not the 3"):
         mem.redacted().restored([5, 1, 8])
 
 
-def test_a_derived_vector_is_another_parent():
+def test_a_derived_vector_has_another_lineage_id():
     mem = make_vector()
     assert mem.lineage_id == mem.key
     assert len({mem.lineage_id, mem.perturb(1.0).lineage_id, mem.perturb(2.0).lineage_id}) == 3

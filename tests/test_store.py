@@ -28,7 +28,7 @@ def test_the_first_file_of_a_key_wins(store):
     assert store.get(first.key).mem.tobytes() == first.mem.tobytes()
 
 
-def test_an_empty_store_is_still_a_store(store):
+def test_an_empty_store_works(store):
     assert bool(store)
     assert store.table().empty
     assert "exact" in store.table().columns
@@ -55,12 +55,12 @@ def test_derived_and_interrupted_vectors_are_refused(store):
 def test_find_by_prefix(store):
     key = store.put(make_vector())
     assert store.find(key[:8]) == key
-    for prefix, reason in [("ab", "too short"), ("zzzz", "no result starts")]:
+    for prefix, reason in [("ab", "too short"), ("zzzz", "No result starts")]:
         with pytest.raises(StoreError, match=reason):
             store.find(prefix)
 
 
-def test_table_has_a_row_a_result(store):
+def test_table_has_one_row_per_result(store):
     store.put(make_vector(checks=(make_check(), make_check(given=True, wrong=2)), teacher_forced=1.0))
     store.put(make_vector(token_ids=[4, 4], checks=(make_check(wrong=0),)))
     table = store.table().set_index("tokens")
@@ -71,7 +71,7 @@ def test_table_has_a_row_a_result(store):
     assert table["portable"].isna().all()
 
 
-def test_damage_is_found_named_and_moved_aside(store):
+def test_damage_is_found_named_and_quarantined(store):
     good, bad = store.put(make_vector()), store.put(make_vector(token_ids=[4, 4]))
     raw = bytearray(store.file(bad).read_bytes())
     raw[-3] ^= 16
@@ -92,11 +92,11 @@ def test_a_file_under_a_wrong_name_is_refused(store):
     other = store.file("0" * 64)
     other.parent.mkdir()
     other.write_bytes(store.file(key).read_bytes())
-    with pytest.raises(VectorError, match="not the one it is named after"):
+    with pytest.raises(VectorError, match="not the result of its name"):
         store.get("0" * 64)
 
 
-def test_read_only(tmp_path):
+def test_a_read_only_store_is_reported(tmp_path):
     store = Store(unwritable(tmp_path))
     mem = make_vector()
     with pytest.raises(StoreError, match=r"cannot be written.*--store"):
@@ -107,7 +107,7 @@ def test_read_only(tmp_path):
 
 
 def test_a_full_disk_leaves_no_half_file(store):
-    """A file size limit stands in for the full disk: the same write fails half way."""
+    """A file size limit simulates the full disk: the write fails half way."""
     store.check_writable()
     big = make_vector(k=4, d=5000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -123,7 +123,7 @@ def test_a_full_disk_leaves_no_half_file(store):
     assert store.verify() == {}
 
 
-def test_failures_are_remembered_until_there_is_a_result(store):
+def test_failures_are_recorded_until_there_is_a_result(store):
     mem = make_vector()
     store.record_failure(mem.key, "out of luck")
     assert store.failures() == {mem.key: "out of luck"}
@@ -131,7 +131,7 @@ def test_failures_are_remembered_until_there_is_a_result(store):
     assert store.failures() == {}
 
 
-def test_where_it_is(tmp_path, monkeypatch):
+def test_path_of_the_store(tmp_path, monkeypatch):
     monkeypatch.setenv("MEMLAB_STORE", str(tmp_path / "env"))
     assert Store().path == tmp_path / "env"
     assert Store(tmp_path / "arg").path == tmp_path / "arg"
@@ -157,13 +157,13 @@ def test_where_it_is(tmp_path, monkeypatch):
         "measures.statistics",
     ],
 )
-def test_no_torch_where_none_is_needed(module):
+def test_modules_that_do_not_import_torch(module):
     code = f"import memlab.{module}, sys; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_sound_files_are_never_moved_aside(store, monkeypatch):
-    """A file that cannot be opened just now is no damage; nor is a newer memlab's, see test_file_format."""
+def test_sound_files_are_never_quarantined(store, monkeypatch):
+    """A file that cannot be opened now is not damaged. Files of a newer memlab: see test_file_format."""
     key = store.put(make_vector())
     monkeypatch.setattr(
         "safetensors.safe_open", lambda *_, **__: (_ for _ in ()).throw(OSError(24, "Too many open files"))
@@ -181,7 +181,7 @@ def test_one_damaged_file_does_not_hide_the_others(store):
         assert len(store.table()) == 1
 
 
-def test_a_damaged_file_gives_way_to_a_sound_one(store):
+def test_a_sound_file_replaces_a_damaged_one(store):
     mem = make_vector()
     file = store.file(store.put(mem))
     file.write_bytes(file.read_bytes()[:-1])

@@ -1,1 +1,1 @@
-"""What is kept: vectors, their checks, the store. No torch here."""
+"""Results: vectors, their checks, the store, and the checkpoints of unfinished trainings. No torch here."""

@@ -1,4 +1,4 @@
-"""A store as one tar file, out and in. What comes in is read and re-hashed before it is let in."""
+"""Exports results of a store to one tar file, and imports them. Each imported result is verified first."""
 
 from __future__ import annotations
 
@@ -18,81 +18,84 @@ from memlab.results.mem_vector import MemVector, VectorError
 from memlab.results.store import Store, StoreError, link_if_absent
 
 LARGEST = 1 << 30
-"""Bytes that one result may have: a thousand vectors of a model as wide as there are."""
+"""Largest size of one result in bytes: enough for a thousand vectors of the widest models."""
 _MEMBER = re.compile(r"objects/([0-9a-f]{2})/(\1[0-9a-f]{62})\.safetensors")
 
 
 @dataclass
 class ImportReport:
-    """What became of a tar's members."""
+    """What happened to the members of a tar."""
 
     added: list[str] = field(default_factory=list)
-    """Keys that were new here."""
+    """Keys that the store did not have."""
     present: list[str] = field(default_factory=list)
+    """Keys that the store had already."""
     refused: dict[str, str] = field(default_factory=dict)
-    """{member: why}."""
+    """{member: reason}."""
 
 
 def export_tar(store: Store, file: Path, keys: Iterable[str] | None = None) -> int:
-    """Write results (default: all) to a tar, which appears under its name only when it is complete; how many."""
+    """Write results (default: all) to a tar, and return their number. Never leaves an incomplete tar."""
     wanted = sorted(keys if keys is not None else store.keys())
     missing = [key for key in wanted if key not in store]
     if missing:
         others = f" and {len(missing) - 1} others" * (len(missing) > 1)
-        raise StoreError(f"{store.path} has no result {missing[0]}{others}")
+        raise StoreError(f"{store.path} has no result {missing[0]}{others}. `memlab store ls` lists the results.")
     try:
         with temporary_sibling(file) as temporary:
-            # Links are followed: the hub's cache is made of them, and what they lead to would not travel.
+            # dereference=True stores the files behind links: the cache of the Hugging Face hub consists of links.
             with tarfile.open(temporary, "w", dereference=True) as tar:
                 for key in wanted:
                     tar.add(store.file(key), f"objects/{key[:2]}/{key}.safetensors", recursive=False)
             os.replace(temporary, file)
     except OSError as error:
-        raise StoreError(f"{file} cannot be written: {error.strerror or error}") from error
+        raise StoreError(
+            f"{file} cannot be written: {error.strerror or error}. Free some space, or choose another path."
+        ) from error
     return len(wanted)
 
 
 def import_tar(store: Store, file: Path) -> ImportReport:
-    """Take in the results of a tar. Each is loaded, re-hashed and matched with its name first.
+    """Import the results of a tar. Each result is loaded, its hash verified, and its key compared with its name.
 
-    Nothing else is unpacked. A member that is damaged, foreign or oddly named is refused, with its reason; the others
-    come in.
+    Nothing else is unpacked. A member that is damaged, not a result or under a wrong name is refused with a reason.
+    The other members are imported.
     """
-    made = ImportReport()
+    report = ImportReport()
     store.check_writable()
     try:
         with tarfile.open(file, "r:*") as tar:
             for member in tar:
-                if member.size < 0:  # Python would go round in circles
+                if member.size < 0:  # Python would loop for ever
                     raise tarfile.ReadError("a member of negative size")
-                found = _MEMBER.fullmatch(member.name)
+                match = _MEMBER.fullmatch(member.name)
                 if member.isdir():
                     continue
-                if not found or not member.isreg():
-                    made.refused[member.name] = "expected a file objects/ab/<key>.safetensors"
+                if not match or not member.isreg():
+                    report.refused[member.name] = "expected a file objects/ab/<key>.safetensors"
                 elif member.size > LARGEST:
-                    made.refused[member.name] = f"{member.size} bytes; a result has at most {LARGEST}"
+                    report.refused[member.name] = f"it has {member.size} bytes; a result has at most {LARGEST}"
                 else:
-                    _take(store, tar, member, found.group(2), made)
-    except StoreError:  # the store's fault, not the tar's
+                    _import_member(store, tar, member, match.group(2), report)
+    except StoreError:  # the store failed, not the tar
         raise
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, MemoryError, OverflowError, ValueError) as error:
         raise StoreError(
-            f"{file} is no complete tar file: {error}; {len(made.added)} results were taken in. "
-            "Fetch it again: what was taken in stays, and is not taken twice"
+            f"{file} is not a complete tar file: {error}. {len(report.added)} results were imported. "
+            "Get the file again and repeat the import: results that are there are skipped."
         ) from error
     except OSError as error:
-        raise StoreError(f"{file} cannot be read: {error.strerror or error}") from error
-    return made
+        raise StoreError(f"{file} cannot be read: {error.strerror or error}. Check the path.") from error
+    return report
 
 
-def _take(store: Store, tar: tarfile.TarFile, member: tarfile.TarInfo, key: str, made: ImportReport) -> None:
+def _import_member(store: Store, tar: tarfile.TarFile, member: tarfile.TarInfo, key: str, report: ImportReport) -> None:
     try:
-        there = store.fetch(key) is not None  # a damaged one gives way: a backup should be able to mend it
-    except VectorError:  # sound, and not to be read here
-        there = True
-    if there:
-        made.present.append(key)
+        present = store.fetch(key) is not None  # moves a damaged result away, so that a backup can replace it
+    except VectorError:  # not damaged, but this memlab cannot read it
+        present = True
+    if present:
+        report.present.append(key)
         return
     source: Any = tar.extractfile(member)
     final = store.file(key)
@@ -101,21 +104,21 @@ def _take(store: Store, tar: tarfile.TarFile, member: tarfile.TarInfo, key: str,
         _write(store, source, temporary)
         vector = MemVector.load(temporary)
         if vector.key != key:
-            made.refused[member.name] = f"it holds the result {vector.key}"
+            report.refused[member.name] = f"it holds the result {vector.key}"
             return
         if not vector.is_original:
-            made.refused[member.name] = "it was changed or interrupted, and is not what its key names"
+            report.refused[member.name] = "it was changed or interrupted, so it is not what its key names"
             return
         link_if_absent(temporary, final)
-        made.added.append(key)
+        report.added.append(key)
     except VectorError as error:
-        made.refused[member.name] = str(error).replace(str(temporary), member.name)
+        report.refused[member.name] = str(error).replace(str(temporary), member.name)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _write(store: Store, source: Any, temporary: Path) -> None:
-    """Copy a member out; an error in reading it is the tar's, one in writing the store's."""
+    """Copy a member to a file. A write error becomes a ``StoreError``; a read error is the tar's."""
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         target = temporary.open("wb")

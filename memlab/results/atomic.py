@@ -1,4 +1,4 @@
-"""Files written whole or not at all, whatever happens to the program or the disk."""
+"""Writes files completely or not at all, also if the program is killed or the disk is full."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_file(final: Path, data: bytes) -> Iterator[Path]:
-    """A complete file of ``data`` beside ``final``, to be given that name; gone afterwards if it was not."""
+    """A complete temporary file of ``data`` next to ``final``. The caller renames it; otherwise it is deleted."""
     with temporary_sibling(final) as temporary:
         with temporary.open("wb") as file:
             file.write(data)
@@ -21,18 +21,18 @@ def atomic_file(final: Path, data: bytes) -> Iterator[Path]:
 
 
 def atomic_write(final: Path, data: bytes) -> None:
-    """Write a file, in place of an older one, whole or not at all. Raises ``OSError``."""
+    """Write a file, or replace an older one, completely or not at all. Raises ``OSError``."""
     with atomic_file(final, data) as temporary:
         os.replace(temporary, final)
 
 
 @contextmanager
 def temporary_sibling(final: Path) -> Iterator[Path]:
-    """The name of a file beside ``final``, to be written and given its name; gone afterwards if it was not."""
+    """A temporary file name next to ``final``. The caller writes and renames the file; otherwise it is deleted."""
     temporary = final.with_name(f".{final.stem}.{uuid.uuid4().hex}.tmp")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
     finally:
-        with suppress(OSError):  # on a full or read-only disk this can fail too; the error that matters is on its way
+        with suppress(OSError):  # this fails too on a full or read-only disk; the first error matters more
             temporary.unlink(missing_ok=True)

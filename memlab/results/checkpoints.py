@@ -1,7 +1,7 @@
-"""Where long trainings stand: a file a passage beside a store's results, so that a kill costs minutes.
+"""Checkpoints of long trainings: one file per passage, so that a killed program loses only minutes.
 
-A state is no result: it is read by the training of the same key only, made by like software in the same dtype, and it
-goes when that training is done.
+A checkpoint is not a result. Only a training of the same key, with the same software and dtype, continues from it. It
+is deleted when that training ends.
 """
 
 from __future__ import annotations
@@ -22,54 +22,60 @@ from memlab.results.file_format import payload_hash
 
 
 class CheckpointStore:
-    """The states in one folder, by key."""
+    """The checkpoints in one folder, by key."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def file(self, key: str) -> Path:
-        """Where the state of this key is, or would be."""
+        """Path of the checkpoint of a key. The file may not exist."""
         return self.folder / f"{key}.safetensors"
 
     def save(self, key: str, arrays: Mapping[str, np.ndarray], made: Mapping[str, Any]) -> bool:
-        """Keep a state in place of an older one; ``made`` says of what software and dtype it is. False: no room.
+        """Write a checkpoint, and replace an older one. ``made``: the software and dtype that can continue from it.
 
-        A state that finds no room is no reason to stop what is in training: there is a warning.
+        Returns False with a warning if it cannot be written, because the training can go on without it.
         """
-        told = {"made": json.dumps(made, sort_keys=True), "payload_sha256": payload_hash(arrays, made)}
-        data = safetensors.numpy.save(dict(arrays), told)
+        metadata = {"made": json.dumps(made, sort_keys=True), "payload_sha256": payload_hash(arrays, made)}
+        data = safetensors.numpy.save(dict(arrays), metadata)
         try:
             atomic_write(self.file(key), data)
         except OSError as error:
             warnings.warn(
-                f"where a training stands could not be kept in {self.folder}: {error.strerror or error}. It goes on; "
-                "killed, it would begin again",
+                f"A checkpoint could not be written to {self.folder}: {error.strerror or error}. The training goes on, "
+                "but if it is killed now, it starts again from the beginning. Free some space or fix the permissions.",
                 stacklevel=2,
             )
             return False
         return True
 
     def load(self, key: str, made: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-        """The state of a key; None where there is none, or it is damaged or made otherwise, which a warning says."""
+        """The checkpoint of a key, or None. Warns if it is damaged, or if other software or another dtype made it."""
         file = self.file(key)
         if not file.is_file():
             return None
         try:
             with safetensors.safe_open(file, framework="numpy") as opened:
                 entries = opened.metadata() or {}
-                told = json.loads(entries.get("made", "null"))
+                made_by = json.loads(entries.get("made", "null"))
                 arrays = {name: opened.get_tensor(name) for name in opened.keys()}
-            if told and payload_hash(arrays, told) != entries.get("payload_sha256"):
-                raise ValueError("its contents do not match the hash stored in it")
+            if made_by and payload_hash(arrays, made_by) != entries.get("payload_sha256"):
+                raise ValueError("its contents do not match the hash in its metadata")
         except (safetensors.SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
-            warnings.warn(f"{file} cannot be read ({error}): the training begins anew", stacklevel=2)
+            warnings.warn(
+                f"{file} cannot be read ({error}). The training starts again from the beginning.", stacklevel=2
+            )
             return None
-        if told != dict(made):
-            warnings.warn(f"{file} was made by {told}, this is {dict(made)}: the training begins anew", stacklevel=2)
+        if made_by != dict(made):
+            warnings.warn(
+                f"{file} was made by {made_by}, but this is {dict(made)}. "
+                "The training starts again from the beginning.",
+                stacklevel=2,
+            )
             return None
         return arrays
 
     def delete(self, key: str) -> None:
-        """The training of this key is over."""
-        with suppress(OSError):  # read-only meanwhile: the state of a key that has a result is never read
+        """Delete the checkpoint of a key, because its training is over."""
+        with suppress(OSError):  # read-only: the file may stay, because a key with a result never reads its checkpoint
             self.file(key).unlink(missing_ok=True)

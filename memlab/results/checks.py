@@ -1,32 +1,41 @@
-"""``Check``: what one free-running decode of a vector showed, and under which settings."""
+"""``Check``: the outcome of one free-running decode of a vector, with its settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from memlab.results.metadata import TOKENS, stored
 
 
 @dataclass(frozen=True)
 class Check:
-    """One free-running greedy decode of a vector, with its settings and outcome."""
+    """One free-running greedy decode of a vector: its settings and its outcome.
+
+    >>> from memlab import Check
+    >>> settings = dict(dtype="float32", device="cpu", batch=1, cache=True, first_given=False)
+    >>> check = Check(**settings, tokens=8, right=8, first_wrong=None, margin=1.5)
+    >>> check.passed, check.exact
+    (True, True)
+    """
 
     dtype: str
-    """Weights' and activations' dtype: ``float32`` or ``bfloat16``."""
+    """Dtype of weights and activations: ``float32`` or ``bfloat16``."""
     device: str
     batch: int
-    """Rows decoded together: 1, or the vector repeated so many times."""
+    """Number of rows decoded together. All rows are the same vector."""
     cache: bool
-    """With the model's key-value or state cache; without, every token is a forward pass over all before it."""
+    """Uses the model's key-value or state cache. Without it, each token is a forward pass over all earlier tokens."""
     first_given: bool
-    """The true first token was fed after the vector, as the 2025 paper's code does. Never called exact."""
-    tokens: int
-    """Tokens decoded, the given first one not counted."""
+    """The true first token was fed after the vector, as in the code of arXiv 2502.13063. Never called exact."""
+    tokens: int = field(metadata=stored(TOKENS))
+    """Number of decoded tokens. A given first token does not count."""
     right: int
-    """How many of them equal the passage's."""
+    """Number of decoded tokens that equal the passage's."""
     first_wrong: int | None
-    """Position in the passage (from 0) of the first wrong token; None: all are right."""
+    """Position in the passage (from 0) of the first wrong token. None: all tokens are right."""
     margin: float
-    """Smallest lead, in logits, of the true token over the best other up to and including the first wrong one."""
+    """Smallest margin up to and including the first wrong token: true token's logit minus the best other logit."""
 
     @property
     def passed(self) -> bool:
@@ -35,12 +44,12 @@ class Check:
 
     @property
     def exact(self) -> bool:
-        """Passed, from the vector alone, in float32, batch 1, with the cache: what memlab calls exact."""
+        """Passed from the vector alone, in float32, batch 1, with the cache. Only this is called exact."""
         return self.passed and self.settings == ("float32", 1, True, False)
 
     @property
     def settings(self) -> tuple[str, int, bool, bool]:
-        """(dtype, batch, cache, first given)."""
+        """(dtype, batch, cache, first_given)."""
         return self.dtype, self.batch, self.cache, self.first_given
 
 
@@ -50,11 +59,11 @@ PORTABLE = (
     ("float32", 1, False, False),
     ("float32", 8, True, False),
 )
-"""Settings a portable vector passes in: exact, and also in bf16, without cache, and in a batch of 8."""
+"""Settings that a portable vector passes: the exact check, and one each in bfloat16, without cache, in a batch of 8."""
 
 
 def portability(checks: Iterable[Check]) -> bool | None:
-    """Whether every setting of ``PORTABLE`` was tried and passed; None while one was not tried."""
+    """Whether a check passed in each setting of ``PORTABLE``. None if a setting has no check."""
     checks = list(checks)
     if not {c.settings for c in checks} >= set(PORTABLE):
         return None

@@ -1,7 +1,7 @@
-"""The table of a store in one Parquet file, so that a hundred thousand results list in a second.
+"""The table of a store in one Parquet file, so that a hundred thousand results are listed in a second.
 
-The files are the truth: the index is rebuilt from them where it is absent, damaged or of another version, and brought
-up to date for what came, went or changed since. Anybody may write it, at any time: it is replaced whole.
+The result files decide. The index is rebuilt from them if it is missing, damaged or of another version, and updated if
+files were added, removed or changed. Any program may write it at any time, because it is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,76 +23,112 @@ from memlab.results.mem_vector import read_metadata
 
 NAME = "index.parquet"
 VERSION = 3
+"""Version of the index. Raise it if ``_COLUMNS`` changes."""
 WORTHWHILE = 200
-"""Files that must be read anew before the index is written: a small store lists as fast without."""
-COLUMNS = (
-    "key", "model", "text_id", "start", "tokens", "k", "recipe", "seed", "exact", "portable", "margin",
-    "teacher_forced", "first_given", "loss_bits", "steps", "seconds",
-)  # fmt: skip
+"""The index is written if it would save reading at least this many files. A smaller store is fast without it."""
+
+_Column = Callable[[dict[str, Any], list[Check], Recipe], Any]
+
+
+def _plain(name: str) -> _Column:
+    return lambda metadata, checks, recipe: metadata[name]
+
+
+def _real(name: str) -> _Column:
+    # In JSON an integer is a number too, and it may be larger than the integers of a table.
+    return lambda metadata, checks, recipe: None if metadata[name] is None else float(metadata[name])
+
+
+def _first_given(metadata: dict[str, Any], checks: list[Check], recipe: Recipe) -> float | None:
+    """Share of right tokens of the decode with a given first token, the decode of arXiv 2502.13063."""
+    check = next((c for c in checks if c.first_given), None)
+    return check and check.right / check.tokens
+
+
+_COLUMNS: dict[str, _Column] = {
+    "key": _plain("key"),
+    "model": _plain("model"),
+    "text_id": lambda metadata, checks, recipe: metadata["text"]["id"],
+    "start": lambda metadata, checks, recipe: metadata["text"]["start"],
+    "tokens": _plain("tokens"),
+    "k": _plain("k"),
+    "recipe": lambda metadata, checks, recipe: recipe.canonical(),
+    "seed": lambda metadata, checks, recipe: recipe.seed,
+    "exact": lambda metadata, checks, recipe: any(c.exact for c in checks),
+    "portable": lambda metadata, checks, recipe: portability(checks),
+    "margin": lambda metadata, checks, recipe: next((float(c.margin) for c in checks if c.exact), None),
+    "teacher_forced": _real("teacher_forced"),
+    "first_given": _first_given,
+    "loss_bits": _real("loss_bits"),
+    "steps": _plain("steps"),
+    "seconds": _real("seconds"),
+}
+"""{column: function of (metadata, checks, recipe)}."""
+COLUMNS = tuple(_COLUMNS)
 _FILE = ("file_size", "file_time")
 
 
 def table(root: Path, suffix: str, *, write: bool = True) -> pd.DataFrame:
-    """One row a result of the store at ``root``, in order of model, text and length; columns ``COLUMNS``.
+    """One row per result of the store at ``root``, sorted by model, text and length; columns ``COLUMNS``.
 
-    Payloads are not read. Files that cannot be used (damaged, or a newer memlab's) are left out, with a warning that
+    Tensors are not read. Files that cannot be used are left out (they are damaged, or from a newer memlab); a warning
     names one of them.
     """
-    whole, changed, damaged = _whole(root, suffix)
+    rows, changed, damaged = _update(root, suffix)
     if write and changed >= WORTHWHILE:
-        with contextlib.suppress(OSError):  # read-only or full: it lists all the same, only slower
-            _write(whole, root / NAME)
+        with contextlib.suppress(OSError):  # on a read-only or full disk the table is only slower
+            _write(rows, root / NAME)
     if damaged:
         warnings.warn(f"{len(damaged)} files left out, `memlab store verify` names all: {damaged[0]}", stacklevel=3)
-    # A recipe's name depends on what the named ones are now, so it is no matter for the index.
-    names = {said: _name(said) for said in whole.recipe.unique()}
-    told = whole[list(COLUMNS)].assign(recipe=whole.recipe.map(names))
-    return told.sort_values(["model", "text_id", "tokens"], ignore_index=True)
+    # The name of a recipe depends on today's named recipes, so the index stores the recipe and not its name.
+    names = {canonical: _name(canonical) for canonical in rows.recipe.unique()}
+    named = rows[list(COLUMNS)].assign(recipe=rows.recipe.map(names))
+    return named.sort_values(["model", "text_id", "tokens"], ignore_index=True)
 
 
 def rebuild(root: Path, suffix: str) -> tuple[int, list[str]]:
-    """Write the index anew from the files: how many results it holds, and what is wrong with the others.
+    """Write the index again from the files. Returns the number of results, and what is wrong with other files.
 
-    Raises ``OSError`` where it cannot be written; the old one then stays.
+    Raises ``OSError`` if the index cannot be written; the old index then stays.
     """
-    whole, _, damaged = _whole(root, suffix, anew=True)
-    _write(whole, root / NAME)
-    return len(whole), damaged
+    rows, _, damaged = _update(root, suffix, from_scratch=True)
+    _write(rows, root / NAME)
+    return len(rows), damaged
 
 
-def _name(said: str) -> str:
+def _name(canonical: str) -> str:
     try:
-        return Recipe.from_json(said).name
+        return Recipe.from_json(canonical).name
     except RecipeError:  # a newer memlab wrote this row
         return "unknown here"
 
 
-def _whole(root: Path, suffix: str, *, anew: bool = False) -> tuple[pd.DataFrame, int, list[str]]:
-    """(index, how many rows changed since it was written, what is damaged)."""
-    there = _listing(root, suffix)
-    known = _empty() if anew else _read(root / NAME)
-    now = pd.MultiIndex.from_tuples(there or [("", 0, 0)])
-    kept = known[known.set_index(["key", *_FILE]).index.isin(now)]
-    have = set(kept.key)
+def _update(root: Path, suffix: str, *, from_scratch: bool = False) -> tuple[pd.DataFrame, int, list[str]]:
+    """(rows of all files, number of rows that differ from the written index, what is wrong with other files)."""
+    files = _listing(root, suffix)
+    index = _empty() if from_scratch else _read(root / NAME)
+    present = pd.MultiIndex.from_tuples(files or [("", 0, 0)])
+    kept = index[index.set_index(["key", *_FILE]).index.isin(present)]
+    kept_keys = set(kept.key)
     rows, damaged = [], []
-    for key, size, time in there:
-        if key not in have:
+    for key, size, time in files:
+        if key not in kept_keys:
             file = root / "objects" / key[:2] / f"{key}{suffix}"
             try:
-                meta = read_metadata(file)
-                if meta["key"] != key:
-                    raise ValueError(f"it holds the result {meta['key']:.64}")
-                rows.append(_row(key, meta) | {"file_size": size, "file_time": time})
-            except Exception as error:  # files are other people's, and one of them must not hide the others
+                metadata = read_metadata(file)
+                if metadata["key"] != key:
+                    raise ValueError(f"it holds the result {metadata['key']:.64}")
+                rows.append(_row(metadata) | {"file_size": size, "file_time": time})
+            except Exception as error:  # a file can come from anybody, and must not hide the other files
                 damaged.append(str(error) if str(file) in str(error) else f"{file}: {error}")
-    found = pd.DataFrame(rows, columns=[*COLUMNS, *_FILE])
-    whole = pd.concat([kept, found], ignore_index=True) if rows and len(kept) else found if rows else kept
-    return whole, len(rows) + len(known) - len(kept), damaged
+    new = pd.DataFrame(rows, columns=[*COLUMNS, *_FILE])
+    combined = pd.concat([kept, new], ignore_index=True) if rows and len(kept) else new if rows else kept
+    return combined, len(rows) + len(index) - len(kept), damaged
 
 
 def _listing(root: Path, suffix: str) -> list[tuple[str, int, int]]:
-    """(key, size, time) of every result's file."""
-    found = []
+    """(key, size, time) of the file of each result."""
+    files = []
     objects = root / "objects"
     folders = sorted(objects.glob("[0-9a-f][0-9a-f]")) if objects.is_dir() else []
     for folder in folders:
@@ -99,22 +136,22 @@ def _listing(root: Path, suffix: str) -> list[tuple[str, int, int]]:
             for entry in entries:
                 key = entry.name.removesuffix(suffix)
                 if key != entry.name and len(key) == 64 and key.startswith(folder.name):
-                    with contextlib.suppress(FileNotFoundError):  # gone since
-                        about = entry.stat(follow_symlinks=False)
-                        found.append((key, about.st_size, about.st_mtime_ns))
-    return found
+                    with contextlib.suppress(FileNotFoundError):  # another program removed it
+                        info = entry.stat(follow_symlinks=False)
+                        files.append((key, info.st_size, info.st_mtime_ns))
+    return files
 
 
 def _read(file: Path) -> pd.DataFrame:
-    """The index as it was written; without a row where it is absent, damaged or of another version."""
+    """The written index. It has no rows if the file is missing, damaged or of another version."""
     import pyarrow.parquet as pq
 
     try:
         opened = pq.read_table(file, page_checksum_verification=True)
-        made = opened.to_pandas()
+        rows = opened.to_pandas()
         if (opened.schema.metadata or {}).get(b"memlab_index") == str(VERSION).encode():
-            return made[[*COLUMNS, *_FILE]]
-    except Exception:  # a damaged one fails in many ways, and the files say it all again
+            return rows[[*COLUMNS, *_FILE]]
+    except Exception:  # a damaged index fails in many ways, and the result files have all of it
         pass
     return _empty()
 
@@ -123,33 +160,18 @@ def _empty() -> pd.DataFrame:
     return pd.DataFrame(columns=[*COLUMNS, *_FILE])
 
 
-def _write(whole: pd.DataFrame, file: Path) -> None:
+def _write(rows: pd.DataFrame, file: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    made = pa.Table.from_pandas(whole, preserve_index=False)
-    made = made.replace_schema_metadata({**(made.schema.metadata or {}), b"memlab_index": str(VERSION).encode()})
+    arrow = pa.Table.from_pandas(rows, preserve_index=False)
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"memlab_index": str(VERSION).encode()})
     with temporary_sibling(file) as temporary:
-        pq.write_table(made, temporary, write_page_checksum=True)
+        pq.write_table(arrow, temporary, write_page_checksum=True)
         os.replace(temporary, file)
 
 
-def _row(key: str, meta: dict[str, Any]) -> dict[str, Any]:
-    checks = [Check(**c) for c in meta["checks"]]
-    recipe = Recipe.from_json(json.dumps(meta["recipe"]))
-    given = next((c for c in checks if c.first_given), None)
-    return {
-        "key": key,
-        "text_id": meta["text"]["id"],
-        "start": meta["text"]["start"],
-        "recipe": recipe.canonical(),
-        "seed": recipe.seed,
-        "exact": any(c.exact for c in checks),
-        "portable": portability(checks),
-        "margin": next((float(c.margin) for c in checks if c.exact), None),
-        # The paper's way of decoding, in a column of its own: the share right once the first token is given.
-        "first_given": given and given.right / given.tokens,
-        **{c: meta[c] for c in ("model", "tokens", "k", "steps")},
-        # An integer that is a number in JSON may be larger than a table's integers.
-        **{c: None if meta[c] is None else float(meta[c]) for c in ("teacher_forced", "loss_bits", "seconds")},
-    }
+def _row(metadata: dict[str, Any]) -> dict[str, Any]:
+    checks = [Check(**c) for c in metadata["checks"]]
+    recipe = Recipe.from_json(json.dumps(metadata["recipe"]))
+    return {column: value(metadata, checks, recipe) for column, value in _COLUMNS.items()}
