@@ -356,7 +356,7 @@ def test_store_add_replaces_a_damaged_result(cli, tmp_path):
     store = Store(tmp_path / "store")
     store.put(mem)
     store.file(mem.key).write_bytes(b"damaged")
-    with pytest.warns(UserWarning, match="Moved to"):
+    with pytest.warns(UserWarning, match="moved to"):
         assert "1 results added" in cli("store", "add", "good.safetensors").stdout
     assert store.get(mem.key).to_bytes() == mem.to_bytes()
 

@@ -76,7 +76,7 @@ def bench_codecs(
     """Sizes by zlib, bz2, lzma, zstd, arithmetic coding with the model, and as vectors in their fewest bits."""
     import pandas as pd
 
-    from memlab.experiments.codecs import coding
+    from memlab.experiments.codecs import coding, summary
     from memlab.experiments.precision import exact_vectors
     from memlab.models import load
 
@@ -89,16 +89,9 @@ def bench_codecs(
     ]
     table = pd.concat(tables, ignore_index=True)
     write_table(table, out)
-    plain = table[table.codec == "UTF-8"].set_index(["texts", "text_id"]).bits
-    ratio = plain.reindex(pd.MultiIndex.from_frame(table[["texts", "text_id"]])).to_numpy() / table.bits
-    table = table.assign(bits_a_token=table.bits / table.tokens, ratio=ratio)
-    # Passages that do not decode were not stored, so they have no size.
-    stored = table[table.round_trip.isna() | (table.round_trip == True)]  # noqa: E712  # True, False or missing
-    means = {"passages": ("bits", "size"), **{name: (name, "mean") for name in ("bits", "bits_a_token", "ratio")}}
-    shown = stored.groupby(["texts", "codec"], sort=False).agg(**means).round(2)
     coded = table[table.cross_entropy.notna()]
     typer.echo(f"{lm!r}\n{count} passages each, first {tokens} tokens; means; ratio: UTF-8 size over this size")
-    typer.echo(shown.reset_index().to_string(index=False))
+    typer.echo(summary(table).round(2).to_string(index=False))
     typer.echo(
         f"arithmetic coding: {int(coded.round_trip.sum())} of {len(coded)} decoded, length at most "
         f"{((coded.bits - coded.cross_entropy) / coded.cross_entropy).abs().max():.2%} from the cross-entropy"

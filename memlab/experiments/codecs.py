@@ -1,4 +1,4 @@
-"""A frozen model as an arithmetic coder: the same passages, and what else could have been stored of them."""
+"""Sizes of the same passages under other codecs, among them a frozen model as an arithmetic coder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from memlab.results.mem_vector import MemVector
 
 
 class _Reader:
-    """Shares (V,) of the next token after those so far, one at a time, float32, batch 1, with the model's cache.
+    """Distribution (V,) of the next token given the tokens so far: float32, batch 1, with the model's cache.
 
-    Encoding and decoding ask in the same order, so that they see the same numbers: rounding would differ between one
-    pass over the text and one token after another.
+    Encoder and decoder both read one token at a time, so that they see the same numbers. A single pass over the text
+    would round differently.
     """
 
     def __init__(self, lm: FrozenLM) -> None:
@@ -28,9 +28,9 @@ class _Reader:
         lm = self._lm
         fed = [*lm.sink_prefix] if not so_far else [int(so_far[-1])]
         if len(so_far) != self._seen:
-            raise ValueError(f"{len(so_far)} tokens so far, {self._seen} expected: tokens are read once, in order")
+            raise ValueError(f"Got {len(so_far)} tokens, expected {self._seen}. Read tokens once, in order.")
         self._seen += 1
-        if not fed:  # nothing stands before the first token: any is as likely
+        if not fed:  # no context before the first token: all tokens are equally likely
             return np.full(lm.vocabulary, 1 / lm.vocabulary)
         ids = torch.tensor([fed], device=lm.device)
         logits, self._cache = lm.step(torch.float32, ids=ids, cache=self._cache)
@@ -38,55 +38,56 @@ class _Reader:
 
 
 def shares_of(lm: FrozenLM, ids: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
-    """The model's distribution (V,) for each token of ``ids`` after its sink prefix and the tokens before it."""
+    """The model's distribution (V,) for each token of ``ids``, given its sink prefix and the tokens before it."""
     reader, ids = _Reader(lm), [int(i) for i in ids]
     for n in range(len(ids)):
         yield reader(ids[:n])
 
 
 def encode(lm: FrozenLM, ids: Sequence[int] | np.ndarray) -> codecs.Coded:
-    """Token ids as few bits as the model can make of them. Decodes on the same machine, versions and threads only."""
+    """Token ids as an arithmetic code. It decodes only with the same machine, library versions and thread count."""
     return codecs.encode([int(i) for i in ids], shares_of(lm, ids))
 
 
 def decode(lm: FrozenLM, coded: codecs.Coded, tokens: int) -> np.ndarray:
-    """The (n,) ids back. Raises ``codecs.CodecError`` where the data cannot have come from this model."""
+    """The ids (n,) again. Raises ``codecs.CodecError`` if the data cannot come from this model."""
     return np.array(codecs.decode(coded, tokens, _Reader(lm)), np.int64)
 
 
 def coding(lm: FrozenLM, passages: Sequence[Passage], mems: Sequence[MemVector] = ()) -> pd.DataFrame:
-    """One row a passage and codec: stored bits, and does it come back (``round_trip``), where decoding takes a model.
+    """One row per passage and codec: stored bits and, if decoding takes a model, whether it came back (``round_trip``).
 
-    ``cross_entropy`` (bits, float32, one pass over the text) is what arithmetic coding is held against. ``mems``: exact
-    vectors, some of them of these passages: as they are, and in the coarsest form that still decodes
-    (``precision.fewest_bits``). No size counts what a decoder must be told besides: how many tokens there are.
+    ``cross_entropy`` (bits, float32, one pass over the text) is the reference for arithmetic coding. ``mems``: exact
+    vectors. Those of these passages are counted as float32 and in the coarsest form that still decodes
+    (``precision.fewest_bits``). No size includes the number of tokens, which a decoder must also know.
     """
     rows = []
     wanted = {passage.ids.tobytes() for passage in passages}
-    held = {mem.token_ids.tobytes(): mem for mem in mems if mem.exact and mem.token_ids.tobytes() in wanted}
-    asked = precision(lm, list(held.values())) if held else pd.DataFrame()
-    coarsest = fewest_bits(asked).set_index("key") if held else asked
-    # Another machine's rounding may undo a vector of small margin: what does not decode here stands in no row.
-    sound = set(asked.key[(asked.form == "float32") & asked.exact.astype(bool)]) if held else set()
+    vectors = {mem.token_ids.tobytes(): mem for mem in mems if mem.exact and mem.token_ids.tobytes() in wanted}
+    forms = precision(lm, list(vectors.values())) if vectors else pd.DataFrame()
+    coarsest = fewest_bits(forms).set_index("key") if vectors else forms
+    # Rounding differs between machines, so a vector of small margin may fail here. Such vectors get no row.
+    sound = set(forms.key[(forms.form == "float32") & forms.exact.astype(bool)]) if vectors else set()
     for passage in passages:
-        told = {"text_id": passage.span.id, "start": passage.span.start, "tokens": len(passage)}
+        columns = {"text_id": passage.span.id, "start": passage.span.start, "tokens": len(passage)}
         coded = encode(lm, passage.ids)
         try:
-            back = bool(np.array_equal(decode(lm, coded, len(passage)), passage.ids))
+            round_trip = bool(np.array_equal(decode(lm, coded, len(passage)), passage.ids))
         except codecs.CodecError:
-            back = False
+            round_trip = False
         bits = lm.token_bits(passage.ids)
-        # A first token with nothing before it was coded as one of the whole vocabulary.
+        # A first token without context was coded as one of the whole vocabulary.
         ideal = float(np.where(np.isnan(bits), np.log2(lm.vocabulary), bits).sum())
-        rows += [told | {"codec": name, "bits": n} for name, n in codecs.general_bits(passage.string).items()]
+        rows += [columns | {"codec": name, "bits": n} for name, n in codecs.general_bits(passage.string).items()]
         rows.append(
-            told | {"codec": f"arithmetic, {lm.name}", "bits": coded.bits, "round_trip": back, "cross_entropy": ideal}
+            columns
+            | {"codec": f"arithmetic, {lm.name}", "bits": coded.bits, "round_trip": round_trip, "cross_entropy": ideal}
         )
-        if (mem := held.get(passage.ids.tobytes())) and mem.key in sound:
+        if (mem := vectors.get(passage.ids.tobytes())) and mem.key in sound:
             least = coarsest.loc[mem.key]
             rows += [
-                told | {"codec": "mem vector, float32", "bits": 32 * mem.k * mem.d, "round_trip": True},
-                told
+                columns | {"codec": "mem vector, float32", "bits": 32 * mem.k * mem.d, "round_trip": True},
+                columns
                 | {
                     "codec": "mem vector, fewest bits",
                     "bits": least.stored_bits,
@@ -95,3 +96,17 @@ def coding(lm: FrozenLM, passages: Sequence[Passage], mems: Sequence[MemVector] 
                 },
             ]
     return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Means per kind of text and codec: ``bits``, ``bits_a_token`` and ``ratio`` (size in UTF-8 over this size).
+
+    ``table``: rows of ``coding``, with the kind of text in ``texts``. Passages that do not decode have no size, and are
+    left out.
+    """
+    plain = table[table.codec == "UTF-8"].set_index(["texts", "text_id"]).bits
+    ratio = plain.reindex(pd.MultiIndex.from_frame(table[["texts", "text_id"]])).to_numpy() / table.bits
+    table = table.assign(bits_a_token=table.bits / table.tokens, ratio=ratio)
+    stored = table[table.round_trip.isna() | (table.round_trip == True)]  # noqa: E712  # True, False or missing
+    means = {"passages": ("bits", "size"), **{name: (name, "mean") for name in ("bits", "bits_a_token", "ratio")}}
+    return stored.groupby(["texts", "codec"], sort=False).agg(**means).reset_index()

@@ -47,6 +47,8 @@ class VectorError(MemlabError, ValueError):
 class DamagedError(VectorError):
     """A file whose contents are not what memlab wrote: it is truncated, altered, or not a vector."""
 
+    hint = "Run `memlab store verify` to move a store's damaged files into quarantine; they can then be trained again."
+
 
 def pack(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:
     """The bytes of a file. ``schema`` and ``payload_sha256`` are added to the metadata here."""
