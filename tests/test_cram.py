@@ -1,10 +1,12 @@
 import dataclasses
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import tqdm.notebook
 
 from memlab import (
     CramInterrupted,
@@ -28,7 +30,7 @@ from tests.helpers import generated, unwritable
 
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_eight_random_passages_of_eight_tokens_come_back(any_toy, k):
-    """And not by our word: transformers' own generate writes them from the vectors."""
+    """Independent of memlab's decode: transformers' own generate writes them from the vectors."""
     passages = random_passages(any_toy)
     mems = cram(any_toy, passages, Recipe.default(k=k), progress=False)
     assert [m.exact for m in mems] == [True] * 8
@@ -38,13 +40,13 @@ def test_eight_random_passages_of_eight_tokens_come_back(any_toy, k):
         np.testing.assert_array_equal(generated(any_toy, mem, 8), passage.ids)
 
 
-def test_the_vector_kept_is_the_one_that_was_checked(toy, store):
+def test_the_returned_vector_is_the_one_that_was_checked(toy, store):
     (mem,) = cram(toy, random_passages(toy, 1), Recipe.default(k=2), store, progress=False)
     again = check(toy, store.get(mem.key))
     assert again == mem.checks[0]
     (paper,) = cram(toy, random_passages(toy, 1), Recipe.paper2025(k=4, lr=0.1, budget=400), store, progress=False)
     assert paper.provenance["ended"] == "teacher_forced"
-    # One optimiser step later the smallest loss would be another: that is the published slip.
+    # One optimizer step later the loss would differ: that is the slip in the published code.
     last = paper.trace["loss"][-1]
     row, _ = _scores(toy, paper)
     assert row == pytest.approx(last, rel=1e-4)
@@ -58,8 +60,8 @@ def _scores(lm, mem):
     return float(scores.loss[0] / np.log(2)), float(scores.right[0])
 
 
-def test_the_papers_reading_stands_in_a_column_of_its_own(toy, store):
-    """Trained from token 2 on, the first token is left to chance: teacher-forced 1.0 on the rest is not exact."""
+def test_a_check_with_the_first_token_given_is_stored_apart(toy, store):
+    """Trained from token 2 on, the first token is left to chance. Teacher-forced 1.0 on the rest is not exact."""
     mems = cram(toy, random_passages(toy, 4), Recipe.paper2025(k=4, lr=0.1, budget=600), store, progress=False)
     done = [m for m in mems if m.provenance["ended"] == "teacher_forced"]
     assert done
@@ -71,7 +73,7 @@ def test_the_papers_reading_stands_in_a_column_of_its_own(toy, store):
     assert "first_given" in store.table().columns
 
 
-def test_the_first_vector_depends_on_seed_and_passage_alone(toy):
+def test_the_initial_vector_depends_only_on_seed_and_passage(toy):
     a, b = random_passages(toy, 2)
     recipe = Recipe.default(k=2)
     assert torch.equal(initial_mem(toy, a, recipe), initial_mem(toy, a, recipe.replace(lr=1, budget=7)))
@@ -104,15 +106,15 @@ def test_mixed_lengths_and_k_come_back_in_order(toy, store):
     assert [m.key for m in mems] == [key_of(toy, p, r) for p, r in zip(passages, recipes, strict=True)]
 
 
-def test_a_watcher_sees_what_the_trace_keeps(toy):
+def test_on_step_receives_what_the_trace_keeps(toy):
     seen = []
     (mem,) = cram(toy, random_passages(toy, 1), Recipe.default(k=2), progress=False, on_step=seen.append)
-    told = [(p.steps[0], p.loss_bits[0], p.accuracy[0]) for p in seen]
-    assert told == list(zip(*(mem.trace[c] for c in ("step", "loss", "accuracy")), strict=True))
-    assert [t[0] for t in told] == list(range(mem.steps + 1))
+    points = [(p.steps[0], p.loss_bits[0], p.accuracy[0]) for p in seen]
+    assert points == list(zip(*(mem.trace[c] for c in ("step", "loss", "accuracy")), strict=True))
+    assert [point[0] for point in points] == list(range(mem.steps + 1))
 
 
-def test_more_passages_than_places_on_the_bench(toy, store, monkeypatch):
+def test_more_passages_than_fit_into_one_batch(toy, store, monkeypatch):
     monkeypatch.setattr("memlab.scoring.memory.MAX_POSITIONS", {"cpu": 40})
     seen = []
     mems = cram(
@@ -129,7 +131,7 @@ def test_more_passages_than_places_on_the_bench(toy, store, monkeypatch):
     assert sorted({i for p in seen for i in p.passages}) == list(range(20))
 
 
-def test_what_is_in_the_store_is_not_trained_again(toy, store):
+def test_results_in_the_store_are_not_trained_again(toy, store):
     passages = random_passages(toy, 3)
     first = cram(toy, passages[:2], Recipe.default(k=4), store, progress=False)
     steps = []
@@ -157,7 +159,7 @@ def test_a_damaged_result_is_trained_again(toy, store):
     assert store.verify() == {}
 
 
-def test_stopping_keeps_what_is_finished(toy, store):
+def test_stopping_keeps_finished_results(toy, store):
     passages = random_passages(toy, 8)
     with pytest.raises(CramInterrupted) as stopped:
         cram(toy, passages, Recipe.default(k=4), store, progress=False, on_step=lambda p: p.finished >= 3)
@@ -170,12 +172,14 @@ def test_stopping_keeps_what_is_finished(toy, store):
     steps = []
     assert all(
         m.exact
-        for m in cram(toy, passages, Recipe.default(k=4), store, progress=False, on_step=lambda p: steps.append(p.total))
+        for m in cram(
+            toy, passages, Recipe.default(k=4), store, progress=False, on_step=lambda p: steps.append(p.total)
+        )
     )
     assert len(set(store.keys())) == 8
 
 
-def test_an_interrupt_from_the_keyboard(tmp_path):
+def test_a_keyboard_interrupt_keeps_finished_results(tmp_path):
     """A real SIGINT, in a process of its own, while the second passage trains."""
     code = f"""
 import os, signal
@@ -196,7 +200,7 @@ except KeyboardInterrupt as stop:
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_going_on_from_a_vector(toy, store):
+def test_starting_from_a_vector(toy, store):
     (passage,) = random_passages(toy, 1)
     short = Recipe.default(k=2, budget=2)
     (begun,) = cram(toy, passage, short, store, progress=False)
@@ -212,7 +216,7 @@ def test_going_on_from_a_vector(toy, store):
         cram(toy, passage, Recipe.default(), start=on, progress=False)
 
 
-def test_a_budget_of_nothing_still_gives_an_honest_result(toy):
+def test_a_budget_of_zero_gives_a_checked_result(toy):
     (mem,) = cram(toy, random_passages(toy, 1), Recipe.default(budget=0), progress=False)
     assert (mem.steps, mem.exact, mem.provenance["ended"]) == (0, False, "budget")
     assert len(mem.checks) == 1
@@ -228,12 +232,12 @@ def test_the_best_vector_is_kept_when_none_is_exact(toy):
     assert mem.loss_bits == pytest.approx(loss, rel=1e-5)
 
 
-def test_patience(toy):
+def test_patience_ends_training_without_progress(toy):
     (mem,) = cram(toy, random_passages(toy, 1, 200), Recipe.paper2025(lr=1e-9, patience=7), progress=False)
     assert (mem.provenance["ended"], mem.steps) == ("patience", 7)
 
 
-def test_a_loss_that_is_no_number_ends_the_passage_and_no_other(toy):
+def test_a_loss_that_is_not_finite_ends_only_its_passage(toy):
     wild = Recipe.paper2025(lr=1e30)
     mems = cram(toy, random_passages(toy, 2), [wild, Recipe.default(k=4)], progress=False)
     assert mems[0].provenance["ended"] == "diverged"
@@ -243,13 +247,13 @@ def test_a_loss_that_is_no_number_ends_the_passage_and_no_other(toy):
     assert mems[1].exact
 
 
-def test_traces_are_short(toy):
+def test_a_trace_has_at_most_100_points(toy):
     (mem,) = cram(toy, random_passages(toy, 1, 100), Recipe.default(budget=330), progress=False)
     assert 50 <= len(mem.trace["step"]) <= 100
     assert mem.trace["step"][0] == 0
 
 
-def test_bad_requests(toy, store):
+def test_bad_arguments_are_refused_before_training(toy, store):
     other = load("toy:qwen2")
     (passage,) = random_passages(toy, 1)
     with pytest.raises(PassageError, match="another model's tokenizer"):
@@ -270,22 +274,22 @@ def test_bad_requests(toy, store):
     assert cram(toy, [], store=store, progress=False) == []
 
 
-def test_a_store_that_cannot_be_written_fails_before_the_work(toy, tmp_path):
+def test_an_unwritable_store_is_refused_before_training(toy, tmp_path):
     steps = []
     with pytest.raises(StoreError, match="cannot be written"):
         cram(toy, random_passages(toy, 1), store=Store(unwritable(tmp_path)), progress=False, on_step=steps.append)
     assert not steps
 
 
-def test_a_store_that_breaks_midway_loses_nothing(toy, store, monkeypatch):
-    kept = store.put
+def test_a_store_that_fails_midway_loses_no_result(toy, store, monkeypatch):
+    put = store.put
     calls = []
 
     def full(mem):
         calls.append(mem)
         if len(calls) == 3:
             raise store.cannot_write(OSError(28, "No space left on device"))
-        return kept(mem)
+        return put(mem)
 
     monkeypatch.setattr(store, "put", full)
     with pytest.raises(StoreError, match="No space left") as caught:
@@ -294,7 +298,7 @@ def test_a_store_that_breaks_midway_loses_nothing(toy, store, monkeypatch):
     assert [m.key for m in caught.value.unsaved] == [calls[2].key]
 
 
-def test_starts_that_differ_have_keys_that_differ(toy, store):
+def test_different_starts_have_different_keys(toy, store):
     (passage,) = random_passages(toy, 1)
     recipe = Recipe.default(k=4)
     (mem,) = cram(toy, passage, recipe, progress=False)
@@ -304,11 +308,11 @@ def test_starts_that_differ_have_keys_that_differ(toy, store):
     assert all(store.get(key).key == key for key in keys)
 
 
-def test_portable_is_also_asked_of_what_was_stored(toy, store):
+def test_portable_checks_are_added_to_stored_results(toy, store):
     (passage,) = random_passages(toy, 1)
     (plain,) = cram(toy, passage, Recipe.default(k=4), store, progress=False)
-    (asked,) = cram(toy, passage, Recipe.default(k=4), store, portable=True, progress=False)
-    assert (len(plain.checks), len(asked.checks)) == (1, 4)
+    (checked,) = cram(toy, passage, Recipe.default(k=4), store, portable=True, progress=False)
+    assert (len(plain.checks), len(checked.checks)) == (1, 4)
 
 
 def test_redacted_results_get_their_ids_back(toy, store):
@@ -319,7 +323,7 @@ def test_redacted_results_get_their_ids_back(toy, store):
     assert back.to_bytes() == mem.to_bytes()
 
 
-def test_an_interrupt_between_a_result_and_the_store(toy, store, monkeypatch):
+def test_an_interrupt_while_a_result_is_stored(toy, store, monkeypatch):
     put, calls = store.put, []
 
     def slow(mem):
@@ -335,7 +339,7 @@ def test_an_interrupt_between_a_result_and_the_store(toy, store, monkeypatch):
     assert calls[0].key in store
 
 
-def test_any_other_failure_hands_over_what_was_done(toy, monkeypatch):
+def test_any_other_error_carries_the_finished_results(toy, monkeypatch):
     from memlab.training.job import TrainingJob
 
     result, calls = TrainingJob.result, []
@@ -352,8 +356,8 @@ def test_any_other_failure_hands_over_what_was_done(toy, monkeypatch):
     assert [m.key for m in caught.value.finished] == calls[:2]
 
 
-def test_as_many_tokens_as_the_context_has_room_for(toy):
-    """The last token is said, and never fed: 511 of them behind two vectors take 512 positions."""
+def test_a_passage_may_fill_the_context(toy):
+    """The last token is scored and never fed: 511 tokens after two vectors take 512 positions."""
     recipe = Recipe.default(k=2, budget=1)
     with pytest.raises(PassageError, match="Cut the passage to 511 tokens"):
         cram(toy, toy.passage_of_ids([1] * 512), recipe, progress=False)
@@ -361,18 +365,18 @@ def test_as_many_tokens_as_the_context_has_room_for(toy):
     assert mem.checks[0].first_wrong is not None or mem.exact
 
 
-def test_what_ended_in_the_step_it_was_stopped_in_is_not_lost(toy, store):
+def test_a_passage_that_ends_in_the_interrupted_step_is_not_lost(toy, store):
     recipe = Recipe.default(budget=5, margin=50)
     with pytest.raises(CramInterrupted) as stopped:
         cram(toy, random_passages(toy, 4), recipe, store, progress=False, on_step=lambda p: p.steps[0] == 4)
-    assert len(stopped.value.finished) == 0  # and before it, nothing is finished
+    assert len(stopped.value.finished) == 0  # one step before the end
     with pytest.raises(CramInterrupted) as stopped:
         cram(toy, random_passages(toy, 4), recipe, store, progress=False, on_step=lambda p: p.steps[0] == 5)
     assert len(stopped.value.finished) == len(list(store.keys())) == 4
     assert stopped.value.unfinished == []
 
 
-def test_an_exact_vector_outlives_its_portable_checks(toy, store, monkeypatch):
+def test_an_exact_vector_is_stored_even_if_its_portable_checks_fail(toy, store, monkeypatch):
     def too_much(lm, mem):
         raise MemoryError
 
@@ -382,16 +386,79 @@ def test_an_exact_vector_outlives_its_portable_checks(toy, store, monkeypatch):
     assert [store.get(key).exact for key in store.keys()] == [True]
 
 
-def test_time_left_is_shown_for_a_single_passage(toy, capsys):
+def test_time_left_is_shown_for_a_single_passage(toy, capsys, monkeypatch):
+    monkeypatch.setattr("memlab.training.cram.REDRAW_EVERY", 0.0)
     cram(toy, random_passages(toy, 1, 150), Recipe.default(budget=60))
     shown = capsys.readouterr().err
-    assert "60/60" in shown.replace(" ", "")
-    assert "crammed 1 of 1" in shown
+    assert re.search(r"crammed 0 of 1:  50%.*\d\d:\d\d<\d\d:\d\d.*step=30/60", shown)
+    assert "crammed 1 of 1: 100%" in shown
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """Progress bars as a notebook has them, with every (n, total) that was drawn."""
+
+    class Recorded(tqdm.notebook.tqdm):
+        def refresh(self, *args, **settings):
+            self.drawn.append((self.n, self.total))
+            return super().refresh(*args, **settings)
+
+        def __init__(self, *args, **settings):
+            self.drawn = []
+            drawn.append(self)
+            super().__init__(*args, **settings)
+
+    drawn = []
+    monkeypatch.setattr("memlab.training.cram.tqdm", Recorded)
+    monkeypatch.setattr("memlab.training.cram.REDRAW_EVERY", 0.0)
+    return drawn
+
+
+def assert_full(bar, total):
+    """The notebook's widget is full and green, its total never changed, and it never moved back."""
+    _, widget, _ = bar.container.children
+    assert {of for _, of in bar.drawn} == {total} == {widget.max}
+    assert bar.n == widget.value == total
+    assert widget.bar_style == "success"
+    assert [n for n, _ in bar.drawn] == sorted(n for n, _ in bar.drawn)
+
+
+def test_the_notebooks_progress_bar_ends_full(toy, store, bars):
+    """Passages that end long before their budget, some of which the store had."""
+    passages = random_passages(toy, 7)
+    cram(toy, passages[:2], Recipe.default(k=4), store)
+    cram(toy, passages, Recipe.default(k=4), store)
+    assert_full(bars[0], 2)
+    assert_full(bars[1], 7)
+    assert bars[1].drawn[0][0] >= 2
+    assert len(bars[1].drawn) > 4
+
+
+def test_the_progress_bar_of_growing_passages_ends_full(toy, bars, monkeypatch):
+    """Preempted passages keep their share: the bar does not move back."""
+    monkeypatch.setattr("memlab.scoring.memory.MAX_POSITIONS", {"cpu": 64})
+    recipe = Recipe.growing(k=4, grow=2, margin=0.1, patience=40, token_budget=800)
+    cram(toy, random_passages(toy, 4, 60), recipe)
+    assert_full(bars[0], 4)
+
+
+def test_the_progress_bar_of_an_interrupted_and_resumed_run(toy, store, bars, monkeypatch):
+    monkeypatch.setattr("memlab.training.cram.CHECKPOINT_AFTER", 0.0)
+    passages, recipe = random_passages(toy, 3), Recipe.default(budget=40, margin=50)
+    with pytest.raises(CramInterrupted):
+        cram(toy, passages, recipe, store, on_step=lambda now: now.steps[0] == 20)
+    assert {of for _, of in bars[0].drawn} == {3}
+    assert 0 < bars[0].n < 3
+    assert bars[0].container.children[1].bar_style == "danger"  # red: it did not finish
+    cram(toy, passages, recipe, store)
+    assert_full(bars[1], 3)
+    assert bars[1].drawn[-1][0] == 3
+    assert bars[1].drawn[1][0] > 1.4  # three passages, half done
 
 
 @pytest.mark.parametrize("lie", [{"token_sha256": "0" * 64}, {}])
-def test_a_redacted_file_of_something_else_gives_way(toy, store, lie):
-    """Of another text, or of other weights: what it holds cannot be checked by its key, as other files can."""
+def test_a_redacted_file_of_another_result_is_replaced(toy, store, lie):
+    """Another text, or other weights: the key of a redacted file cannot be recomputed from its content."""
     passage, recipe = random_passages(toy, 1, 4)[0], Recipe.default(k=4, budget=60)
     (mem,) = cram(toy, passage, recipe, store, progress=False)
     red = mem.redacted()
@@ -406,27 +473,27 @@ def test_a_redacted_file_of_something_else_gives_way(toy, store, lie):
     assert store.get(mem.key).token_ids.tolist() == passage.ids.tolist()
 
 
-def test_a_run_with_a_loss_that_is_no_number_and_one_that_fills_the_memory(toy, store, monkeypatch):
-    """Through the runner: the first is kept, and says that it diverged; the second is recorded; no other suffers."""
+def test_a_diverged_passage_and_one_out_of_memory_harm_no_other(toy, store, monkeypatch):
+    """Through the runner. The first is stored and says that it diverged. The second is recorded as failed."""
     passages, recipe = random_passages(toy, 5, 4), Recipe.default(k=4, budget=60)
     plan = Plan.of(toy, passages, recipe)
     lost, large = plan.jobs[1].key, plan.jobs[3].key
-    usual, enter = TrainingJob.record_scores, TrainingJob.start
+    record_scores, start = TrainingJob.record_scores, TrainingJob.start
 
-    def measured(job, loss, right, margin):
-        return usual(job, float("nan") if job.key == lost and job.steps == 3 else loss, right, margin)
+    def diverging(job, loss, right, min_margin):
+        return record_scores(job, float("nan") if job.key == lost and job.state.steps == 3 else loss, right, min_margin)
 
-    def entered(job, *rest):
+    def too_large(job, *rest):
         if job.key == large:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return enter(job, *rest)
+        return start(job, *rest)
 
-    monkeypatch.setattr(TrainingJob, "record_scores", measured)
-    monkeypatch.setattr(TrainingJob, "start", entered)
+    monkeypatch.setattr(TrainingJob, "record_scores", diverging)
+    monkeypatch.setattr(TrainingJob, "start", too_large)
     report = run(plan, store, progress=False)
     assert list(report.failed) == [large]
     assert "OutOfMemoryError" in store.failures()[large]
-    told = {mem.key: mem for mem in report.results}
-    assert told[lost].provenance["ended"] == "diverged"
-    assert not told[lost].exact
+    results = {mem.key: mem for mem in report.results}
+    assert results[lost].provenance["ended"] == "diverged"
+    assert not results[lost].exact
     assert sum(mem.exact for mem in report.results) == 3
