@@ -8,8 +8,15 @@ from typing import ClassVar
 class MemlabError(Exception):
     """An error that a user can fix. The message says what happened and what to do.
 
-    Each kind lives beside the code that raises it, and also inherits the built-in exception it refines, so that
-    ``except ValueError`` still works. Anything that is not a ``MemlabError`` is a bug in memlab.
+    Each kind lives next to the code that raises it. It also inherits the built-in exception that it refines, so
+    ``except ValueError`` still works. Any other exception is a bug in memlab.
+
+    >>> from memlab import MemlabError, Recipe
+    >>> try:
+    ...     Recipe.default(k=0)
+    ... except MemlabError as error:
+    ...     print(error, error.exit_code)
+    recipe.k is 0; expected an integer >= 1, below 2**63 2
     """
 
     exit_code: ClassVar[int] = 1

@@ -54,8 +54,8 @@ def _saturation() -> Table:
 def _more_vectors() -> Table:
     several = exact_horizons()
     reached = several.set_index(["texts", "text_id", "k"]).horizon
-    kinds = pd.CategoricalDtype([*dict.fromkeys(several.texts[several.k == 1])], ordered=True)  # without "all"
-    found = doublings(several).astype({"texts": kinds}).dropna(subset="texts").sort_values(["k", "texts"])
+    kinds = pd.CategoricalDtype([*dict.fromkeys(several.texts[several.k == 1])], ordered=True)
+    found = doublings(several).query("texts != 'all'").astype({"texts": kinds}).sort_values(["k", "texts"])
     rows = []
     for row in found.itertuples():
         twice = reached[row.texts].unstack("k").dropna(subset=[row.k, row.twice])
