@@ -1,6 +1,8 @@
-"""Benchmarks and searches on toys, against answers known by other means."""
+"""Experiments on toys, compared with answers that are known by other means."""
 
 import gc
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -8,11 +10,13 @@ import pytest
 import torch
 
 from memlab import ModelError, Recipe, Store, cram, decode
+from memlab.cli.bench import bench_app
 from memlab.decoding import decode as decoding
 from memlab.experiments import optimizer_study, sink_position, speed, step_profile
 from memlab.experiments.attempts import ATTEMPT
 from memlab.experiments.growing import growing
 from memlab.experiments.horizon import LengthSearch, horizon
+from memlab.experiments.registry import EXPERIMENTS, UnknownExperimentError, experiment
 from memlab.experiments.retries import extend_growth, retry_failures
 from memlab.experiments.session import Session
 from memlab.experiments.speed import published, ratios
@@ -22,6 +26,32 @@ from memlab.measures.statistics import share_interval
 from memlab.sweeps.runner import RunsFailedError
 from memlab.texts import random_words
 from tests.conftest import random_passages
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_has_a_function_a_summary_and_a_command(name):
+    assert experiment(name).name == name
+    assert callable(experiment(name).run)
+    assert experiment(name).run.__doc__
+    assert experiment(name).summary.endswith(".")
+    assert "\n" not in experiment(name).summary
+    assert name in {command.name for command in bench_app.registered_commands}
+
+
+def test_every_bench_command_is_an_experiment():
+    assert {command.name for command in bench_app.registered_commands if not command.hidden} == {*EXPERIMENTS, "report"}
+
+
+def test_an_unknown_experiment_raises_and_names_those_that_exist():
+    with pytest.raises(
+        UnknownExperimentError, match=r"^There is no experiment 'sinks'. Use one of: recovery, horizon, "
+    ):
+        experiment("sinks")
+
+
+def test_the_registry_imports_no_experiment():
+    code = "import memlab.experiments.registry, sys; raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def climb(capacity, lengths=range(16, 129, 16), first=64, attempts=2, luck=()):

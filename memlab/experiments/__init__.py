@@ -1,1 +1,1 @@
-"""Experiments: each runs a model and leaves a table. One file an experiment."""
+"""Experiments: each runs a model and returns a table. One file per experiment; ``registry`` lists them."""

@@ -1,4 +1,4 @@
-"""The vectors that come with memlab, for its notebooks to look at: made by one plan, all exact, resumable."""
+"""The bundled vectors, which come with memlab for its notebooks: all exact, made by one resumable plan."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from memlab.training.cram import Progress, cram, key_of
 LENGTHS = (8, 16, 32, 64)
 SOLUTIONS = 16
 EVERY = 5
-"""Steps between two points of a trajectory."""
+"""Steps between two points of a stored trajectory."""
 
 
 def train_bundled(
@@ -38,78 +38,80 @@ def train_bundled(
     length: int = 32,
     recipe: Recipe | None = None,
 ) -> list[MemVector]:
-    """Train what is missing into ``session.store`` and put the exact ones into ``out``.
+    """Train what ``session.store`` lacks, and put the exact vectors into ``out``. Returns the exact vectors.
 
-    ``count`` originals and ``count`` texts of random words at each of ``lengths``, seed 0; and of ``passages`` of each
-    kind, at ``length`` tokens, ``solutions`` exact ones: seeds from 0 on, as many as it takes (at most twice that).
+    ``count`` originals and ``count`` texts of random words are trained at each of ``lengths``, with seed 0. Of each
+    kind ``passages`` are trained at ``length`` tokens until each has ``solutions`` exact vectors: seeds from 0 on, at
+    most twice ``solutions``.
     """
     lm, recipe = session.lm, recipe or Recipe.default()
     kinds = [_spread(load_texts("originals"), count), load_texts("random", count=count)]
     texts = [text for kind in kinds for text in kind]
     plan = Plan.grid(lm, texts, tokens=list(lengths), recipes=recipe)
-    for what, why in plan.rejected:
-        session.log(f"left out: {what}: {why}")
-    kept = [mem for mem in run(plan, session.store, progress=session.progress).whole() if mem.exact]
-    session.log(f"{len(kept)} of {len(plan)} over lengths {', '.join(map(str, lengths))} are exact")
+    for what, reason in plan.rejected:
+        session.log(f"left out: {what}: {reason}")
+    exact = [mem for mem in run(plan, session.store, progress=session.progress).whole() if mem.exact]
+    session.log(f"{len(exact)} of {len(plan)} vectors over lengths {', '.join(map(str, lengths))} are exact")
     chosen = [lm.passage(text, length) for kind in kinds for text in kind[:passages]]
-    found: dict[str, list[MemVector]] = {passage.span.id: [] for passage in chosen}
+    solved: dict[str, list[MemVector]] = {passage.span.id: [] for passage in chosen}
     for first in range(0, 2 * solutions, solutions):
-        short = [p for p in chosen if len(found[p.span.id]) < solutions]
+        unfinished = [p for p in chosen if len(solved[p.span.id]) < solutions]
         seeds = [recipe.replace(seed=seed) for seed in range(first, first + solutions)]
-        if short:
-            plan = Plan.of(lm, short, seeds)
-            of = {job.key: job.passage.span.id for job in plan}
+        if unfinished:
+            plan = Plan.of(lm, unfinished, seeds)
+            text_of = {job.key: job.passage.span.id for job in plan}
             for mem in run(plan, session.store, progress=session.progress).whole():
-                if mem.exact and len(found[of[mem.key]]) < solutions:
-                    found[of[mem.key]].append(mem)
-    for name, mems in found.items():
+                if mem.exact and len(solved[text_of[mem.key]]) < solutions:
+                    solved[text_of[mem.key]].append(mem)
+    for name, mems in solved.items():
         session.log(f"{name}: {len(mems)} solutions of {length} tokens")
-        kept += mems
-    for mem in kept:
+        exact += mems
+    for mem in exact:
         out.put(mem)
-    return kept
+    return exact
 
 
 def trajectories(
     lm: FrozenLM, passages: Sequence[Passage], recipe: Recipe, file: Path, *, every: int = EVERY, progress: bool = True
 ) -> None:
-    """Train again and keep the way: (steps, k, d) float16, every so many steps and the last, by key of the result.
+    """Train passages again and store their trajectories: (points, k, d) float16 by key of the result.
 
-    Of passages that end exact, in one safetensors file, which ``read_trajectories`` opens; where it has them all,
-    nothing is done. Float16 rounds a coordinate by 1 part in 2,000.
+    A trajectory has the vector at every ``every``-th step and at the last step. ``file`` (safetensors) holds those of
+    passages that end exact; ``read_trajectories`` opens it. If it already has them all, nothing is trained. Float16
+    rounds a coordinate by 1 part in 2,000.
     """
     keys = {key_of(lm, passage, recipe) for passage in passages}
     if file.exists() and keys <= set(read_trajectories(file)):
         return
-    ways: dict[int, list[tuple[int, np.ndarray]]] = {i: [] for i in range(len(passages))}
+    points: dict[int, list[tuple[int, np.ndarray]]] = {i: [] for i in range(len(passages))}
 
-    def watch(now: Progress) -> bool:
+    def record(now: Progress) -> bool:
         for i, step, mem in zip(now.passages, now.steps, now.vectors, strict=True):
             if step % every == 0:
-                ways[i].append((step, mem.numpy().astype(np.float16)))
+                points[i].append((step, mem.numpy().astype(np.float16)))
         return False
 
-    made = cram(lm, list(passages), recipe, progress=progress, on_step=watch)
+    results = cram(lm, list(passages), recipe, progress=progress, on_step=record)
     tensors, steps = {}, {}
-    for i, mem in enumerate(made):
+    for i, mem in enumerate(results):
         if not mem.exact:
             continue
-        way = [point for point in ways[i] if point[0] < mem.steps] + [(mem.steps, mem.mem.astype(np.float16))]
-        tensors[mem.key], steps[mem.key] = np.stack([point for _, point in way]), [step for step, _ in way]
+        path = [point for point in points[i] if point[0] < mem.steps] + [(mem.steps, mem.mem.astype(np.float16))]
+        tensors[mem.key], steps[mem.key] = np.stack([vector for _, vector in path]), [step for step, _ in path]
     file.parent.mkdir(parents=True, exist_ok=True)
-    about = {"memlab": json.dumps({"schema": 1, "model": lm.name, "fingerprint": lm.fingerprint, "steps": steps})}
-    atomic_write(file, safetensors.numpy.save(tensors, about))
+    metadata = {"memlab": json.dumps({"schema": 1, "model": lm.name, "fingerprint": lm.fingerprint, "steps": steps})}
+    atomic_write(file, safetensors.numpy.save(tensors, metadata))
 
 
 def read_trajectories(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{key: (steps (m,), vectors (m, k, d) float32)} of a file that ``trajectories`` wrote."""
+    """{key: (steps (points,), vectors (points, k, d) float32)} of a file that ``trajectories`` wrote."""
     with safetensors.safe_open(file, framework="numpy") as opened:
-        about: dict[str, Any] = json.loads(opened.metadata()["memlab"])
+        metadata: dict[str, Any] = json.loads(opened.metadata()["memlab"])
         return {
-            key: (np.array(about["steps"][key]), opened.get_tensor(key).astype(np.float32)) for key in opened.keys()
+            key: (np.array(metadata["steps"][key]), opened.get_tensor(key).astype(np.float32)) for key in opened.keys()
         }
 
 
 def _spread(texts: Sequence[Text], count: int) -> list[Text]:
-    """``count`` of them, evenly over the list, so that each kind of text is there."""
+    """``count`` texts, evenly spaced in the list, so that each kind of text is among them."""
     return [texts[round(i * (len(texts) - 1) / max(1, count - 1))] for i in range(min(count, len(texts)))]

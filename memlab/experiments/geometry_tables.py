@@ -1,16 +1,19 @@
-"""The tables that the notebooks on geometry open with: each is one function of the shelf's vectors."""
+"""The tables behind the notebooks on geometry. Each is one function of stored vectors."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from memlab.decoding.decode import decode
+from memlab.experiments.session import Session
+from memlab.experiments.solutions import kind_of, one_each, one_seed, solutions
+from memlab.experiments.tables import UnknownTableError
 from memlab.measures import geometry
 from memlab.models import FrozenLM, Passage, load
 from memlab.probes import attention, paths, perturbation
@@ -22,130 +25,105 @@ from memlab.texts import load_texts
 from memlab.training.cram import Progress, cram
 
 
-def kind_of(mem: MemVector) -> str:
-    """``prose`` or ``random words``."""
-    return "random words" if mem.text.id.startswith("random-") else "prose"
-
-
-def solutions(store: Store, lm: FrozenLM, *, tokens: int = 32, least: int = 2) -> list[MemVector]:
-    """Exact vectors of this model for passages of which there are at least so many, by text and seed.
-
-    Of each text one passage in one context (k, prefix, suffix), by one recipe (seeds apart): that with the most
-    solutions. Vectors of one seed that were only trained longer or shorter are no two solutions.
-    """
-    alike: dict[str, dict[tuple[object, ...], list[MemVector]]] = {}
-    for mem in _exact_ones(store, lm, tokens):
-        alike.setdefault(mem.text.id, {}).setdefault((paths.setting(mem), _but_seed(mem)), []).append(mem)
-    most = (max(each.values(), key=len) for each in alike.values())
-    return [mem for mems in most if len(mems) >= least for mem in mems]
-
-
-def one_each(mems: Iterable[MemVector], count: int) -> list[MemVector]:
-    """The first solution of each of up to ``count`` passages, kinds of text in turn."""
-    first = {mem.text.id: mem for mem in reversed(list(mems))}
-    kinds: dict[str, list[MemVector]] = {}
-    for name in sorted(first):
-        kinds.setdefault(kind_of(first[name]), []).append(first[name])
-    longest = max(map(len, kinds.values()), default=0)
-    return [each[i] for i in range(longest) for each in kinds.values() if i < len(each)][:count]
-
-
-# Of many solutions of a few passages ---------------------------------------------------------------------------------
-
-
 def path_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 24, steps: int = 80) -> pd.DataFrame:
-    """Lines and curves between ``count`` pairs of solutions, and ways as long that lead nowhere: ``pair way barrier``
-    and ``grids.evaluate``'s columns.
+    """Lines and curves between ``count`` pairs of solutions, and equally long lines that lead away from a solution to a
+    random point (``nowhere``): ``pair way barrier`` and the columns of ``evaluate``.
 
-    The barrier of a way to nowhere is how far the loss rises on its first half: no place of a line is farther than that
-    from a solution.
+    The barrier of a line to nowhere is the rise of the loss (bits) on its first half: no point of a line between two
+    solutions is farther than that from a solution.
     """
     tables = []
     for i, (a, b) in enumerate(paths.pairs(mems, count)):
-        lost = paths.nowhere(lm, a, b, seed=i)
-        height = float(lost.bits[lost.t <= 0.5].max() - lost.bits.iloc[0])
-        ways = [("line", *_parts(paths.line(lm, a, b))), ("curve", *_parts(paths.curve(lm, a, b, steps=steps)))]
-        for way, table, barrier in [*ways, ("nowhere", lost, height)]:
-            told = dict(pair=i, text_id=a.text.id, kind=kind_of(a), a=a.key, b=b.key, way=way, barrier=barrier)
-            tables.append(table.assign(**told, **table.attrs))
+        away = paths.nowhere(lm, a, b, seed=i)
+        rise = float(away.bits[away.t <= 0.5].max() - away.bits.iloc[0])
+        line, curve = paths.line(lm, a, b), paths.curve(lm, a, b, steps=steps)
+        for name, table, barrier in (
+            ("line", line.table, line.barrier),
+            ("curve", curve.table, curve.barrier),
+            ("nowhere", away, rise),
+        ):
+            columns = dict(pair=i, text_id=a.text.id, kind=kind_of(a), a=a.key, b=b.key, way=name, barrier=barrier)
+            tables.append(_with_recheck_counts(table.assign(**columns)))
     return pd.concat(tables, ignore_index=True)
 
 
-def _parts(path: paths.Path) -> tuple[pd.DataFrame, float]:
-    return path.table, path.barrier
+def _with_recheck_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """``evaluate``'s columns ``rechecked`` and ``agreed`` as counts over the table, ``again`` and ``agree``."""
+    counts = {"again": int(table.rechecked.sum()), "agree": int(table.agreed.sum())}
+    return table.drop(columns=["rechecked", "agreed"]).assign(**counts)
 
 
 def between_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 6) -> pd.DataFrame:
-    """What is written between the vectors of different passages: ``pair first second t of_a of_b written``.
+    """What the model writes between the vectors of two passages: ``pair first second t of_a of_b written``.
 
-    Pairs of all sorts: prose and random words, prose and prose, random words and random words.
+    Pairs of all kinds: prose with random words, prose with prose, random words with random words.
     """
-    each = one_each(mems, 2 * count)
-    if len(each) < 2:
+    chosen = one_each(mems, 2 * count)
+    if len(chosen) < 2:
         raise StoreError(
-            f"{len(each)} passages; expected two at least, to go from one to the other: memlab bench shelf"
+            f"A path needs vectors of two passages, not {len(chosen)}. Train more with `memlab bench bundled`."
         )
-    # Kinds stand in turn, so that 0 and 1 differ in kind, and 2 and 4 do not.
-    order = [i + j for i in range(0, len(each), 6) for j in (0, 1, 2, 4, 3, 5) if i + j < len(each)]
+    # The kinds alternate, so that 0 and 1 differ in kind, and 2 and 4 do not.
+    order = [i + j for i in range(0, len(chosen), 6) for j in (0, 1, 2, 4, 3, 5) if i + j < len(chosen)]
     tables = []
     for i, (one, other) in enumerate(zip(order[::2], order[1::2], strict=False)):
-        a, b = each[one], each[other]
+        a, b = chosen[one], chosen[other]
         table = paths.between_passages(lm, a, b)
         written = [lm.decode_ids(ids) for ids in table.ids]
-        told = dict(pair=i, first=a.text.id, second=b.text.id, a=a.key, b=b.key, written=written)
-        tables.append(table.drop(columns="ids").assign(**told))
+        columns = dict(pair=i, first=a.text.id, second=b.text.id, a=a.key, b=b.key, written=written)
+        tables.append(table.drop(columns="ids").assign(**columns))
     return pd.concat(tables, ignore_index=True)
 
 
 def noise_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 12) -> pd.DataFrame:
-    """All of ``robustness``'s ways to move a vector: ``what amount`` beside its columns."""
-    each = one_each(mems, count)
-    made = {
-        "noise": perturbation.noise(lm, each),
-        "dropout": perturbation.dropout(lm, each),
-        "gradient": perturbation.along(lm, each, "gradient"),
-        "first principal": perturbation.along(lm, each, "first principal", among=mems),
-        "rounding": perturbation.rounding(lm, each),
+    """Every perturbation of ``probes.perturbation``: ``what amount`` and its columns."""
+    chosen = one_each(mems, count)
+    perturbed = {
+        "noise": perturbation.noise(lm, chosen),
+        "dropout": perturbation.dropout(lm, chosen),
+        "gradient": perturbation.along(lm, chosen, "gradient"),
+        "first principal": perturbation.along(lm, chosen, "first principal", among=mems),
+        "rounding": perturbation.rounding(lm, chosen),
     }
     names = {"radius": "amount", "dropped": "amount", "bits_a_number": "amount"}
-    table = pd.concat([t.rename(columns=names).assign(what=what) for what, t in made.items()], ignore_index=True)
-    sums = {name: sum(t.attrs[name] for t in made.values()) for name in ("again", "agree")}
-    return table.assign(**sums, kind=table.key.map({mem.key: kind_of(mem) for mem in each}))
+    table = pd.concat([t.rename(columns=names).assign(what=what) for what, t in perturbed.items()], ignore_index=True)
+    return _with_recheck_counts(table).assign(kind=table.key.map({mem.key: kind_of(mem) for mem in chosen}))
 
 
 def radius_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 6, solutions_each: int = 2) -> pd.DataFrame:
-    """``robustness.radii`` of a few solutions of each of ``count`` passages."""
+    """``perturbation.radii`` of a few solutions of each of ``count`` passages."""
     names = [mem.text.id for mem in one_each(mems, count)]
     chosen = [mem for name in names for mem in [m for m in mems if m.text.id == name][:solutions_each]]
     return perturbation.radii(lm, chosen, among=mems, draws=1)
 
 
 def plane_table(lm: FrozenLM, mems: Sequence[MemVector], *, cells: int = 8) -> pd.DataFrame:
-    """Two planes through the first passage's first two solutions: across to the third one, and at random.
+    """Two planes through the first two solutions of the first passage: one through its third solution, one random.
 
-    ``third_x`` and ``third_y`` are where the third one lies.
+    ``third_x`` and ``third_y`` are the coordinates of the third solution.
     """
     first = [mem for mem in mems if mem.text.id == mems[0].text.id]
     a, b, c = first[:3]
     tables = []
     for name, third in (("through a third solution", c.mem), ("random", None)):
-        table = perturbation.plane(lm, a, b, third=third, cells=cells)
-        x, y = table.attrs.pop("third") or (None, None)
-        told = dict(plane=name, text_id=a.text.id, a=a.key, b=b.key, third_x=x, third_y=y)
-        tables.append(table.assign(**told, **table.attrs).astype({"third_x": float, "third_y": float}))
+        plane = perturbation.plane(lm, a, b, third=third, cells=cells)
+        x, y = plane.third or (None, None)
+        columns = dict(plane=name, text_id=a.text.id, a=a.key, b=b.key, third_x=x, third_y=y)
+        table = plane.table.assign(**columns).astype({"third_x": float, "third_y": float})
+        tables.append(_with_recheck_counts(table))
     return pd.concat(tables, ignore_index=True)
 
 
 def attention_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 12) -> pd.DataFrame:
-    """``attention.attention_mass`` of one solution a passage."""
-    each = one_each(mems, count)
-    return pd.concat(
-        [attention.attention_mass(lm, mem).assign(text_id=mem.text.id, key=mem.key) for mem in each], ignore_index=True
-    )
+    """``attention.attention_mass`` of one solution per passage."""
+    tables = [
+        attention.attention_mass(lm, mem).assign(text_id=mem.text.id, key=mem.key) for mem in one_each(mems, count)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def knock_out_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 8) -> pd.DataFrame:
-    """``attention.knock_outs`` of one solution a passage: of the vectors, and of the sink token before them."""
+    """``attention.knock_outs`` of one solution per passage: of the vectors, and of the sink token before them."""
     tables = []
     for mem in one_each(mems, count):
         for what in ("mem", "prefix") if len(mem.prefix_ids) else ("mem",):
@@ -155,7 +133,7 @@ def knock_out_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 8) 
 
 
 def snap_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 12) -> pd.DataFrame:
-    """Each vector's nearest token by cosine, and what is decoded when that token's embedding stands in its place."""
+    """The nearest token of each vector by cosine, and what is decoded if that token's embedding replaces the vector."""
     embeddings = lm.embed(np.arange(lm.vocabulary)).cpu().numpy()
     rows = []
     for mem in one_each(mems, count):
@@ -171,80 +149,84 @@ def snap_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 12) -> p
     return pd.DataFrame(rows, columns=columns)
 
 
-# Of a whole shelf, and a store to train into -------------------------------------------------------------------------
-
-
 def length_table(
-    lm: FrozenLM, shelf: Store, own: Store, *, tokens: int | None = None, count: int = 8, draws: int = 2
+    lm: FrozenLM, vectors: Store, store: Store, *, tokens: int | None = None, count: int = 8, draws: int = 2
 ) -> pd.DataFrame:
-    """Exact radii along random directions, of ``count`` texts, both kinds, at every length that the shelf has."""
-    mems = _one_seed(lm, shelf, tokens)
+    """Exact radii along random directions, of ``count`` texts of both kinds, at every length in ``vectors``."""
+    mems = one_seed(lm, vectors, tokens)
     lengths = Counter(mem.text.id for mem in mems)
-    whole = [mem for mem in mems if lengths[mem.text.id] == max(lengths.values())]
-    names = {mem.text.id for mem in one_each(whole, count)}
-    return perturbation.radii(lm, [mem for mem in whole if mem.text.id in names], ways=("random",), draws=draws)
+    at_all_lengths = [mem for mem in mems if lengths[mem.text.id] == max(lengths.values())]
+    names = {mem.text.id for mem in one_each(at_all_lengths, count)}
+    return perturbation.radii(
+        lm, [mem for mem in at_all_lengths if mem.text.id in names], only=("random",), draws=draws
+    )
 
 
 def margin_table(
     lm: FrozenLM,
-    shelf: Store,
-    own: Store,
+    vectors: Store,
+    store: Store,
     *,
     tokens: int | None = None,
     count: int = 8,
     margins: Sequence[float] = (0.25, 1.0, 4.0),
     draws: int = 2,
 ) -> pd.DataFrame:
-    """Does it help to train on? The same passages until the decode's margin is as ``asked`` for (logits), and their
-    exact radii, along the same random directions. Trained into ``own``.
+    """Does longer training help? The same passages trained until the decode has the margin ``asked`` (logits), and
+    their exact radii along the same random directions. Vectors are trained into ``store``.
 
-    Only passages that reached every margin in the recipe's budget, ``of`` so many: one that drops out where much is
-    asked would make the others' mean look better.
+    Only passages that reached every margin within the recipe's budget, out of ``of`` passages. A passage that drops out
+    at a large margin would otherwise make the mean of the others look better.
     """
-    chosen = one_each(_one_seed(lm, shelf, tokens or 32), count)
+    chosen = one_each(one_seed(lm, vectors, tokens or 32), count)
     passages = [_passage(lm, mem) for mem in chosen]
     recipes = [chosen[0].recipe.replace(margin=margin) for margin in margins]
-    made = run(Plan.of(lm, passages, recipes), own, progress=False).whole()
-    mems = [mem for mem in made if mem.exact and (mem.margin or 0) >= mem.recipe.margin]
+    results = run(Plan.of(lm, passages, recipes), store, progress=False).whole()
+    mems = [mem for mem in results if mem.exact and (mem.margin or 0) >= mem.recipe.margin]
     reached = Counter(mem.text.id for mem in mems)
-    kept = [mem for mem in mems if reached[mem.text.id] == len(margins)]
-    found = perturbation.radii(lm, kept, ways=("random",), draws=draws)
-    return found.assign(asked=found.key.map({mem.key: mem.recipe.margin for mem in kept}), of=len(chosen))
+    complete = [mem for mem in mems if reached[mem.text.id] == len(margins)]
+    table = perturbation.radii(lm, complete, only=("random",), draws=draws)
+    return table.assign(asked=table.key.map({mem.key: mem.recipe.margin for mem in complete}), of=len(chosen))
 
 
 def space_table(
-    lm: FrozenLM, shelf: Store, own: Store, *, tokens: int | None = None, other: str = "gemma-3-270m"
+    lm: FrozenLM, vectors: Store, store: Store, *, tokens: int | None = None, other: str = "gemma-3-270m"
 ) -> pd.DataFrame:
-    """The same texts in three spaces (this model, this model from another seed, another model): cosines of every two,
-    ``space text_id other_id kind cosine``. Of each text its first ``tokens`` (16) tokens, in each model's own.
+    """The same texts in three spaces (this model, this model from another seed, another model): the cosine of every
+    pair of texts, ``space text_id other_id kind cosine``. Of each text the first ``tokens`` (16) tokens, as each model
+    tokenizes it.
 
-    Only texts that are exact in all three. What the shelf lacks is trained into ``own``.
+    Only texts that are exact in all three. What ``vectors`` lacks is trained into ``store``.
     """
     tokens = tokens or 16
-    here = {mem.text.id: mem for mem in _one_seed(lm, shelf, tokens)}
-    recipe = next(iter(here.values())).recipe
-    again = _exact(Plan.of(lm, [_passage(lm, mem) for mem in here.values()], recipe.replace(seed=recipe.seed + 1)), own)
+    first_seed = {mem.text.id: mem for mem in one_seed(lm, vectors, tokens)}
+    recipe = next(iter(first_seed.values())).recipe
+    passages = [_passage(lm, mem) for mem in first_seed.values()]
+    second_seed = _exact(Plan.of(lm, passages, recipe.replace(seed=recipe.seed + 1)), store)
     texts = {text.id: text for kind in ("originals", "random") for text in load_texts(kind, count=64)}
-    second = load(other)
-    both = [texts[name] for name in here if name in texts]
-    there = _exact(Plan.grid(second, both, tokens=tokens, recipes=recipe), own)
-    spaces = {f"{lm.name}, one seed": here, f"{lm.name}, another": again, other: there}
-    names = [name for name in here if all(name in space for space in spaces.values())]
+    chosen = [texts[name] for name in first_seed if name in texts]
+    other_model = _exact(Plan.grid(load(other), chosen, tokens=tokens, recipes=recipe), store)
+    spaces = {f"{lm.name}, one seed": first_seed, f"{lm.name}, another": second_seed, other: other_model}
+    names = [name for name in first_seed if all(name in space for space in spaces.values())]
     rows = []
     for label, space in spaces.items():
-        seen = geometry.cosines(np.stack([space[name].mem.reshape(-1) for name in names]))
-        kinds = [kind_of(here[name]) for name in names]
-        rows += [(label, a, b, kinds[i], float(seen[i, j])) for i, a in enumerate(names) for j, b in enumerate(names)]
+        cosines = geometry.cosines(np.stack([space[name].mem.reshape(-1) for name in names]))
+        kinds = [kind_of(first_seed[name]) for name in names]
+        rows += [
+            (label, a, b, kinds[i], float(cosines[i, j])) for i, a in enumerate(names) for j, b in enumerate(names)
+        ]
     return pd.DataFrame(rows, columns=["space", "text_id", "other_id", "kind", "cosine"])
 
 
-def norm_table(lm: FrozenLM, shelf: Store, own: Store, *, tokens: int | None = None, count: int = 8) -> pd.DataFrame:
-    """Norms where the recipe leaves them free (``Recipe.fullmatrix``), step by step: ``text_id kind tokens step norm``,
-    what the text costs the model without a vector (``bits``), and ``last``: the exact vector.
+def norm_table(
+    lm: FrozenLM, vectors: Store, store: Store, *, tokens: int | None = None, count: int = 8
+) -> pd.DataFrame:
+    """Norms at each step under a recipe that leaves them free (``Recipe.fullmatrix``): ``text_id kind tokens step
+    norm``, the ``bits`` that the text costs the model without a vector, and ``last``, true for the exact vector.
 
-    ``count`` texts, both kinds, at every length that the shelf has. Trained anew each time, since stores keep no ways.
+    ``count`` texts of both kinds, at every length in ``vectors``. Trained again each time: stores keep no trajectories.
     """
-    mems = _one_seed(lm, shelf, tokens)
+    mems = one_seed(lm, vectors, tokens)
     names = {mem.text.id for mem in one_each(mems, count)}
     chosen = [mem for mem in mems if mem.text.id in names]
     recipe = Recipe.fullmatrix(k=chosen[0].k)
@@ -252,43 +234,19 @@ def norm_table(lm: FrozenLM, shelf: Store, own: Store, *, tokens: int | None = N
     rows: list[tuple[Any, ...]] = []
 
     def row(i: int, step: int, mem: np.ndarray, last: bool) -> None:
-        at, norm = chosen[i], float(np.linalg.norm(mem, axis=1).mean())
-        rows.append((at.text.id, kind_of(at), at.n, step, norm, costs[i], last))
+        trained, norm = chosen[i], float(np.linalg.norm(mem, axis=1).mean())
+        rows.append((trained.text.id, kind_of(trained), trained.n, step, norm, costs[i], last))
 
-    def watch(now: Progress) -> bool:
+    def record(now: Progress) -> bool:
         for i, step, mem in zip(now.passages, now.steps, now.vectors, strict=True):
             row(i, step, mem.numpy(), False)
         return False
 
-    made = cram(lm, [_passage(lm, mem) for mem in chosen], recipe, progress=False, on_step=watch)
-    for i, mem in enumerate(made):
+    results = cram(lm, [_passage(lm, mem) for mem in chosen], recipe, progress=False, on_step=record)
+    for i, mem in enumerate(results):
         if mem.exact:
             row(i, mem.steps, mem.mem, True)
     return pd.DataFrame(rows, columns=["text_id", "kind", "tokens", "step", "norm", "bits", "last"])
-
-
-def _exact_ones(store: Store, lm: FrozenLM, tokens: int | None = None) -> list[MemVector]:
-    """This model's exact vectors, ids and all, by text, length and seed."""
-    table = store.table()
-    table = table[table.exact.astype(bool) & (table.model == lm.name)]
-    if tokens is not None:
-        table = table[table.tokens == tokens]
-    mems = map(store.get, table.sort_values(["text_id", "tokens", "seed"], kind="stable").key)
-    return [mem for mem in mems if mem.fingerprint == lm.fingerprint and not mem.redaction]
-
-
-def _but_seed(mem: MemVector) -> str:
-    return mem.recipe.replace(seed=0).canonical()
-
-
-def _one_seed(lm: FrozenLM, shelf: Store, tokens: int | None = None) -> list[MemVector]:
-    """One vector of each text and length, all by the recipe that most of the shelf was made with."""
-    mems = _exact_ones(shelf, lm, tokens)
-    if not mems:
-        at = "" if tokens is None else f" for {tokens} tokens"
-        raise StoreError(f"{shelf.path} has no exact vectors of {lm.name}{at}: memlab bench shelf")
-    ((usual, _),) = Counter(map(_but_seed, mems)).most_common(1)
-    return list({(mem.text.id, mem.n): mem for mem in reversed(mems) if _but_seed(mem) == usual}.values())[::-1]
 
 
 def _passage(lm: FrozenLM, mem: MemVector) -> Passage:
@@ -309,11 +267,37 @@ TABLES: dict[str, Callable[[FrozenLM, Sequence[MemVector]], pd.DataFrame]] = {
     "knockouts": knock_out_table,
     "snapped": snap_table,
 }
-"""Of many solutions of a few passages. By the name they are stored under, ``geometry-NAME``."""
-OF_SHELF: dict[str, Callable[..., pd.DataFrame]] = {
+"""Tables of many solutions of a few passages, by name. They are stored as ``geometry-NAME``."""
+OF_STORE: dict[str, Callable[..., pd.DataFrame]] = {
     "lengths": length_table,
     "margins": margin_table,
     "spaces": space_table,
     "norms": norm_table,
 }
-"""Of a whole shelf, and a store to train into; ``tokens`` where they take one length."""
+"""Tables of a whole store of vectors and a store to train into; ``tokens`` restricts a table to one length."""
+
+
+def geometry_tables(
+    session: Session, vectors: Store, names: Sequence[str] = (), *, tokens: int | None = None
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield each table as (name, table). ``names``: which tables, default all.
+
+    ``vectors``: the store to look at. ``session.store`` takes what is trained for a table. ``tokens``: length of the
+    passages, default each table's own. Raises ``StoreError`` if ``vectors`` has too few exact vectors, and
+    ``UnknownTableError`` for a name that is not in ``TABLES`` or ``OF_STORE``.
+    """
+    if unknown := [name for name in names if name not in {**TABLES, **OF_STORE}]:
+        known = ", ".join([*TABLES, *OF_STORE])
+        raise UnknownTableError(f"There is no table {', '.join(unknown)}. Use some of: {known}.")
+    lm, names = session.lm, names or [*TABLES, *OF_STORE]
+    mems = solutions(vectors, lm, tokens=tokens or 32, least=3)
+    if not mems and any(name in TABLES for name in names):
+        raise StoreError(
+            f"{vectors.path} has no passage of {tokens or 32} tokens with three exact solutions of {lm.name}. "
+            "Train some with `memlab bench bundled`."
+        )
+    for name in names:
+        if name in TABLES:
+            yield name, TABLES[name](lm, mems)
+        else:
+            yield name, OF_STORE[name](lm, vectors, session.store, tokens=tokens)

@@ -1,6 +1,7 @@
-"""The optimiser study: contenders for the default recipe at equal compute, many on few passages, then few on many.
+"""The optimizer study: candidates for the default recipe, compared at equal compute.
 
-Screen: 8 original passages of 64 tokens, one seed, 200 steps of 512 tokens. A contender is a change to the incumbent.
+The screen compares many contenders on 8 original passages of 64 tokens, one seed, 200 steps of 512 tokens. The final
+compares few contenders on many passages. A contender is a change to the incumbent, the recipe that won before.
 """
 
 from __future__ import annotations
@@ -55,15 +56,15 @@ SCREEN: dict[str, dict[str, Changes]] = {
         "as published, arXiv 2607.21231": dict(base="progressive2026"),
     },
 }
-"""Question -> name -> what differs from the incumbent, or from the recipe that ``base`` names. ``start="other"``: from
-its solution of the next passage. What did not win clearly was taken out after its turn: it is in the table, with its
-recipe.
+"""Question -> name -> what differs from the incumbent, or from the recipe that ``base`` names. ``start="other"``: a
+start from the incumbent's solution of the next passage. Settings without a clear win were removed from the code; their
+results are still in the table, with their recipes.
 """
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the study: what competes, on what, with how many steps."""
+    """A stage of the study: the contenders, their passages, and the number of steps."""
 
     contenders: Mapping[str, Mapping[str, Changes]]
     texts: tuple[str, ...]
@@ -90,7 +91,7 @@ STAGES = {
 
 
 def stage_passages(lm: FrozenLM, stage: Stage, texts: Sequence[str] | None = None) -> list[Passage]:
-    """The stage's passages; for the screen every fourth original, so that each kind of text is there."""
+    """The passages of a stage. The screen takes every fourth original, so that each kind of text is among them."""
     if stage.texts == ("originals",) and not texts:
         chosen = load_texts("originals")[2::4][: stage.count]
     else:
@@ -99,14 +100,15 @@ def stage_passages(lm: FrozenLM, stage: Stage, texts: Sequence[str] | None = Non
 
 
 def ranking(table: pd.DataFrame) -> pd.DataFrame:
-    """Contenders by token passes an exact passage cost, failures at full budget; Wilson intervals of the share exact
-    over passages, since seeds are none.
+    """Contenders in order of token passes per exact passage; failed runs count with their full budget.
+
+    The Wilson interval of the exact share is over passages: several seeds of one passage count as one observation.
     """
     rows = []
     for name, group in table.groupby("contender", sort=False):
         hits = int(group.exact.sum())
-        each = group.groupby(["text_id", "start"]).exact.mean()
-        low, high = share_interval(each.sum(), len(each))
+        shares = group.groupby(["text_id", "start"]).exact.mean()
+        low, high = share_interval(shares.sum(), len(shares))
         rows.append(
             {
                 "contender": name,
@@ -124,26 +126,27 @@ def ranking(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def halves(table: pd.DataFrame) -> pd.DataFrame:
-    """The final's halves, passages by turns: the first chooses (most exact, then fewest passes), the second reports.
+    """The final in two halves of its passages: the first half chooses (most exact, then fewest token passes), the
+    second half reports.
 
-    Exact share of all runs with a 95 % Wilson interval over passages (their seeds are no passages); median over
-    passages of a run's token passes. Passages differ far more than contenders do, so the last column compares passage
-    by passage: geometric mean of token passes over those of the one in first place, bootstrap over passages.
+    The exact share is over all runs, its 95 % Wilson interval over passages. Token passes are the median over passages.
+    Passages differ far more than contenders do, so the last column compares passage by passage: geometric mean of the
+    ratio of token passes to those of the contender in first place, with a bootstrap over passages.
     """
     texts = list(dict.fromkeys(zip(table.text_id, table.start, strict=True)))
-    chooses = {pair for i, pair in enumerate(texts) if i % 2 == 0}
-    in_first = np.array([pair in chooses for pair in zip(table.text_id, table.start, strict=True)])
+    choosing = {pair for i, pair in enumerate(texts) if i % 2 == 0}
+    in_first = np.array([pair in choosing for pair in zip(table.text_id, table.start, strict=True)])
     first, second = ranking(table[in_first]), table[~in_first]
     first = first.sort_values(["share", "passes_per_exact"], ascending=[False, True], ignore_index=True)
     rows = []
     passes = second.groupby(["contender", "text_id", "start"]).token_passes.mean()
     for place, name in enumerate(first.contender):
-        apart = np.log(passes[name] / passes[first.contender[0]]).rename("ratio").reset_index()
-        ratio = Estimate(*np.exp(bootstrap(lambda t: t.ratio.mean(), apart)))
+        log_ratios = np.log(passes[name] / passes[first.contender[0]]).rename("ratio").reset_index()
+        ratio = Estimate(*np.exp(bootstrap(lambda t: t.ratio.mean(), log_ratios)))
         group = second[second.contender == name]
         hits = int(group.exact.sum())
-        each = group.groupby(["text_id", "start"]).exact.mean()
-        low, high = share_interval(each.sum(), len(each))
+        shares = group.groupby(["text_id", "start"]).exact.mean()
+        low, high = share_interval(shares.sum(), len(shares))
         middle, below, above = median_interval(group.groupby(["text_id", "start"]).token_passes.mean())
         rows.append(
             {
@@ -158,7 +161,7 @@ def halves(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def progress_curves(table: pd.DataFrame) -> pd.DataFrame:
-    """Share of passages that are exact after so many steps, by contender: what ``charts.exact_by_step`` draws."""
+    """Share of exact passages after each number of steps, by contender: ``charts.exact_by_step`` draws it."""
     rows = []
     for name, group in table.groupby("contender", sort=False):
         done = np.sort(group.steps[group.exact])
@@ -176,21 +179,21 @@ def study(
     seeds: Sequence[int] = (0,),
     out: Path | None = None,
 ) -> pd.DataFrame:
-    """One row a contender, passage and seed; ``out`` (Parquet) is written after each contender and read at the start.
+    """One row per contender, passage and seed. ``out`` (Parquet) is written after each contender and read at the start.
 
-    ``seconds`` is the contender's wall time over all its passages, the same in each of its rows; missing where some of
-    them came from the store. Rows of other passages and contenders stay in the file. Raises ``RunsFailedError``.
+    ``seconds`` is the contender's wall time over all its passages, the same in each of its rows. It is missing if some
+    of them came from the store. Rows of other passages and contenders stay in the file. Raises ``RunsFailedError``.
     """
-    known = read_table(out)
-    table = pd.DataFrame() if known is None else known
-    if known is not None:
-        require_columns(known, ("contender", "key"))
-    asked: set[tuple[str, str]] = set()
+    earlier = read_table(out)
+    table = pd.DataFrame() if earlier is None else earlier
+    if earlier is not None:
+        require_columns(earlier, ("contender", "key"))
+    all_runs: set[tuple[str, str]] = set()
     flat = [(question, name, changes) for question, group in contenders.items() for name, changes in group.items()]
     for question, name, changes in flat:
         plan = _plan(session, passages, changes, budget, seeds)
         wanted = {(name, job.key) for job in plan}
-        asked |= wanted
+        all_runs |= wanted
         if wanted <= _runs(table):
             continue
         began = time.perf_counter()
@@ -201,9 +204,9 @@ def study(
         write_table(table, out)
         session.log(
             f"{name}: {rows.exact.sum()}/{len(rows)} exact, token passes {rows.token_passes.sum()}, "
-            f"bits left {rows.bits.mean():.3f}, {seconds:.0f} s"
+            f"loss {rows.bits.mean():.3f} bits a token, {seconds:.0f} s"
         )
-    return table[[run in asked for run in zip(table.contender, table.key, strict=True)]].reset_index(drop=True)
+    return table[[run in all_runs for run in zip(table.contender, table.key, strict=True)]].reset_index(drop=True)
 
 
 def _runs(table: pd.DataFrame) -> set[tuple[str, str]]:
@@ -219,8 +222,8 @@ def _plan(session: Session, passages: Sequence[Passage], changes: Changes, budge
     recipes = [Recipe.named(base, **{"budget": budget, "seed": seed} | changes) for seed in seeds]
     parents = None
     if start == "other":
-        known = run(Plan.of(session.lm, passages, recipes[0]), session.store, progress=session.progress).whole()
-        parents = [*known[1:], known[0]]
+        solutions = run(Plan.of(session.lm, passages, recipes[0]), session.store, progress=session.progress).whole()
+        parents = [*solutions[1:], solutions[0]]
     return Plan.of(session.lm, passages, recipes, start=parents)
 
 

@@ -1,6 +1,6 @@
-"""How many bits of a mem vector are needed: the coarsest form of each number that still decodes exactly.
+"""How many bits of a mem vector are needed: the coarsest stored form from which the text still decodes exactly.
 
-The paper (arXiv 2502.13063) counts 16 bits a number. Here each stored form is decoded freely, as *exact* means it.
+The paper (arXiv 2502.13063) counts 16 bits per number. Here every form is decoded freely, as *exact* requires.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Form:
 
     name: str
     bits: float
-    """Bits a number."""
+    """Bits per number."""
     overhead: int
-    """Bits a vector besides: its scale, or which numbers are there."""
+    """Further bits per vector: its scale, or which numbers are present."""
     make: Callable[[MemVector], MemVector]
 
 
@@ -44,53 +44,54 @@ FORMS = (
     Form("bfloat16", 16, 0, lambda mem: mem.cast("bfloat16")),
     *(_rounded(bits) for bits in (16, 12, 10, 9, 8, 7, 6, 5, 4, 3, 2)),
 )
-"""Floating point, and signed integers with one float32 scale a vector."""
+"""Floating point, and signed integers with one float32 scale per vector."""
 TIE = 0.01
-"""Logits by which rounding alone may turn a float32 argmax."""
+"""Largest margin (logits) at which float32 rounding alone may change an argmax."""
 KEPT = (0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Shares of a vector's numbers kept, the largest, in ``pruning``."""
+"""Shares of a vector's numbers that ``pruning`` keeps, the largest ones."""
 
 
 def exact_vectors(store: Store, lm: FrozenLM, count: int, *, tokens: int | None = None) -> list[MemVector]:
-    """Up to ``count`` exact vectors of this model, by key: a choice that looks at nothing else, the same each time; or
-    only those of so many ``tokens``.
+    """The first ``count`` exact vectors of this model in order of their keys, or only those of ``tokens`` tokens.
+
+    Keys are hashes, so this choice does not depend on the results, and it is the same each time.
     """
     table = store.table()
-    found: list[MemVector] = []
+    mems: list[MemVector] = []
     if not len(table):
-        return found
-    of_it = table.exact.astype(bool) & (table.model == lm.name)
+        return mems
+    fits = table.exact.astype(bool) & (table.model == lm.name)
     if tokens is not None:
-        of_it &= table.tokens == tokens
-    for key in sorted(table.key[of_it]):
-        if len(found) == count:
+        fits &= table.tokens == tokens
+    for key in sorted(table.key[fits]):
+        if len(mems) == count:
             break
         mem = store.get(key)
         if mem.fingerprint == lm.fingerprint and not mem.redaction:
-            found.append(mem)
-    return found
+            mems.append(mem)
+    return mems
 
 
 def precision(
     lm: FrozenLM, mems: Sequence[MemVector], *, forms: Sequence[Form] = FORMS, batch: int = 16
 ) -> pd.DataFrame:
-    """One row a vector and form: is it still exact, its smallest margin (logits), and what it takes to store.
+    """One row per vector and form: is it still exact, its smallest margin (logits), and its stored bits.
 
-    Free decoding and the pass over the true text agree up to the first token that is not argmax. So a form whose text
-    has such a token, by more than ``TIE``, does not decode; all others are asked by an exact check, at batch 1.
+    Free decoding and a pass over the true text agree up to the first token that is not the argmax. So a form with such
+    a token, by more than ``TIE``, does not decode. Every other form gets an exact check at batch 1.
     """
-    made: list[tuple[MemVector, Form, MemVector | None]] = []
+    variants: list[tuple[MemVector, Form, MemVector | None]] = []
     for mem in mems:
         for form in forms:
             try:
-                made.append((mem, form, form.make(mem)))
-            except VectorError:  # numbers that the form has no place for
-                made.append((mem, form, None))
+                variants.append((mem, form, form.make(mem)))
+            except VectorError:  # the form cannot represent these numbers
+                variants.append((mem, form, None))
     rows = []
-    for start in range(0, len(made), batch):
-        some = made[start : start + batch]
-        margins = iter(_margins(lm, [changed for *_, changed in some if changed]))
-        for mem, form, changed in some:
+    for start in range(0, len(variants), batch):
+        chunk = variants[start : start + batch]
+        margins = iter(_margins(lm, [changed for *_, changed in chunk if changed]))
+        for mem, form, changed in chunk:
             margin = next(margins) if changed else -np.inf
             alone = decoding.check(lm, changed) if changed and margin > -TIE else None
             rows.append(
@@ -112,8 +113,9 @@ def precision(
 
 
 def pruning(lm: FrozenLM, mems: Sequence[MemVector], *, kept: Sequence[float] = KEPT, batch: int = 16) -> pd.DataFrame:
-    """``precision`` of vectors whose smallest numbers are set to 0 and the others kept in float16; which ones are there
-    costs one bit a number.
+    """``precision`` of vectors whose smallest numbers are set to 0 while the others stay in float16.
+
+    One bit per number says which numbers are present.
     """
     forms = [
         Form(f"{share:.0%} of the numbers", share * 16, mems[0].d if mems else 0, partial(_pruned, kept=share))
@@ -123,10 +125,10 @@ def pruning(lm: FrozenLM, mems: Sequence[MemVector], *, kept: Sequence[float] = 
 
 
 def fewest_bits(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a vector: the form of the fewest stored bits that is exact, of those in ``precision``'s table.
+    """One row per vector: the exact form with the fewest stored bits in the table of ``precision``.
 
-    Columns beside its key: ``tokens k form bits_a_number stored_bits bits_a_token margin_float32``. Rounding is no
-    ladder: a coarser form may decode where a finer one does not.
+    Columns next to its key: ``tokens k form bits_a_number stored_bits bits_a_token margin_float32``. Rounding is not
+    monotonic: a coarser form may decode while a finer one does not.
     """
     exact = table[table.exact].sort_values("stored_bits", kind="stable").groupby("key", sort=False).head(1)
     columns = ["key", "text_id", "tokens", "k", "form", "bits_a_number", "stored_bits", "margin_float32"]
@@ -134,9 +136,9 @@ def fewest_bits(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def survived(table: pd.DataFrame) -> pd.DataFrame:
-    """Of each form the share of vectors that it keeps exact: ``form bits_a_number share low high``.
+    """The share of vectors that each form keeps exact: ``form bits_a_number share low high``.
 
-    The Wilson interval takes all vectors of a text for one, which errs on the side of wide.
+    The Wilson interval counts all vectors of a text as one, so it is rather too wide than too narrow.
     """
     rows = []
     for (form, bits), group in table.groupby(["form", "bits_a_number"], sort=False):
@@ -146,11 +148,11 @@ def survived(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def predicted_by_margin(table: pd.DataFrame, *, at_one_length: bool = False) -> Estimate:
-    """Spearman rank correlation, over vectors, of the float32 margin with the fewest stored bits a number.
+    """Spearman rank correlation over vectors between the float32 margin and the fewest stored bits per number.
 
-    A wide margin should bear coarse rounding: -1 would be a perfect prediction, 0 none. ``at_one_length``: of vectors
-    with as many tokens, all lengths pooled, since longer texts have smaller margins and need more bits for reasons of
-    their own. The interval draws texts, all their vectors together.
+    A vector with a wide margin should tolerate coarse rounding: -1 would be a perfect prediction, 0 no prediction.
+    ``at_one_length``: ranks are compared among vectors of the same number of tokens, and all lengths pooled, because
+    longer texts have smaller margins and also need more bits. The bootstrap draws texts with all their vectors.
     """
     columns = ["margin_float32", "bits_a_number"]
 
@@ -164,13 +166,13 @@ def predicted_by_margin(table: pd.DataFrame, *, at_one_length: bool = False) -> 
 
 
 def gain_per_bit(lm: FrozenLM, mems: Sequence[MemVector], table: pd.DataFrame) -> pd.DataFrame:
-    """``fewest_bits`` with what each vector takes off its text (``information_gain_bits``) and that per stored bit.
+    """``fewest_bits`` with the information gain of each vector (``information_gain_bits``) and its gain per stored bit.
 
-    The gain is the stored vector's; in its coarsest exact form every token is argmax still.
+    The gain is that of the stored float32 vector. In the coarsest exact form every token is still the argmax.
     """
-    gained = {row.key: row.bits_without - row.bits_with for row in gains(lm, mems).itertuples()}
+    gain_by_key = {row.key: row.bits_without - row.bits_with for row in gains(lm, mems).itertuples()}
     best = fewest_bits(table)
-    best["information_gain_bits"] = best.key.map(gained)
+    best["information_gain_bits"] = best.key.map(gain_by_key)
     return best.assign(gain_per_stored_bit=best.information_gain_bits / best.stored_bits)
 
 

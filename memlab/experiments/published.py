@@ -1,4 +1,4 @@
-"""Our horizons beside published figures, in one table a chart can take."""
+"""Our horizons and published figures in one table, for charts."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ OURS = "decoded freely, every token; median, 95 % (memlab)"
 def capacity_by_model(horizons: pd.DataFrame, sizes: Mapping[str, tuple[int, int]]) -> pd.DataFrame:
     """Tokens one vector holds, published and measured: ``model texts theoretical tokens low high method``.
 
-    ``horizons``: ``capacity.horizons`` with k = 1 among them; ``sizes``: (d, vocabulary) of their models. Published
-    natural text is PG-19. ``low`` and ``high`` are the 95 % interval of our median, and a standard deviation to either
-    side of the published means; the papers' largest lengths have neither.
+    ``horizons``: a table of ``capacity.horizons`` with rows of k = 1. ``sizes``: (d, vocabulary) of each model. The
+    published natural text is PG-19. ``low`` and ``high`` are the 95 % interval of our median, or one standard deviation
+    below and above the published mean. The largest lengths of arXiv 2502.13063 have neither.
     """
     paper = reference("paper2025-capacity").query("k == 1 and texts == 'pg19'").assign(method=PAPER)
     paper = paper.rename(columns={"max_tokens": "tokens"})
     grown = reference("progressive2026-horizon").query("setting != 'inside a learned rank-256 subspace'")
-    # Two learning rates of one model: what it holds is at least the better one.
+    # Some models were run with two learning rates. A model holds at least the better result.
     grown = grown.sort_values("horizon_tokens").groupby("model", sort=False).tail(1).assign(method=PROGRESSIVE)
     grown = grown.rename(columns={"horizon_tokens": "tokens"})
     sd = grown.horizon_tokens_sd
     grown = grown.assign(low=grown.tokens - sd, high=grown.tokens + sd)
-    mine = exact_estimates(horizons[horizons.k == 1]).assign(method=OURS)
-    mine["d"] = [sizes[name][0] for name in mine.model]
-    mine["vocabulary"] = [sizes[name][1] for name in mine.model]
-    table = pd.concat([paper, grown, _drawn(mine)], ignore_index=True)
+    ours = exact_estimates(horizons[horizons.k == 1]).assign(method=OURS)
+    ours["d"] = [sizes[name][0] for name in ours.model]
+    ours["vocabulary"] = [sizes[name][1] for name in ours.model]
+    table = pd.concat([paper, grown, _with_estimate_columns(ours)], ignore_index=True)
     table["theoretical"] = [theoretical_tokens(d, v) for d, v in zip(table.d, table.vocabulary, strict=True)]
     return table[["model", "texts", "theoretical", "tokens", "low", "high", "method"]]
 
@@ -42,21 +42,21 @@ def capacity_by_model(horizons: pd.DataFrame, sizes: Mapping[str, tuple[int, int
 def more_vectors(horizons: pd.DataFrame) -> pd.DataFrame:
     """Tokens that k vectors hold, published and measured: ``model k tokens series text_id``.
 
-    Ours passage by passage, of those measured at several k: medians over whichever passages each k was tried on would
-    tell of the passages. What ended only because the search did is left out. Published are the largest lengths, of no
-    passage.
+    Our rows are single passages that were measured at several k: medians over different passages at each k would show
+    differences between passages. Searches that ended only because their budget did are left out. The published values
+    are the largest lengths, without a passage.
     """
     paper = reference("paper2025-capacity").query("texts == 'pg19'").rename(columns={"max_tokens": "tokens"})
     paper = paper[paper.groupby("model").k.transform("nunique") > 1]
     paper = paper.assign(series=paper.model + ", published")
-    mine = at_several_k(horizons).rename(columns={"horizon": "tokens"})
-    mine = mine.assign(series=mine.model + ", " + mine.texts)
-    table = pd.concat([paper.assign(text_id=paper.model), mine], ignore_index=True)
+    ours = at_several_k(horizons).rename(columns={"horizon": "tokens"})
+    ours = ours.assign(series=ours.model + ", " + ours.texts)
+    table = pd.concat([paper.assign(text_id=paper.model), ours], ignore_index=True)
     return table[["model", "k", "tokens", "series", "text_id"]]
 
 
-def _drawn(found: pd.DataFrame) -> pd.DataFrame:
-    """Estimates as columns; the interval of a handful of passages is open, and no line."""
-    ends = {end: [getattr(estimate, end) for estimate in found.tokens] for end in ("low", "high")}
-    values = [estimate.value for estimate in found.tokens]
-    return found.assign(**ends, tokens=values).replace([np.inf, -np.inf], np.nan)
+def _with_estimate_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Estimates as columns. The interval of few passages has an open end, which is stored as missing."""
+    ends = {end: [getattr(estimate, end) for estimate in table.tokens] for end in ("low", "high")}
+    values = [estimate.value for estimate in table.tokens]
+    return table.assign(**ends, tokens=values).replace([np.inf, -np.inf], np.nan)

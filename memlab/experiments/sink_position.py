@@ -1,7 +1,7 @@
-"""Does a token before the vectors help, and why: exact shares by placement, the first token's lead, attention mass.
+"""Does a token before the vectors help, and why? Exact shares by placement, first-token margin, attention mass.
 
-Claim put to the test: on some models the first position is the attention sink, and a vector that stands there cannot
-do its work; behind a sink token it can (measured for this project; attention sinks: arXiv 2309.17453).
+The claim to test: on some models the first position is the attention sink, and a vector at that position cannot do its
+work; after a sink token it can. Measured for this project; attention sinks: arXiv 2309.17453.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ def sink(session: Session, passages: Sequence[Passage], *, recipe: Recipe | None
     attention.
     """
     # The preconditioner is measured after the model's sink prefix. Whitening would favour that one placement.
-    lm, known, recipe = session.lm, session.resume_from, recipe or Recipe.default(whiten=0)
+    lm, resume_from, recipe = session.lm, session.resume_from, recipe or Recipe.default(whiten=0)
     token = special_token(lm)
     placements: dict[str, dict[str, tuple[int, ...]]] = {
         PLAIN: dict(prefix=(), suffix=()),
         "s [mem] text": dict(prefix=token, suffix=()),
         "[mem] s text": dict(prefix=(), suffix=token),
     }
-    before: dict[str, dict[str, Any]] = {}
-    if known is not None and len(known):
-        require_columns(known, ("model", "placement", "text_id", "key"))
-        before = {row["key"]: row for row in known.to_dict("records")}
+    earlier: dict[str, dict[str, Any]] = {}
+    if resume_from is not None and len(resume_from):
+        require_columns(resume_from, ("model", "placement", "text_id", "key"))
+        earlier = {row["key"]: row for row in resume_from.to_dict("records")}
     rows = []
-    for name, where in placements.items():
-        plan = Plan.of(lm, passages, recipe.replace(**where))
-        missing = Plan(tuple(job for job in plan if job.key not in before))
-        made = {mem.key: mem for mem in run(missing, session.store, progress=session.progress).whole()}
+    for name, tokens in placements.items():
+        plan = Plan.of(lm, passages, recipe.replace(**tokens))
+        missing = Plan(tuple(job for job in plan if job.key not in earlier))
+        trained = {mem.key: mem for mem in run(missing, session.store, progress=session.progress).whole()}
         rows += [
-            before[job.key] | {"text_id": job.passage.span.id}
-            if job.key in before
-            else {"placement": name, "s": token[0], **_row(lm, made[job.key])}
+            earlier[job.key] | {"text_id": job.passage.span.id}
+            if job.key in earlier
+            else {"placement": name, "s": token[0], **_row(lm, trained[job.key])}
             for job in plan
         ]
     return pd.DataFrame(rows)
@@ -80,23 +80,23 @@ def _row(lm: FrozenLM, mem: MemVector) -> dict[str, Any]:
 
 
 def sink_passages(lm: FrozenLM, texts: Sequence[Text], tokens: int) -> list[Passage]:
-    """Passages of a language model; a toy gets random tokens, a quarter as many, since it knows no language."""
+    """Passages of ``tokens`` tokens. A toy knows no language, so it gets random tokens, a quarter of that number."""
     if not lm.name.startswith("toy:"):
         return [lm.passage(text, tokens) for text in texts]
     rng = np.random.default_rng(0)
-    each = max(1, tokens // 4)
-    return [lm.passage_of_ids(rng.integers(0, lm.vocabulary, each), name=f"random-{i}") for i in range(len(texts))]
+    length = max(1, tokens // 4)
+    return [lm.passage_of_ids(rng.integers(0, lm.vocabulary, length), name=f"random-{i}") for i in range(len(texts))]
 
 
 def special_token(lm: FrozenLM) -> tuple[int, ...]:
-    """The special token with the best cross-entropy behind it, whether or not it earns its place as sink prefix."""
+    """The special token after which cross-entropy is lowest, even if the model is better without a sink prefix."""
     nats = {prefix: value for prefix, value in lm.sink_candidates().items() if prefix}
     return min(nats, key=lambda prefix: nats[prefix]) if nats else (0,)
 
 
 @torch.no_grad()
 def first_token_margin(lm: FrozenLM, mem: MemVector) -> float:
-    """Lead of the first token's logit over the best other one, decoded from the vectors alone, float32."""
+    """Logit of the first token minus the largest other logit, decoded from the vectors alone in float32."""
     rows = context_of(lm, mem)
     last = torch.tensor([len(rows) - 1], device=lm.device)
     target = torch.tensor(mem.token_ids[:1].copy(), device=lm.device)
@@ -104,21 +104,24 @@ def first_token_margin(lm: FrozenLM, mem: MemVector) -> float:
 
 
 PLAIN = "[mem] text"
-"""The placement without a token besides the vectors, which the others are compared with."""
+"""The placement without a special token. The others are compared with it."""
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a model and placement: exact share with a 95 % Wilson interval, medians of the rest; and how many steps
-    it takes, passage by passage, over those without the token (failures at their full budget): geometric mean with a
-    bootstrap interval over passages.
+    """One row per model and placement: exact share with a 95 % Wilson interval, and medians of the other columns.
+
+    The steps are also compared passage by passage with those without the token: geometric mean of the ratio, with a
+    bootstrap interval over passages. Failed runs count with their full budget.
     """
     rows = []
     for (model, placement), group in table.groupby(["model", "placement"], sort=False):
         hits = int(group.exact.sum())
         low, high = share_interval(hits, len(group))
         plain = table[(table.model == model) & (table.placement == PLAIN)].set_index("text_id").steps
-        apart = group.assign(log=np.log(group.steps.clip(1).to_numpy() / plain.clip(1).loc[group.text_id].to_numpy()))
-        ratio = Estimate(*np.exp(bootstrap(lambda t: float(t.log.mean()), apart)))
+        log_ratios = group.assign(
+            log=np.log(group.steps.clip(1).to_numpy() / plain.clip(1).loc[group.text_id].to_numpy())
+        )
+        ratio = Estimate(*np.exp(bootstrap(lambda t: float(t.log.mean()), log_ratios)))
         rows.append(
             {
                 "model": model,
@@ -128,7 +131,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
                 "steps": group.steps.median(),
                 "steps, over without": "1" if placement == PLAIN else format(ratio, ".2f"),
                 "accuracy": round(group.accuracy.mean(), 3),
-                "first lead": round(group.first_lead.median(), 2),
+                "first-token margin": round(group.first_lead.median(), 2),
                 "attention on position 0": round(group.on_first.mean(), 3),
                 "attention on the vectors": round(group.on_mem.mean(), 3),
             }

@@ -1,7 +1,7 @@
-"""Ours against the published ways, on the same passages, machine and run: time and passes per passage that decodes.
+"""memlab and two published methods on the same passages, machine and run: time and token passes per decoded passage.
 
-The published ways are run as published: one passage at a time, float32, torch's AdamW, the model's own forward with
-all its logits. Nothing of memlab's engine is in them.
+The published methods run as published: one passage at a time, float32, torch's AdamW, the model's own forward with all
+its logits. They use no part of memlab's training engine.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from memlab.training.preconditioner import measure_preconditioner
 
 PUBLISHED = {"paper2025": Recipe.paper2025, "progressive2026": Recipe.progressive2026}
 MACHINE = ("device", "threads", "model", "fingerprint")
-"""Columns that say whose seconds a row has: only rows that agree in them are compared."""
+"""Columns that identify the machine and the model. Seconds are compared only between rows that agree in them."""
 
 
 def published(lm: FrozenLM, passage: Passage, recipe: Recipe) -> dict[str, Any]:
-    """Train as research code does: (k, d) vectors in float32, batch 1, until all scored tokens are argmax.
+    """Train as the research code does: (k, d) vectors in float32, batch 1, until every scored token is the argmax.
 
-    ``recipe``: ``Recipe.paper2025`` (arXiv 2502.13063) or ``Recipe.progressive2026`` (arXiv 2607.21231), or like them.
-    Returns the vectors that were measured (not those one step newer), steps, token passes and seconds of training.
+    ``recipe``: ``Recipe.paper2025`` (arXiv 2502.13063) or ``Recipe.progressive2026`` (arXiv 2607.21231), or a variant.
+    Returns the best vectors as they were scored (not after the next update), and steps, token passes and seconds.
     """
     began = time.perf_counter()
     ids = torch.tensor(passage.ids, device=lm.device)
     embedded = lm.embed(ids)
     mem = torch.nn.Parameter(initial_mem(lm, passage, recipe).to(lm.device))
-    optimiser = torch.optim.AdamW([mem], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW([mem], lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
     first = recipe.first_scored - 1
     length = recipe.grow or len(ids)
-    best, best_step, reached, kept, passes = -1, 0, 0, mem.detach().clone(), 0
+    best, best_step, reached, best_mem, passes = -1, 0, 0, mem.detach().clone(), 0
     for step in range(recipe.budget + 1):
         fed = torch.cat([mem, embedded[:length]])[None]
         logits = lm.model(inputs_embeds=fed, use_cache=False).logits[0, recipe.k - 1 + first : -1]
@@ -54,20 +54,22 @@ def published(lm: FrozenLM, passage: Passage, recipe: Recipe) -> dict[str, Any]:
         passes += length
         done = right == length - first
         if done or (right > best and not (recipe.grow and reached)):
-            best, kept = right, mem.detach().clone()
-            best_step = step if done or not recipe.grow else best_step  # a stage's steps count from its start
+            best, best_mem = right, mem.detach().clone()
+            best_step = (
+                step if done or not recipe.grow else best_step
+            )  # patience counts the steps of a stage from its start
         if done:
             reached = length
             if length == len(ids):
                 break
-            length = min(len(ids), length + recipe.grow)  # grown: the optimiser goes on as it is
+            length = min(len(ids), length + recipe.grow)  # the text grows; the optimizer keeps its state
         if step == recipe.budget or step - best_step >= recipe.patience:
             break
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return {
-        "mem": kept.cpu().numpy(),
+        "mem": best_mem.cpu().numpy(),
         "steps": step,
         "token_passes": passes,
         "seconds": time.perf_counter() - began,
@@ -87,38 +89,38 @@ def speed(
     repeats: int = 3,
     log: Callable[[str], object] = lambda line: None,
 ) -> pd.DataFrame:
-    """One row a method and passage; ``out`` (Parquet) is written after each and read first, so it can be resumed.
+    """One row per method and passage. ``out`` (Parquet) is written after each and read first, so a run can resume.
 
-    ``seconds`` covers training and the final decode. Ours trains all passages together, ``repeats`` times: a passage's
-    seconds are its share of the median wall time, by token passes; ``fastest`` and ``slowest`` say how far the walls
-    lay apart, ``once_seconds`` what the model's metric took, which is measured once a model, and ``decode_seconds``,
-    a part of ``seconds``, what the final decode takes at batch 1. ``decoded`` is, for ``paper2025``, with the first
-    token given (its code never trains that one); for the others from the vector alone. ``changes`` shortens the
-    published recipes, in tests.
+    ``seconds`` covers training and the final decode. memlab trains all passages together, ``repeats`` times, and a
+    passage's seconds are its share, by token passes, of the median wall time. ``fastest`` and ``slowest``: the extreme
+    wall times, relative to the median. ``once_seconds``: time to measure the preconditioner, once per model.
+    ``decode_seconds``: the final decode at batch 1, a part of ``seconds``. ``decoded``: for ``paper2025`` with the
+    first token given, because its code never trains that token; for the others from the vector alone. ``changes``:
+    changes to the published recipes, which tests use to shorten them.
     """
-    here = (device_name(lm.device), torch.get_num_threads(), lm.name, lm.fingerprint)
-    machine = dict(zip(MACHINE, here, strict=True))
+    machine_values = (device_name(lm.device), torch.get_num_threads(), lm.name, lm.fingerprint)
+    machine = dict(zip(MACHINE, machine_values, strict=True))
     table, others = _resumed(out, machine, log)
     names = [f"{p.span.id}:{len(p)}" for p in passages]
 
-    def keep(rows: list[dict[str, Any]]) -> None:
+    def add(rows: list[dict[str, Any]]) -> None:
         nonlocal table
         table = pd.concat([table, pd.DataFrame([row | machine for row in rows])], ignore_index=True)
         write_table(pd.concat([table, others], ignore_index=True), out)
 
     ours = recipe or Recipe.default()
     mine = table[(table.method == "memlab") & (table.recipe == ours.canonical())]
-    if set(mine.passage) != set(names):  # they shared their passes: other company, other times
+    if set(mine.passage) != set(names):  # times depend on which passages train together
         table = table[table.method != "memlab"]
-        keep(_ours(lm, passages, names, ours, repeats))
+        add(_ours(lm, passages, names, ours, repeats))
         log(f"memlab: {table.seconds[table.method == 'memlab'].sum():.0f} s for {len(passages)} passages")
     for passage, name in sorted(zip(passages, names, strict=True), key=lambda pair: len(pair[0])):
         for method in against:
             theirs = PUBLISHED[method](**(changes or {}))
-            there = (table.method == method) & (table.passage == name) & (table.recipe == theirs.canonical())
-            if there.any():
+            present = (table.method == method) & (table.passage == name) & (table.recipe == theirs.canonical())
+            if present.any():
                 continue
-            keep([_theirs(lm, passage, name, method, theirs)])
+            add([_theirs(lm, passage, name, method, theirs)])
             log(f"{method} {name}: {table.seconds.iloc[-1]:.0f} s, decoded: {bool(table.decoded.iloc[-1])}")
     return table[table.passage.isin(names)].reset_index(drop=True)
 
@@ -126,8 +128,9 @@ def speed(
 def _resumed(
     out: Path | None, machine: dict[str, Any], log: Callable[[str], object]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of ``out`` that this machine made with these weights, and the others: they stay, but their times are not
-    to be set beside ours.
+    """The rows of ``out`` that this machine made with these weights, and the others, which stay in the file.
+
+    Times of different machines cannot be compared.
     """
     table = read_table(out)
     if table is None:
@@ -136,19 +139,19 @@ def _resumed(
     require_columns(table, ("method", "passage", "recipe"))
     fits = np.all([table[name] == value if name in table else False for name, value in machine.items()], axis=0)
     if not fits.all():
-        log(f"{(~fits).sum()} rows of {out} are of another machine or other weights: they stay, uncounted")
+        log(f"{(~fits).sum()} rows of {out} are from another machine or other weights: they stay, but do not count")
     return table[fits].reset_index(drop=True), table[~fits]
 
 
 def _ours(
     lm: FrozenLM, passages: Sequence[Passage], names: Sequence[str], recipe: Recipe, repeats: int
 ) -> list[dict[str, Any]]:
-    # What a process needs once is not a passage's time: weights in bf16, the first pass's own set-up.
+    # A first run, not timed: set-up that a process does once (weights in bfloat16, first pass) is not a passage's time.
     cram(lm, passages[0], recipe.replace(budget=1), progress=False)
     once = _seconds(lambda: measure_preconditioner(lm)) if recipe.whiten else 0.0
     mems: list[MemVector] = []
     walls = [_seconds(lambda: cram(lm, list(passages), recipe, progress=False)) for _ in range(repeats - 1)]
-    # Its watching takes a little time, too: that run is one of those counted, and is told from none.
+    # Memory sampling slows this run slightly. It still counts as one of the repeats, without correction.
     peak = peak_memory(
         lambda: walls.append(_seconds(lambda: mems.extend(cram(lm, list(passages), recipe, progress=False)))), lm.device
     )
@@ -184,10 +187,10 @@ def _ours(
 
 
 def _theirs(lm: FrozenLM, passage: Passage, name: str, method: str, recipe: Recipe) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    peak = peak_memory(lambda: made.update(published(lm, passage, recipe)), lm.device)
+    trained: dict[str, Any] = {}
+    peak = peak_memory(lambda: trained.update(published(lm, passage, recipe)), lm.device)
     mem = MemVector(
-        mem=made["mem"],
+        mem=trained["mem"],
         token_ids=passage.ids,
         prefix_ids=np.array([], np.int64),
         suffix_ids=np.array([], np.int64),
@@ -197,13 +200,15 @@ def _theirs(lm: FrozenLM, passage: Passage, name: str, method: str, recipe: Reci
         recipe=recipe,
         parent=None,
         text=passage.span,
-        steps=made["steps"],
-        seconds=made["seconds"],
+        steps=trained["steps"],
+        seconds=trained["seconds"],
         trace={},
         provenance={},
     )
     forward = step_flops(lambda: published(lm, passage, recipe.replace(budget=0, grow=0)))
-    flops = 2 * forward * made["token_passes"] / len(passage)  # the way back to the vectors costs the same again
+    flops = (
+        2 * forward * trained["token_passes"] / len(passage)
+    )  # the backward pass to the vectors costs as much as the forward pass
     began = time.perf_counter()
     check = decoding.check(lm, mem, first_given=recipe.first_scored > 1)
     decode = time.perf_counter() - began
@@ -213,16 +218,16 @@ def _theirs(lm: FrozenLM, passage: Passage, name: str, method: str, recipe: Reci
         "text_id": passage.span.id,
         "tokens": len(passage),
         "decoded": check.passed,
-        "steps": made["steps"],
-        "token_passes": made["token_passes"],
-        "seconds": made["seconds"] + decode,
+        "steps": trained["steps"],
+        "token_passes": trained["token_passes"],
+        "seconds": trained["seconds"] + decode,
         "decode_seconds": decode,
-        # A failure costs its whole budget, whatever a rule of patience spared. A growing text's budget is its patience.
+        # A failure costs its whole budget, even if patience ended it early. For a growing text, patience is the budget.
         "full_seconds": decode
-        + made["seconds"] * (1 if check.passed or recipe.grow else recipe.budget / max(1, made["steps"])),
-        "accuracy": made["accuracy"],
-        "tokens_per_second": made["token_passes"] / made["seconds"],
-        "machine_share": flops / made["seconds"] / machine_rate(lm.device, torch.float32),
+        + trained["seconds"] * (1 if check.passed or recipe.grow else recipe.budget / max(1, trained["steps"])),
+        "accuracy": trained["accuracy"],
+        "tokens_per_second": trained["token_passes"] / trained["seconds"],
+        "machine_share": flops / trained["seconds"] / machine_rate(lm.device, torch.float32),
         "peak_gib": peak / 2**30,
         "dtype": "float32",
         "recipe": recipe.canonical(),
@@ -236,20 +241,21 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 
 def ratios(table: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
-    """Time per decoded passage, published over ours, with 95 % bootstrap intervals over texts (paired): the lengths of
-    one text are drawn together. Each machine by itself: seconds of two are not to be set beside each other.
+    """Time per decoded passage: published method over memlab, with 95 % bootstrap intervals over texts.
 
-    ``both decode``: over passages that both decode. ``with failures``: seconds of all passages, failures at the full
-    budget, over the number that decode. ``with failures, as they stopped``: at what they took, since published code may
-    give up before its budget is spent. ``with failures, and the metric``: as if ours had to measure the model's metric
-    for these passages alone.
+    Texts are drawn with all their lengths, the same texts for both methods. Machines are compared separately.
+
+    ``both decode``: over passages that both methods decode. ``with failures``: seconds of all passages, failures at
+    their full budget, over the number that decode. ``with failures, as they stopped``: failures at the time they took,
+    because published code may stop before its budget is spent. ``with failures, and the metric``: as if memlab had to
+    measure the preconditioner for these passages alone.
     """
     if machine := [name for name in MACHINE if name in table]:
-        of_each = [
+        by_machine = [
             ratios(rows.drop(columns=machine), draws=draws, seed=seed).assign(**dict(zip(machine, values, strict=True)))
             for values, rows in table.groupby(machine, sort=False, dropna=False)
         ]
-        return pd.concat(of_each, ignore_index=True)
+        return pd.concat(by_machine, ignore_index=True)
     rng = np.random.default_rng(seed)
     ours = table[table.method == "memlab"].set_index("passage")
     rows = []
@@ -274,9 +280,9 @@ def ratios(table: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) -> pd.Dat
                 with np.errstate(divide="ignore", invalid="ignore"):
                     return (t[0][i].sum() / t[1][i].sum()) / ((o[0][i].sum() + once) / o[1][i].sum())
 
-            each = np.array([ratio(i) for i in drawn])
-            told = np.isnan(each).mean() <= 0.05  # draws in which no passage decodes say nothing
-            low, high = np.nanquantile(each, [0.025, 0.975]) if told else (np.nan, np.nan)
+            values = np.array([ratio(i) for i in drawn])
+            enough = np.isnan(values).mean() <= 0.05  # NaN: a draw in which no passage decodes
+            low, high = np.nanquantile(values, [0.025, 0.975]) if enough else (np.nan, np.nan)
             count = int(both.sum()) if name == "both decode" else len(names)
             rows.append((method, name, float(ratio(np.arange(len(names)))), float(low), float(high), count))
     return pd.DataFrame(rows, columns=["method", "over", "ratio", "low", "high", "passages"])

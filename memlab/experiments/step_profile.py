@@ -1,4 +1,4 @@
-"""Where a training step's time and memory go: its own matrix products, timed bare in the same run, against the step."""
+"""Where a training step spends its time and memory: the step compared with its matrix products alone, in one run."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         num_key_value_heads=8, vocab_size=128256, max_position_embeddings=131072, rope_theta=500000.0,
     ),
 }  # fmt: skip
-"""Models of the Llama architecture by their published sizes, for timing: weights are random."""
+"""Published sizes of models of the Llama architecture. They are built with random weights, for timing only."""
 
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 
 
 class _Products(TorchDispatchMode):
-    """Shapes and strides of the matrix products that happen while this is on."""
+    """Records shapes and strides of the matrix products inside the ``with`` block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,11 +43,14 @@ class _Products(TorchDispatchMode):
 
 
 def random_weights(shape: str, device: str | None = None) -> FrozenLM:
-    """A model of that shape with random weights: a step takes as long as with trained ones, and nothing is fetched."""
+    """A model of this shape with random weights, which needs no download. A step takes as long as with trained weights.
+
+    Raises ``ModelError``.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     if shape not in SHAPES:
-        raise ModelError(f"no shape {shape!r}; there are: {', '.join(SHAPES)}")
+        raise ModelError(f"There is no shape {shape!r}. Use one of: {', '.join(SHAPES)}.")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with where:
         model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape]))
@@ -55,12 +58,12 @@ def random_weights(shape: str, device: str | None = None) -> FrozenLM:
 
 
 def profile_steps(lm: FrozenLM, shapes: Sequence[tuple[int, int]], *, repeats: int = 7) -> pd.DataFrame:
-    """One row a shape (passages, tokens): seconds of a step, of its bare matrix products, and peak memory.
+    """One row per shape (passages, tokens): seconds of a step, of its matrix products alone, and peak memory.
 
-    ``share_linear`` counts the products with weights only, ``share`` those of attention too (on a GPU they are inside
-    fused kernels, and not counted). Peak memory is what the process (or the card) holds above the loaded model while
-    the step runs. A shape that is recorded (``replay``) has a second row, ``replayed``, without a peak: its memory is
-    there all the time.
+    ``share_linear`` counts only products with weights, ``share`` also those of attention (except on a GPU, where they
+    are inside fused kernels). Peak memory is what the process (or the GPU) holds above the loaded model while the step
+    runs. A shape that is captured as a CUDA graph has a second row, ``replayed``, without a peak: a graph holds its
+    memory all the time.
     """
     out = []
     for rows, tokens in shapes:
@@ -74,7 +77,7 @@ def profile_steps(lm: FrozenLM, shapes: Sequence[tuple[int, int]], *, repeats: i
         linear = sum(bare[s] * n for s, n in products.seen.items() if len(s[1]) == 2)
         attention = sum(bare[s] * n for s, n in products.seen.items() if len(s[1]) == 3)
         for replayed in (False, True):
-            if replayed and not _recorded(lm, step):
+            if replayed and not _is_replayed(lm, step):
                 continue
             with nullcontext() if replayed else eager():
                 seconds = sorted(timed(step) for _ in range(repeats))
@@ -102,19 +105,19 @@ def profile_steps(lm: FrozenLM, shapes: Sequence[tuple[int, int]], *, repeats: i
     return pd.DataFrame(out)
 
 
-def _recorded(lm: FrozenLM, step: Callable[[], None]) -> bool:
-    """Whether the step is replayed by now, having been taken often enough."""
-    if not (frames := graph_cache_of(lm)):
+def _is_replayed(lm: FrozenLM, step: Callable[[], None]) -> bool:
+    """Whether the step is replayed from a CUDA graph after enough repetitions."""
+    if not (graphs := graph_cache_of(lm)):
         return False
     for _ in range(CAPTURE_AT):
         step()
-    before = frames.replayed
+    before = graphs.replayed
     step()
-    return frames.replayed > before
+    return graphs.replayed > before
 
 
 def _bare(shape: tuple[Any, ...], device: torch.device, repeats: int = 9) -> float:
-    """Median seconds of one matrix product of that shape and layout, on data that no cache holds warm for long."""
+    """Median seconds of one matrix product of this shape and layout."""
     dtype, size_a, stride_a, size_b, stride_b = shape
 
     def operand(size: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:

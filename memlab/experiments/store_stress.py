@@ -1,4 +1,4 @@
-"""Writers killed at random moments: what a store still promises then. Vectors are made up, so no model is needed."""
+"""Stress tests of a store: writers killed at random moments, and 100,000 entries. The vectors are made up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from memlab.results.store import Store
 
 
 def random_result(number: int, *, k: int = 4, d: int = 512) -> MemVector:
-    """The vector of a run that never was: one key a number."""
+    """A made-up result. Each number gives another key."""
     rng = np.random.default_rng(number)
     return MemVector(
         mem=rng.standard_normal((k, d)).astype(np.float32),
@@ -35,7 +35,7 @@ def random_result(number: int, *, k: int = 4, d: int = 512) -> MemVector:
 
 
 def write(path: Path, rank: int, writers: int, count: int) -> None:
-    """One writer's share of the plan: whatever of it the store lacks; begun and finished keys go into a journal."""
+    """Write one writer's share of the plan, except what the store has. A journal records begun and finished keys."""
     store = Store(path)
     journal = os.open(path / f"journal-{rank}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for number in range(rank, count, writers):
@@ -49,48 +49,48 @@ def write(path: Path, rank: int, writers: int, count: int) -> None:
 
 @dataclass
 class CrashReport:
-    """What came of ``endure``."""
+    """The result of ``crash_writers``."""
 
     kills: int
     writes: int
     """Keys of the plan."""
     begun: int
-    """Times a key was begun: ``writes`` and one more for each that was lost with its writer, at most."""
+    """Times that a writer began a key. At most ``writes``, plus one for each key that was lost with its writer."""
     lost: list[str]
-    """Keys that a writer had called done and that are not there, or not sound. None may be."""
+    """Keys that a writer recorded as done but that are missing or damaged. Must be empty."""
     unreadable: list[str]
-    """What a reader met while it all went on. Nothing may be."""
+    """Errors of a reader while the writers ran. Must be empty."""
     wrong: dict[str, Exception]
-    """``Store.verify`` in the end."""
+    """The result of ``Store.verify`` at the end. Must be empty."""
     left: int
-    """Temporary files that killed writers left, which ``gc`` then removes."""
+    """Temporary files that killed writers left, and that ``gc`` removed at the end."""
     seconds: float
 
 
 def crash_writers(path: Path, kills: int, *, writers: int = 4, count: int = 400, seed: int = 0) -> CrashReport:
-    """Four programs write one plan into one store; ``kills`` times one of them is killed (SIGKILL), and starts again.
+    """Let several processes write one plan into one store. ``kills`` times, kill one (SIGKILL) and start it again.
 
-    Meanwhile everything in the store is read. Then the writers are left alone until the plan is complete.
+    Meanwhile, read from the store. At the end the writers run undisturbed until the plan is complete.
     """
     rng, began = random.Random(seed), time.perf_counter()
     path.mkdir(parents=True, exist_ok=True)
     store, unreadable, killed = Store(path), list[str](), 0
     running = [_start(path, rank, writers, count) for rank in range(writers)]
-    said = [_size(path, rank) for rank in range(writers)]
+    sizes = [_journal_size(path, rank) for rank in range(writers)]
     while killed < kills:
         time.sleep(rng.random() * 0.05)
         unreadable += _read_all(store, rng)
         rank = rng.randrange(writers)
         alive = running[rank].poll() is None
-        # Only one that is writing counts: at first, a program is but loading.
-        if alive and _size(path, rank) > said[rank]:
+        # Kill only a process that has written since its start. At first a process only loads.
+        if alive and _journal_size(path, rank) > sizes[rank]:
             running[rank].send_signal(signal.SIGKILL)
             running[rank].wait()
             killed += 1
-            said[rank] = _size(path, rank)
+            sizes[rank] = _journal_size(path, rank)
             running[rank] = _start(path, rank, writers, count)
         elif not alive:
-            count += 400  # it was through before it was killed often enough: the plan grows
+            count += 400  # the plan was complete before enough kills, so it grows
             running = [p if p.poll() is None else _start(path, rank, writers, count) for rank, p in enumerate(running)]
     for process in running:
         process.wait()
@@ -101,22 +101,22 @@ def crash_writers(path: Path, kills: int, *, writers: int = 4, count: int = 400,
     done = {key for what, key in lines if what == "done"}
     lost = sorted(key for key in done if key not in store or key in wrong)
     missing = [n for n in range(count) if random_result(n).key not in store]
-    assert not missing, f"{len(missing)} keys of the plan are missing after all"
+    assert not missing, f"{len(missing)} keys of the plan are missing at the end"
     left = len(store.gc(older=0))
     begun = sum(what == "begun" for what, _ in lines)
     return CrashReport(killed, count, begun, lost, unreadable, wrong, left, time.perf_counter() - began)
 
 
 def large(path: Path, entries: int) -> dict[str, str]:
-    """Make up a store of so many results, and time what is done with one: {what: how long, how large}."""
+    """Time common operations on a store of made-up results: {operation: its time, or a size}."""
     store = Store(path)
-    there = set(store.keys())
+    present = set(store.keys())
     for number in range(entries):
         mem = random_result(number, k=1, d=16)
-        if mem.key not in there:
+        if mem.key not in present:
             file = store.file(mem.key)
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(mem.to_bytes())  # no put: a hundred thousand fsyncs are not what is timed
+            file.write_bytes(mem.to_bytes())  # not store.put: this does not time 100,000 fsyncs
     timed = {}
 
     def time_of(what: str, work: Callable[[], Any]) -> Any:
@@ -129,7 +129,7 @@ def large(path: Path, entries: int) -> dict[str, str]:
     table = time_of("list", store.table)
     time_of("filter", lambda: table[(table.seed == 3) & (table.k == 1)])
     some = random.Random(0).sample(sorted(table.key), min(1000, len(table)))
-    time_of(f"verify {len(some)} of them", lambda: [store.get(key) for key in some])
+    time_of(f"verify {len(some)} entries", lambda: [store.get(key) for key in some])
     timed["entries"] = str(len(table))
     timed["index"] = f"{(path / 'index.parquet').stat().st_size / 1e6:.1f} MB"
     return timed
@@ -140,14 +140,14 @@ def _start(path: Path, rank: int, writers: int, count: int) -> subprocess.Popen[
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def _size(path: Path, rank: int) -> int:
-    """How much a writer has told so far."""
+def _journal_size(path: Path, rank: int) -> int:
+    """Bytes that a writer has written to its journal."""
     journal = path / f"journal-{rank}"
     return journal.stat().st_size if journal.exists() else 0
 
 
 def _read_all(store: Store, rng: random.Random) -> list[str]:
-    """Errors of reading some of what is there now."""
+    """Errors from reading some of the entries."""
     errors = []
     keys = list(store.keys())
     for key in rng.sample(keys, min(5, len(keys))):

@@ -1,4 +1,4 @@
-"""What must run a model to measure something. One file an experiment; the tables they left are in ``data/bench``."""
+"""Tables of results: those that come with memlab, and those that an experiment writes and resumes from."""
 
 from __future__ import annotations
 
@@ -16,62 +16,80 @@ if TYPE_CHECKING:
 
 
 class TableError(MemlabError, ValueError):
-    """A table that was to be gone on from and is none; the message names the file and says what to do."""
+    """A file or table that an experiment cannot resume from. The message says what to do."""
+
+    exit_code = 2
+
+
+class UnknownTableError(MemlabError, LookupError):
+    """No table has this name. The message lists those that exist."""
 
     exit_code = 2
 
 
 class TableNotWrittenError(MemlabError, OSError):
-    """A table that the disk did not take; the message names the file and says why."""
+    """A table that could not be written. The message names the file and the reason."""
 
 
 def stored(name: str) -> pd.DataFrame:
-    """The table that comes with memlab under that name: what ``memlab bench`` measured, on the machine it names."""
-    import pandas as pd  # here only: a command that lists a store should not wait for it
+    """The table of this name that comes with memlab, from ``data/bench``: results of ``memlab bench`` commands.
 
-    return pd.read_parquet(_coming_with_memlab("bench", name, "parquet"))
+    Raises ``UnknownTableError``.
+
+    >>> len(stored("step"))
+    2
+    """
+    import pandas as pd  # imported here: a command that lists a store should not wait for it
+
+    return pd.read_parquet(_file_of("bench", name, "parquet"))
 
 
 def reference(name: str) -> pd.DataFrame:
-    """Published figures that come with memlab under that name, each with its source: ``data/reference``."""
+    """Published figures of this name that come with memlab, each with its source, from ``data/reference``.
+
+    Raises ``UnknownTableError``.
+    """
     import pandas as pd
 
-    return pd.read_csv(_coming_with_memlab("reference", name, "csv"))
+    return pd.read_csv(_file_of("reference", name, "csv"))
 
 
-def _coming_with_memlab(folder: str, name: str, ending: str) -> Path:
+def _file_of(folder: str, name: str, ending: str) -> Path:
     file = data_folder() / folder / f"{name}.{ending}"
     if not file.exists():
         known = ", ".join(sorted(f.stem for f in file.parent.glob(f"*.{ending}")))
-        raise FileNotFoundError(f"no table {name!r} in {file.parent}; there are: {known}")
+        raise UnknownTableError(f"There is no table {name!r} in {file.parent}. Use one of: {known}.")
     return file
 
 
 def read_table(file: Path | None) -> pd.DataFrame | None:
-    """The table that an earlier run wrote, to go on from; None where there is none. Raises ``TableError``."""
+    """The table that an earlier run wrote, to resume from; None if there is no file. Raises ``TableError``."""
     import pandas as pd
 
     if file is None or not file.exists():
         return None
     try:
         return pd.read_parquet(file)
-    except Exception as error:  # pyarrow's errors are many
-        raise TableError(f"{file} is there and no Parquet table ({error}): move it away, or name another") from None
+    except Exception as error:  # pyarrow raises many types of error
+        raise TableError(
+            f"{file} exists but is not a Parquet table ({error}). Move it away, or give another file."
+        ) from None
 
 
 def require_columns(table: pd.DataFrame, columns: Iterable[str]) -> None:
-    """Raise ``TableError`` if it is another table than the one that was to be gone on from."""
+    """Raise ``TableError`` if this is not a table that the experiment can resume from."""
     if missing := [name for name in columns if name not in table]:
         raise TableError(
-            f"the table that is there has no column {', '.join(missing)}: it is of another command. Move it away, or "
-            "name another file"
+            f"The table has no column {', '.join(missing)}, so another command wrote it. Move it away, or give another "
+            "file."
         )
 
 
 def write_table(table: pd.DataFrame, file: Path | None) -> None:
-    """As Parquet (``.csv``: as CSV), whole or not at all: the file may be what a later run goes on from.
+    """Write Parquet, or CSV for a name that ends in ``.csv``; do nothing if ``file`` is None.
 
-    Raises ``TableNotWrittenError``.
+    The file is replaced as a whole or not at all, because a later run may resume from it. Raises
+    ``TableNotWrittenError``.
     """
     if file is None:
         return
@@ -83,4 +101,6 @@ def write_table(table: pd.DataFrame, file: Path | None) -> None:
                 table.to_parquet(temporary, index=False)
             os.replace(temporary, file)
     except OSError as error:
-        raise TableNotWrittenError(f"{file} could not be written: {error.strerror or error}") from None
+        raise TableNotWrittenError(
+            f"{file} could not be written: {error.strerror or error}. Give another file."
+        ) from None
