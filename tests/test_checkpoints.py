@@ -1,4 +1,4 @@
-"""Long trainings that are killed or stopped go on where they were, and end as if nothing had been."""
+"""A training that is killed or stopped resumes from its checkpoint, and gives the same vector."""
 
 import subprocess
 import sys
@@ -24,44 +24,45 @@ RECIPES = {
 
 @pytest.fixture
 def often(monkeypatch):
-    """States are kept after every step, and whatever has been trained is worth it."""
+    """Checkpoints are written after every step, however short the training was."""
     monkeypatch.setattr(cram_module, "CHECKPOINT_EVERY", 0.0)
     monkeypatch.setattr(cram_module, "CHECKPOINT_AFTER", 0.0)
 
 
 def stop_after(steps):
-    seen = []
+    reports = []
 
-    def watch(progress):
-        seen.append(progress)
-        return len(seen) == steps
+    def on_step(progress):
+        reports.append(progress)
+        return len(reports) == steps
 
-    return watch
+    return on_step
 
 
 def stopped(toy, passages, recipe, store, steps=15):
+    """Train, and stop after ``steps`` steps."""
     with pytest.raises(CramInterrupted):
         cram(toy, passages, recipe, store, progress=False, on_step=stop_after(steps))
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_stopped_and_gone_on_from_ends_in_the_same_vector(toy, store, tmp_path, often, recipe):
+def test_a_resumed_training_gives_the_same_vector(toy, store, tmp_path, often, recipe):
     passages = random_passages(toy, count=2, tokens=12)
-    through = cram(toy, passages, recipe, Store(tmp_path / "through"), progress=False)
+    uninterrupted = cram(toy, passages, recipe, Store(tmp_path / "uninterrupted"), progress=False)
     stopped(toy, passages, recipe, store)
-    states = list(store.unfinished.folder.iterdir())
-    assert 1 <= len(states) <= 2
-    later = cram(toy, passages, recipe, Store(store.path), progress=False)
-    for one, other in zip(through, later, strict=True):
+    checkpoints = list(store.unfinished.folder.iterdir())
+    assert 1 <= len(checkpoints) <= 2
+    resumed = cram(toy, passages, recipe, Store(store.path), progress=False)
+    for one, other in zip(uninterrupted, resumed, strict=True):
         np.testing.assert_array_equal(one.mem, other.mem)
         assert (one.steps, one.trace, one.key) == (other.steps, other.trace, other.key)
         assert one.provenance["token_passes"] == other.provenance["token_passes"]
-    assert [15] in [mem.provenance.get("resumed") for mem in later]
-    assert "resumed" not in through[0].provenance
+    assert [15] in [mem.provenance.get("resumed") for mem in resumed]
+    assert "resumed" not in uninterrupted[0].provenance
     assert not list(store.unfinished.folder.iterdir())
 
 
-def test_stopped_twice(toy, store, often):
+def test_a_training_can_be_resumed_twice(toy, store, often):
     (passage,) = random_passages(toy, count=1, tokens=12)
     recipe = RECIPES["rotation"]
     stopped(toy, passage, recipe, store, steps=10)
@@ -71,8 +72,8 @@ def test_stopped_twice(toy, store, often):
     assert mem.steps == 40
 
 
-def test_a_killed_process_loses_no_more_than_was_not_kept(tmp_path):
-    """A real one, with SIGKILL, in the middle of its work."""
+def test_a_killed_process_loses_only_the_steps_after_its_checkpoint(tmp_path):
+    """A real process, killed with SIGKILL while it trains."""
     program = """
 import os, signal, sys
 from memlab import Recipe, Store, cram, load
@@ -81,27 +82,27 @@ from tests.conftest import random_passages
 
 cram_module.CHECKPOINT_EVERY = cram_module.CHECKPOINT_AFTER = 0.0
 toy = load("toy:llama")
-watch = lambda p: os.kill(os.getpid(), signal.SIGKILL) if len(sys.argv) > 2 and p.steps[0] == 20 else False
+on_step = lambda p: os.kill(os.getpid(), signal.SIGKILL) if len(sys.argv) > 2 and p.steps[0] == 20 else False
 recipe = Recipe.default(budget=30, margin=50)
-(mem,) = cram(toy, random_passages(toy, count=1), recipe, Store(sys.argv[1]), progress=False, on_step=watch)
+(mem,) = cram(toy, random_passages(toy, count=1), recipe, Store(sys.argv[1]), progress=False, on_step=on_step)
 print(mem.provenance.get("resumed"), mem.steps)
 """
-    asked = [sys.executable, "-c", program, str(tmp_path / "store")]
-    assert subprocess.run([*asked, "die"], check=False, capture_output=True).returncode == -9
-    again = subprocess.run(asked, check=False, capture_output=True, text=True)
+    command = [sys.executable, "-c", program, str(tmp_path / "store")]
+    assert subprocess.run([*command, "die"], check=False, capture_output=True).returncode == -9
+    again = subprocess.run(command, check=False, capture_output=True, text=True)
     assert again.stdout.split() == ["[20]", "30"], again.stderr
 
 
-def test_short_trainings_leave_nothing(toy, store):
+def test_short_trainings_write_no_checkpoint(toy, store):
     (passage,) = random_passages(toy, count=1)
     stopped(toy, passage, RECIPES["rotation"], store)
     assert not store.unfinished.folder.exists()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "reason"),
     [
-        (lambda file: file.write_bytes(b"no state"), "cannot be read"),
+        (lambda file: file.write_bytes(b"not a checkpoint"), "cannot be read"),
         (lambda file: file.write_bytes(file.read_bytes()[:-40]), "cannot be read"),
         (
             lambda file: file.write_bytes(file.read_bytes()[:-3] + b"?" + file.read_bytes()[-2:]),
@@ -113,12 +114,12 @@ def test_short_trainings_leave_nothing(toy, store):
         ),
     ],
 )
-def test_a_state_that_cannot_be_used_is_said_and_the_training_begins_anew(toy, store, often, spoil, said):
+def test_a_bad_checkpoint_is_reported_and_the_training_starts_again(toy, store, often, spoil, reason):
     (passage,) = random_passages(toy, count=1)
     recipe = RECIPES["rotation"]
     stopped(toy, passage, recipe, store)
     spoil(store.unfinished.file(key_of(toy, passage, recipe)))
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=reason):
         (mem,) = cram(toy, passage, recipe, store, progress=False)
     assert "resumed" not in mem.provenance
     assert mem.steps == 40
@@ -134,53 +135,53 @@ def test_a_state_that_cannot_be_used_is_said_and_the_training_begins_anew(toy, s
         },
     ],
 )  # fmt: skip
-def test_a_state_of_another_form_is_no_reason_to_fail(toy, store, often, content):
+def test_a_checkpoint_with_other_contents_is_reported_and_the_training_starts_again(toy, store, often, content):
     (passage,) = random_passages(toy, count=1)
     recipe = RECIPES["rotation"]
     stopped(toy, passage, recipe, store)
     key = key_of(toy, passage, recipe)
-    made = cram_module.TrainingJob(toy, 0, passage, recipe, None)
-    made.start()
-    store.unfinished.save(key, content, made._compatibility())
-    with pytest.warns(UserWarning, match="begins anew"):
+    job = cram_module.TrainingJob(toy, 0, passage, recipe, None)
+    job.start()
+    store.unfinished.save(key, content, job._compatibility())
+    with pytest.warns(UserWarning, match="not a checkpoint of this training"):
         (mem,) = cram(toy, passage, recipe, store, progress=False)
     assert mem.steps == 40
 
 
-def test_no_room_for_a_state_stops_nothing(toy, store, often):
+def test_a_checkpoint_that_cannot_be_written_stops_no_training(toy, store, often):
     (passage,) = random_passages(toy, count=1)
     store.path.mkdir(parents=True, exist_ok=True)
     (store.path / "unfinished").write_text("a file where the folder should be")
-    with pytest.warns(UserWarning, match="could not be kept"):
+    with pytest.warns(UserWarning, match="could not be written"):
         (mem,) = cram(toy, passage, RECIPES["rotation"], store, progress=False)
     assert mem.key in store
 
 
-def test_gc_takes_states_whose_training_is_over(toy, store, often):
+def test_gc_removes_checkpoints_of_finished_trainings(toy, store, often):
     one, other = random_passages(toy, count=2)
     recipe = RECIPES["rotation"]
     for passage in (one, other):
         stopped(toy, passage, recipe, store)
-    state = store.unfinished.file(key_of(toy, one, recipe))
-    held = state.read_bytes()
+    checkpoint = store.unfinished.file(key_of(toy, one, recipe))
+    contents = checkpoint.read_bytes()
     cram(toy, one, recipe, store, progress=False)
-    state.write_bytes(held)  # another program was at it as well
-    assert store.gc() == [state]
+    checkpoint.write_bytes(contents)  # as if another program had trained the same passage
+    assert store.gc() == [checkpoint]
     assert store.unfinished.file(key_of(toy, other, recipe)).exists()
     assert not store.verify()
 
 
-def test_who_left_the_bench_for_want_of_memory_is_kept_as_well(toy, store, often, monkeypatch):
-    """Two are on the bench, memory runs out, one waits again with all it has learnt, and then all is stopped."""
+def test_a_passage_preempted_for_memory_gets_a_checkpoint_too(toy, store, often, monkeypatch):
+    """Two passages train, memory runs out, the scheduler preempts one of them, and then the run is stopped."""
     passages = random_passages(toy, count=2, tokens=12)
     recipe = RECIPES["rotation"]
     measure, calls = BatchScheduler._measure, []
 
-    def short_of_memory(bench):
-        calls.append(len(bench.running))
+    def short_of_memory(scheduler):
+        calls.append(len(scheduler.running))
         if len(calls) == 11:
             raise torch.cuda.OutOfMemoryError("out of memory")
-        return measure(bench)
+        return measure(scheduler)
 
     monkeypatch.setattr(BatchScheduler, "_measure", short_of_memory)
     monkeypatch.setattr(cram_module, "CHECKPOINT_EVERY", 1e9)
@@ -191,7 +192,7 @@ def test_who_left_the_bench_for_want_of_memory_is_kept_as_well(toy, store, often
     assert sorted(mem.provenance["resumed"] for mem in mems) == [[10], [15]]
 
 
-def test_a_result_goes_before_states_where_there_is_little_room(toy, store, often, monkeypatch):
+def test_on_a_full_disk_checkpoints_are_deleted_for_a_result(toy, store, often, monkeypatch):
     passages = random_passages(toy, count=2, tokens=12)
     short = RECIPES["rotation"].replace(budget=20)
     put = Store.put
@@ -206,7 +207,7 @@ def test_a_result_goes_before_states_where_there_is_little_room(toy, store, ofte
     assert all(mem.key in store for mem in mems)
 
 
-def test_states_stay_where_it_is_not_room_that_is_missing(toy, store, often, monkeypatch):
+def test_checkpoints_stay_if_the_store_fails_for_another_reason(toy, store, often, monkeypatch):
     passages = random_passages(toy, count=2, tokens=12)
     short = RECIPES["rotation"].replace(budget=20)
 
