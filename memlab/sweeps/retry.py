@@ -23,8 +23,10 @@ def after_failure(
     - The worker failed (it died, or could not load the model): try the same jobs once more, because the cause may lie
       outside them. Then try each job alone. Halves would need more attempts, and each attempt can cost a process.
     """
+    if worker_failed and failures == 1:
+        return [(jobs, 1)]
     if worker_failed:
-        return {1: [(jobs, 1)], 2: [([job], 2) for job in jobs]}.get(failures, [])
+        return [([job], 2) for job in jobs] if failures == 2 else []
     if half := len(jobs) // 2:
         return [(jobs[:half], 0), (jobs[half:], 0)]
     return [(jobs, failures)] if failures < 2 else []
