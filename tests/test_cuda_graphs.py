@@ -1,4 +1,4 @@
-"""Passes of a fixed shape, as they are recorded on a GPU, against the passes they stand for. No GPU is needed."""
+"""Captured passes compared with passes without a graph. No GPU is needed: the capture is replaced."""
 
 import numpy as np
 import pytest
@@ -19,172 +19,174 @@ def vectors_of(lm, rows, seed=0):
     return [torch.randn(row.k, lm.d, generator=generator) for row in rows]
 
 
-def assert_same(made, slope, scores, gradients):
-    torch.testing.assert_close(made[0].double(), scores.loss, rtol=1e-5, atol=1e-6)
-    assert made[1].long().tolist() == scores.right.tolist()
-    torch.testing.assert_close(made[2].double(), scores.min_margin, rtol=1e-4, atol=1e-5)
+def assert_same(table, gradient, scores, gradients):
+    torch.testing.assert_close(table[0].double(), scores.loss, rtol=1e-5, atol=1e-6)
+    assert table[1].long().tolist() == scores.right.tolist()
+    torch.testing.assert_close(table[2].double(), scores.min_margin, rtol=1e-4, atol=1e-5)
     expected = torch.cat(gradients)
-    assert float((slope - expected).norm() / expected.norm()) < 1e-5
+    assert float((gradient - expected).norm() / expected.norm()) < 1e-5
 
 
 @pytest.mark.parametrize("first_scored", [1, 2])
-def test_a_frame_gives_what_the_batch_gives(any_toy, first_scored):
+def test_a_captured_pass_equals_the_batch(any_toy, first_scored):
     rows = rows_of(any_toy, [5, 9, 7], first_scored=first_scored)
     mems = vectors_of(any_toy, rows)
     batch = Batch(any_toy, rows)
     scores, gradients = batch.scores(mems, torch.float32, gradient=True)
-    frame = CapturedPass(any_toy, 4, 16, 2, torch.float32)
-    frame.load(batch, batch._layout)
-    made, slope = frame.run(torch.cat(mems))
-    assert_same(made[:, :3], slope[:6], scores, gradients)
+    graph = CapturedPass(any_toy, 4, 16, 2, torch.float32)
+    graph.load(batch, batch._layout)
+    table, gradient = graph.run(torch.cat(mems))
+    assert_same(table[:, :3], gradient[:6], scores, gradients)
 
 
-def test_a_frame_keeps_nothing_of_what_it_held_before(toy):
-    frame = CapturedPass(toy, 4, 24, 2, torch.float32)
+def test_a_captured_pass_forgets_the_rows_loaded_before(toy):
+    graph = CapturedPass(toy, 4, 24, 2, torch.float32)
     for lengths in ([20, 9, 12, 6], [5, 8]):
         rows = rows_of(toy, lengths, seed=len(lengths))
         mems, batch = vectors_of(toy, rows, seed=len(lengths)), Batch(toy, rows)
-        frame.load(batch, batch._layout)
-        made, slope = frame.run(torch.cat(mems))
-        assert_same(made[:, : len(rows)], slope[: 2 * len(rows)], *batch.scores(mems, torch.float32, gradient=True))
+        graph.load(batch, batch._layout)
+        table, gradient = graph.run(torch.cat(mems))
+        assert_same(table[:, : len(rows)], gradient[: 2 * len(rows)], *batch.scores(mems, torch.float32, gradient=True))
 
 
-class Recorded(CapturedPass):
-    """Records nothing: what would be replayed is worked out."""
+class WithoutGraph(CapturedPass):
+    """Captures nothing: each run computes the pass."""
 
     def capture(self):
         return True
 
 
 @pytest.fixture
-def frames(toy, monkeypatch):
-    monkeypatch.setattr(toy._pass, "_found", (True, FUSED))  # as on a GPU
-    monkeypatch.setattr("memlab.scoring.cuda_graphs.CapturedPass", Recorded)
+def graphs(toy, monkeypatch):
+    monkeypatch.setattr(toy._pass, "_choice", (True, FUSED))  # as on a GPU
+    monkeypatch.setattr("memlab.scoring.cuda_graphs.CapturedPass", WithoutGraph)
     monkeypatch.setattr("torch.cuda.synchronize", lambda device=None: None)
     return GraphCache()
 
 
-def test_only_shapes_that_come_again_are_recorded(toy, frames):
+def test_only_repeated_shapes_are_captured(toy, graphs):
     rows = rows_of(toy, [5, 9, 7])
     batch, flat = Batch(toy, rows), torch.cat(vectors_of(toy, rows))
-    for known in (False, False, True, True):
-        assert (frames.run(toy, batch, batch._layout, flat, torch.float32) is not None) == known
-    # Another company of the same shape finds it again, one of mixed k never does.
+    for captured in (False, False, True, True):
+        assert (graphs.run(toy, batch, batch._layout, flat, torch.float32) is not None) == captured
+    # Other rows of the same shape use the same graph. Rows of mixed k never use one.
     others = rows_of(toy, [8, 6], seed=1)
     flat = torch.cat(vectors_of(toy, others))
     again = Batch(toy, others)
-    made, slope = frames.run(toy, again, again._layout, flat, torch.float32)
+    table, gradient = graphs.run(toy, again, again._layout, flat, torch.float32)
     scores, gradients = again.scores(list(flat.split(2)), torch.float32, gradient=True)
-    assert_same(made, slope, scores, gradients)
+    assert_same(table, gradient, scores, gradients)
     mixed = Batch(toy, [rows[0], *rows_of(toy, [5], k=1)])
     for _ in range(5):
-        assert frames.run(toy, mixed, mixed._layout, torch.zeros(3, toy.d), torch.float32) is None
+        assert graphs.run(toy, mixed, mixed._layout, torch.zeros(3, toy.d), torch.float32) is None
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("not permitted when stream is capturing"), torch.OutOfMemoryError("full")]
 )
-def test_what_cannot_be_recorded_goes_on_as_it_was(toy, frames, monkeypatch, error):
+def test_a_failed_capture_falls_back_to_passes_without_graphs(toy, graphs, monkeypatch, error):
     def fails(self):
         raise error
 
-    monkeypatch.setattr(Recorded, "capture", fails)
+    monkeypatch.setattr(WithoutGraph, "capture", fails)
     batch = Batch(toy, rows_of(toy, [5]))
     flat = torch.zeros(2, toy.d)
     for _ in range(2):
-        assert frames.run(toy, batch, batch._layout, flat, torch.float32) is None
-    with pytest.warns(UserWarning, match="not replayed any more"):
-        assert frames.run(toy, batch, batch._layout, flat, torch.float32) is None
-    assert frames.run(toy, batch, batch._layout, flat, torch.float32) is None
-    assert str(error) in frames.broken
+        assert graphs.run(toy, batch, batch._layout, flat, torch.float32) is None
+    with pytest.warns(UserWarning, match="no longer replayed"):
+        assert graphs.run(toy, batch, batch._layout, flat, torch.float32) is None
+    assert graphs.run(toy, batch, batch._layout, flat, torch.float32) is None
+    assert str(error) in graphs.broken
 
 
-def test_rows_that_a_window_slides_over_are_not_recorded(toy, frames, monkeypatch):
+def test_rows_longer_than_an_attention_window_are_not_captured(toy, graphs, monkeypatch):
     monkeypatch.setattr(toy._pass, "_longest", 8)
-    for lengths, known in (([3, 2], True), ([9, 3], False)):
+    for lengths, captured in (([3, 2], True), ([9, 3], False)):
         rows = rows_of(toy, lengths)
         batch, flat = Batch(toy, rows), torch.cat(vectors_of(toy, rows))
-        made = [frames.run(toy, batch, batch._layout, flat, torch.float32) for _ in range(4)]
-        assert (made[-1] is not None) == known
+        results = [graphs.run(toy, batch, batch._layout, flat, torch.float32) for _ in range(4)]
+        assert (results[-1] is not None) == captured
 
 
-def test_a_full_card_lets_go_of_what_is_recorded(toy, frames, monkeypatch):
-    """And the pass is launched instead; the shape is recorded again later."""
+def test_a_full_gpu_frees_captured_passes(toy, graphs, monkeypatch):
+    """The pass runs without a graph instead, and its shape is captured again later."""
     batch = Batch(toy, rows_of(toy, [5]))
     flat = torch.zeros(2, toy.d)
     for _ in range(3):
-        frames.run(toy, batch, batch._layout, flat, torch.float32)
-    (frame,) = frames._frames.values()
+        graphs.run(toy, batch, batch._layout, flat, torch.float32)
+    (graph,) = graphs._graphs.values()
 
     def full(vectors):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(frame, "run", full)
-    assert frames.run(toy, batch, batch._layout, flat, torch.float32) is None
-    assert not frames._frames
-    assert not frames.broken
-    monkeypatch.setattr(toy, "graph_cache", frames)
+    monkeypatch.setattr(graph, "run", full)
+    assert graphs.run(toy, batch, batch._layout, flat, torch.float32) is None
+    assert not graphs._graphs
+    assert not graphs.broken
+    monkeypatch.setattr(toy, "graph_cache", graphs)
     assert not release_graphs(toy)
     for _ in range(100):
-        frames.run(toy, batch, batch._layout, flat, torch.float32)
+        graphs.run(toy, batch, batch._layout, flat, torch.float32)
     assert release_graphs(toy)
     assert not release_graphs(toy)
 
 
-def test_a_loss_that_is_no_number_is_told_from_one_that_was_none(toy, frames):
+def test_nan_loss_is_reported_only_if_the_pass_without_a_graph_is_finite(toy, graphs):
     rows = rows_of(toy, [5, 6])
     batch, flat = Batch(toy, rows), torch.cat(vectors_of(toy, rows))
-    frame = CapturedPass(toy, 4, 16, 2, torch.float32)
-    frame.load(batch, batch._layout)
-    frame._flat[:4] = flat
-    table, slope = frame.work()
+    graph = CapturedPass(toy, 4, 16, 2, torch.float32)
+    graph.load(batch, batch._layout)
+    graph._flat[:4] = flat
+    table, gradient = graph.work()
     broken = table.clone()
     broken[0, 1] = torch.nan
     with pytest.raises(ReplayError):
-        frame._compare((table, slope), (broken, slope))
-    frame._compare((broken, slope), (broken, slope))  # a training that diverged
+        graph._compare((table, gradient), (broken, gradient))
+    graph._compare((broken, gradient), (broken, gradient))  # a training that diverged
 
 
-def test_where_room_is_short_it_is_not_tried_each_time(toy, frames, monkeypatch):
+def test_a_capture_without_room_is_not_tried_again_at_once(toy, graphs, monkeypatch):
     tried = []
-    monkeypatch.setattr(Recorded, "capture", lambda self: tried.append(self) or False)
+    monkeypatch.setattr(WithoutGraph, "capture", lambda self: tried.append(self) or False)
     batch = Batch(toy, rows_of(toy, [5]))
     for _ in range(20):
-        assert frames.run(toy, batch, batch._layout, torch.zeros(2, toy.d), torch.float32) is None
+        assert graphs.run(toy, batch, batch._layout, torch.zeros(2, toy.d), torch.float32) is None
     assert len(tried) == 1
-    assert not frames.broken
+    assert not graphs.broken
 
 
-def test_a_replay_that_goes_wrong_is_found_out(toy, frames, monkeypatch):
-    """Memory torn from under a graph, say: the first replay, and every 64th after it, is compared."""
+def test_a_wrong_replay_is_detected(toy, graphs, monkeypatch):
+    """For instance overwritten memory. The first replay and every 64th after it are compared."""
 
     class Graph:
         wrong = False
 
         def replay(self):
             if self.wrong:
-                frame._made[1].mul_(1.5)
+                graph._outputs[1].mul_(1.5)
 
     batch = Batch(toy, rows_of(toy, [5, 6]))
     flat = torch.cat(vectors_of(toy, rows_of(toy, [5, 6])))
     for _ in range(3):
-        frames.run(toy, batch, batch._layout, flat, torch.float32)
-    (frame,) = frames._frames.values()
-    frame._graph, frame._made = Graph(), frame.work()
+        graphs.run(toy, batch, batch._layout, flat, torch.float32)
+    (graph,) = graphs._graphs.values()
+    graph._graph, graph._outputs = Graph(), graph.work()
     monkeypatch.setattr("memlab.scoring.cuda_graphs.CHECK_EVERY", 4)
     for _ in range(4):
-        assert frames.run(toy, batch, batch._layout, flat, torch.float32) is not None
-    frame._graph.wrong = True
-    with pytest.warns(UserWarning, match="off the same one launched"):
-        assert frames.run(toy, batch, batch._layout, flat, torch.float32) is None
-    assert not frames._frames
+        assert graphs.run(toy, batch, batch._layout, flat, torch.float32) is not None
+    graph._graph.wrong = True
+    with pytest.warns(UserWarning, match="differs by .* from the same pass without a graph"):
+        assert graphs.run(toy, batch, batch._layout, flat, torch.float32) is None
+    assert not graphs._graphs
 
 
-def test_it_is_for_who_asks_for_it(toy, monkeypatch):
+@pytest.mark.parametrize("switch", ["MEMLAB_CUDA_GRAPHS", "MEMLAB_REPLAY"])
+def test_cuda_graphs_are_used_only_if_switched_on(toy, monkeypatch, switch):
+    """By the variable of today, or by its old name."""
     monkeypatch.setattr(toy, "device", torch.device("cuda"))
     monkeypatch.setattr(toy, "graph_cache", None)
     assert graph_cache_of(toy) is None
-    monkeypatch.setenv("MEMLAB_REPLAY", "1")
+    monkeypatch.setenv(switch, "1")
     assert graph_cache_of(toy) is not None
     with eager():
         assert graph_cache_of(toy) is None

@@ -21,7 +21,7 @@ def vector(lm, seed=0, k=2, n=6, prefix=(), suffix=()):
     )
 
 
-def test_decode_is_what_generate_writes(any_toy):
+def test_decode_equals_transformers_generate(any_toy):
     mems = [
         vector(any_toy, 0),
         vector(any_toy, 1, k=1, prefix=(3,)),
@@ -32,7 +32,7 @@ def test_decode_is_what_generate_writes(any_toy):
         np.testing.assert_array_equal(ids, generated(any_toy, mem, 12))
 
 
-def test_decoding_can_be_watched_and_ended(toy):
+def test_on_token_counts_tokens_and_can_end_the_decode(toy):
     mem, seen = vector(toy, n=9), []
     whole = decode(toy, [mem])[0]
     (some,) = decode(toy, [mem], on_token=lambda tokens: seen.append(tokens) or tokens == 4)
@@ -40,37 +40,37 @@ def test_decoding_can_be_watched_and_ended(toy):
     np.testing.assert_array_equal(some, whole[:4])
 
 
-def test_lengths_default_to_the_passage(toy):
+def test_decode_length_defaults_to_the_passage(toy):
     assert [len(ids) for ids in decode(toy, [vector(toy, n=3), vector(toy, 1, n=7)])] == [3, 7]
 
 
-def test_a_check_reports_the_decode(any_toy):
-    """Targets are what generate writes, with one token changed: the check must name that place."""
+def test_a_check_finds_the_first_wrong_token(any_toy):
+    """The targets are generate's output with one token changed. The check must name that place."""
     mem = vector(any_toy)
     written = generated(any_toy, mem, 8)
     right = MemVector(**{**vars(mem), "token_ids": written})
     for settings in ({}, {"cache": False}, {"batch": 8}):
-        made = check(any_toy, right, **settings)
-        assert made.passed
-        assert made.margin > 0
-        assert (made.tokens, made.right) == (8, 8)
+        result = check(any_toy, right, **settings)
+        assert result.passed
+        assert result.margin > 0
+        assert (result.tokens, result.right) == (8, 8)
     wrong = written.copy()
     wrong[3] = (wrong[3] + 1) % any_toy.vocabulary
-    made = check(any_toy, MemVector(**{**vars(mem), "token_ids": wrong}))
-    assert (made.first_wrong, made.right, made.exact) == (3, 7, False)
-    assert made.margin < 0
+    result = check(any_toy, MemVector(**{**vars(mem), "token_ids": wrong}))
+    assert (result.first_wrong, result.right, result.exact) == (3, 7, False)
+    assert result.margin < 0
 
 
-def test_the_margin_is_the_smallest_lead(toy):
+def test_the_margin_of_a_check_is_the_smallest_token_margin(toy):
     mem = vector(toy, k=1)
     ids = generated(toy, mem, 5)
     embeddings = torch.cat([torch.tensor(mem.mem), toy.model.get_input_embeddings()(torch.tensor(ids[:-1]))])
     top = toy.model(inputs_embeds=embeddings[None]).logits[0].topk(2, dim=-1).values
-    made = check(toy, MemVector(**{**vars(mem), "token_ids": ids}))
-    assert made.margin == pytest.approx(float((top[:, 0] - top[:, 1]).min()), rel=1e-3)
+    result = check(toy, MemVector(**{**vars(mem), "token_ids": ids}))
+    assert result.margin == pytest.approx(float((top[:, 0] - top[:, 1]).min()), rel=1e-3)
 
 
-def test_the_first_token_given_is_a_reading_of_its_own(toy):
+def test_a_check_with_the_first_token_given_is_not_exact(toy):
     mem = vector(toy, k=1)
     first = int(generated(toy, mem, 1)[0])
     other = (first + 1) % toy.vocabulary
@@ -79,26 +79,26 @@ def test_the_first_token_given_is_a_reading_of_its_own(toy):
     rest = toy.model.generate(
         inputs_embeds=seeded, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0
     )
-    whispered = MemVector(**{**vars(mem), "token_ids": np.array([other, *rest[0].tolist()])})
-    given = check(toy, whispered, first_given=True)
+    seeded_mem = MemVector(**{**vars(mem), "token_ids": np.array([other, *rest[0].tolist()])})
+    given = check(toy, seeded_mem, first_given=True)
     assert given.passed
     assert not given.exact
     assert given.tokens == 4
-    assert check(toy, whispered).first_wrong == 0
+    assert check(toy, seeded_mem).first_wrong == 0
     with pytest.raises(VectorError, match="nothing to decode"):
         check(toy, vector(toy, n=1), first_given=True)
 
 
-def test_a_check_is_made_as_it_says(toy, monkeypatch):
+def test_a_check_uses_the_settings_it_records(toy, monkeypatch):
     (mem,) = cram(toy, random_passages(toy, 1, 4), Recipe.default(k=4), progress=False)
     seen, step = [], toy.step
 
-    def watched(kind, **fed):
+    def recording(kind, **fed):
         rows = len(fed["embeddings"] if fed.get("ids") is None else fed["ids"])
         seen.append((kind, fed.get("cache") is not None, rows))
         return step(kind, **fed)
 
-    monkeypatch.setattr(toy, "step", watched)
+    monkeypatch.setattr(toy, "step", recording)
     for settings, kind, cached, rows in (
         (dict(dtype="bfloat16"), torch.bfloat16, True, 1), (dict(cache=False), torch.float32, False, 1),
         (dict(batch=8), torch.float32, True, 8),
@@ -109,7 +109,7 @@ def test_a_check_is_made_as_it_says(toy, monkeypatch):
         assert any(c for _, c, _ in seen) == cached
 
 
-def test_portable_is_tried_in_all_four_settings(toy):
+def test_portable_needs_checks_in_all_four_settings(toy):
     (mem,) = cram(toy, random_passages(toy, 1), Recipe.default(k=2), progress=False)
     assert mem.exact
     assert not mem.portable
@@ -119,7 +119,7 @@ def test_portable_is_tried_in_all_four_settings(toy):
     assert check_portable(toy, full).checks == full.checks
 
 
-def test_teacher_forced_sees_the_true_prefix(toy):
+def test_teacher_forced_scores_use_the_true_prefix(toy):
     mem = vector(toy, k=1)
     ids = torch.tensor(mem.token_ids)
     embeddings = torch.cat([torch.tensor(mem.mem), toy.model.get_input_embeddings()(ids[:-1])])[None]
@@ -129,7 +129,7 @@ def test_teacher_forced_sees_the_true_prefix(toy):
     assert bits == pytest.approx(torch.nn.functional.cross_entropy(logits, ids).item() / np.log(2), rel=1e-4)
 
 
-def test_other_weights_are_refused(toy):
+def test_other_weights_and_bad_settings_are_refused(toy):
     from memlab import load
 
     other = load("toy:qwen2")
@@ -150,10 +150,10 @@ def test_a_model_from_memory_decodes_vectors_of_the_same_weights(toy):
     np.testing.assert_array_equal(decode(again, [mem])[0], decode(toy, [mem])[0])
 
 
-def test_logits_that_are_no_numbers_prove_nothing(toy, monkeypatch):
-    """The argmax of NaNs is 0: a passage of zeros would look exact."""
+def test_nan_logits_are_not_exact(toy, monkeypatch):
+    """The argmax of NaN logits is 0, so a passage of zeros would look exact."""
     mem = MemVector(**{**vars(vector(toy)), "token_ids": np.zeros(3, np.int64)})
     monkeypatch.setattr(toy, "step", lambda *_, **__: (torch.full((1, 96), torch.nan), None))
-    made = check(toy, mem)
-    assert (made.exact, made.first_wrong) == (False, 0)
-    assert made.margin < 0
+    result = check(toy, mem)
+    assert (result.exact, result.first_wrong) == (False, 0)
+    assert result.margin < 0

@@ -1,4 +1,4 @@
-"""The same engine on a CUDA device. Skipped where there is none."""
+"""Training and decoding on a CUDA device. Skipped without one."""
 
 import numpy as np
 import pytest
@@ -17,9 +17,11 @@ pytestmark = [
 RECIPE = Recipe.default(budget=300)
 
 
-@pytest.fixture(autouse=True, params=["", "1"], ids=["launched", "replayed"])
+@pytest.fixture(autouse=True, params=["", "1"], ids=["eager", "cuda graphs"])
 def replayed(request, monkeypatch):
-    monkeypatch.setenv("MEMLAB_REPLAY", request.param)
+    """Whether passes are replayed as CUDA graphs."""
+    monkeypatch.delenv("MEMLAB_REPLAY", raising=False)
+    monkeypatch.setenv("MEMLAB_CUDA_GRAPHS", request.param)
     return bool(request.param)
 
 
@@ -39,25 +41,25 @@ def passages_of(lm, count, tokens, seed=0):
     return [lm.passage_of_ids(rng.integers(0, lm.vocabulary, tokens), name=f"random-{i}") for i in range(count)]
 
 
-def test_loss_and_gradient_are_the_cpus(pair, replayed):
+def test_loss_and_gradient_equal_the_cpus(pair, replayed):
     gpu, cpu = pair
     rows = rows_of(cpu, [5, 17, 9])
     mems = [torch.randn(1, cpu.d, generator=torch.Generator().manual_seed(i)) for i in range(3)]
-    expected, slopes = Batch(cpu, rows).scores(mems, torch.float32, gradient=True)
+    expected, cpu_gradients = Batch(cpu, rows).scores(mems, torch.float32, gradient=True)
     batch = Batch(gpu, rows)
-    for use in range(5):  # as it is at first, replayed afterwards
+    for use in range(5):  # without a graph at first, replayed later
         scores, gradients = batch.scores(mems, torch.float32, gradient=True)
         torch.testing.assert_close(scores.loss, expected.loss, rtol=1e-5, atol=1e-6)
         assert scores.right.tolist() == expected.right.tolist()
-        for mine, theirs in zip(gradients, slopes, strict=True):
+        for mine, theirs in zip(gradients, cpu_gradients, strict=True):
             assert float((mine - theirs).norm() / theirs.norm()) < 1e-4, use
     if replayed:
-        frames = graph_cache_of(gpu)
-        assert not frames.broken
-        assert frames._frames, "nothing was recorded"
+        graphs = graph_cache_of(gpu)
+        assert not graphs.broken
+        assert graphs._graphs, "no pass was captured"
 
 
-def test_alone_and_in_company_agree(pair):
+def test_a_row_alone_and_in_a_batch_agree(pair):
     gpu, _ = pair
     rows = rows_of(gpu, [5, 33, 9, 20])
     mems = [torch.randn(1, gpu.d, generator=torch.Generator().manual_seed(i)) for i in range(4)]
@@ -65,13 +67,13 @@ def test_alone_and_in_company_agree(pair):
     for _ in range(4):
         scores, gradients = together.scores(mems, torch.float32, gradient=True)
         for i, row in enumerate(rows):
-            alone, (slope,) = Batch(gpu, [row]).scores([mems[i]], torch.float32, gradient=True)
+            alone, (gradient,) = Batch(gpu, [row]).scores([mems[i]], torch.float32, gradient=True)
             assert float(scores.loss[i] - alone.loss[0]) == pytest.approx(0, abs=1e-5)
-            assert float((gradients[i] - slope).norm() / slope.norm()) < 1e-4
+            assert float((gradients[i] - gradient).norm() / gradient.norm()) < 1e-4
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_crammed_here_it_decodes_on_the_cpu(dtype):
+def test_a_vector_trained_on_the_gpu_decodes_on_the_cpu(dtype):
     gpu, cpu = load("toy:llama", device="cuda", dtype=dtype), load("toy:llama", device="cpu")
     mems = cram(gpu, passages_of(gpu, 6, 8), RECIPE, progress=False)
     assert [mem.exact for mem in mems] == [True] * 6
@@ -81,14 +83,14 @@ def test_crammed_here_it_decodes_on_the_cpu(dtype):
         assert decode(gpu, [mem])[0].tolist() == mem.token_ids.tolist()
 
 
-def test_a_text_grows_here(pair):
+def test_a_text_grows_on_the_gpu(pair):
     gpu, _ = pair
     (mem,) = cram(gpu, passages_of(gpu, 1, 16), RECIPE.replace(grow=4, patience=60), progress=False)
     assert mem.checks[0].first_wrong is None or mem.checks[0].first_wrong >= 4
 
 
-def test_a_full_card_loses_no_passage(monkeypatch):
-    """Memory is limited for real, and the bench believes it has more."""
+def test_a_full_gpu_loses_no_passage(monkeypatch):
+    """Memory is really limited, and the memory budget believes that there is more."""
     lm = load("toy:llama", device="cuda")
     passages = passages_of(lm, 64, 24)
     from memlab.scoring import memory
@@ -113,11 +115,11 @@ def test_a_full_card_loses_no_passage(monkeypatch):
     assert {m.text.id for m in mems} == {p.span.id for p in passages}
 
 
-def test_peak_memory_and_rate_are_the_cards(replayed):
+def test_peak_memory_and_rate_are_the_gpus(replayed):
     lm = load("toy:llama", device="cuda")
     table = step_profile.profile_steps(lm, [(4, 8)], repeats=3)
     assert (table.share > 0).all()
-    assert (table.peak_gib > 0).any()  # a replayed pass has its memory already
+    assert (table.peak_gib > 0).any()  # a replayed pass needs no new memory
     assert set(table.replayed) == ({False, True} if replayed else {False})
     assert table.device[0] == torch.cuda.get_device_name(0)
     assert step_profile.machine_rate(lm.device, torch.bfloat16) > step_profile.machine_rate(lm.device, torch.float32)

@@ -31,21 +31,20 @@ def test_groups_are_the_cheapest_split_by_length():
         assert cost(parts, lengths) == min(every)
 
 
-def test_like_lengths_stay_together():
+def test_similar_lengths_share_a_pass():
     assert group_by_length([33] * 16) == [list(range(16))]
     assert [sorted(p) for p in group_by_length([129, 10, 128, 11, 127, 9, 126, 10])] == [[0, 2, 4, 6], [1, 3, 5, 7]]
     assert group_by_length([]) == []
 
 
-def test_what_a_pass_holds_is_foretold(toy):
-    """Counted on short rows; a longer one holds what the two numbers say."""
-    found = measure_budget(toy)
+def test_saved_bytes_of_long_rows_are_predicted_from_short_ones(toy):
+    budget = measure_budget(toy)
     for length in (30, 120):
-        foretold = length * (found.bytes_per_position + length * found.bytes_per_pair)
-        assert saved_bytes(toy, length) == pytest.approx(foretold, rel=0.1)
+        predicted = length * (budget.bytes_per_position + length * budget.bytes_per_pair)
+        assert saved_bytes(toy, length) == pytest.approx(predicted, rel=0.1)
 
 
-def test_rows_follow_length_and_memory():
+def test_number_of_rows_follows_length_and_memory():
     roomy = MemoryBudget(positions=1024, bytes_per_position=1e5, bytes_per_pair=0, free=2**40)
     assert [roomy.rows(n) for n in (8, 32, 128, 2000)] == [128, 32, 8, 1]
     tight = MemoryBudget(positions=1024, bytes_per_position=1e6, bytes_per_pair=0, free=1_000_000_000)
@@ -54,14 +53,14 @@ def test_rows_follow_length_and_memory():
     assert long.rows(100) == pytest.approx(4 * long.rows(200), abs=4)
 
 
-def test_free_memory_decides(toy, monkeypatch):
+def test_free_memory_limits_the_rows(toy, monkeypatch):
     monkeypatch.setattr(module, "free_bytes", lambda device: 50_000_000)
     assert 1 <= measure_budget(toy).rows(100) < 10
     monkeypatch.setattr(module, "free_bytes", lambda device: 10)
-    assert measure_budget(toy).rows(100) == 1  # one passage always may
+    assert measure_budget(toy).rows(100) == 1  # one row always fits
 
 
-def test_running_out_of_memory_is_told_from_other_errors():
+def test_out_of_memory_recognises_each_devices_error():
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert out_of_memory(MemoryError())
     with pytest.raises(RuntimeError) as caught:
@@ -72,7 +71,7 @@ def test_running_out_of_memory_is_told_from_other_errors():
     assert not out_of_memory(RuntimeError("shapes do not match"))
 
 
-def test_measuring_what_a_row_holds_leaves_nothing_behind(any_toy):
+def test_measuring_saved_bytes_keeps_no_tensor(any_toy):
     def tensors():
         gc.collect()
         return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())

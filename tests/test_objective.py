@@ -1,4 +1,4 @@
-"""The loss against transformers' own, the gradient against finite differences, and padding against no padding."""
+"""The loss compared with transformers', the gradient with finite differences, and padding with no padding."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def rows_and_mems(lm, seed=0):
     return rows, mems
 
 
-def test_alone_and_in_a_mixed_padded_batch_agree(any_toy):
+def test_a_row_alone_and_in_a_mixed_padded_batch_agree(any_toy):
     rows, mems = rows_and_mems(any_toy)
     together, gradients = Batch(any_toy, rows).scores(mems, torch.float32, gradient=True)
     for i, (row, mem) in enumerate(zip(rows, mems, strict=True)):
@@ -26,7 +26,7 @@ def test_alone_and_in_a_mixed_padded_batch_agree(any_toy):
         assert difference < 1e-5
 
 
-def test_loss_is_that_of_transformers(any_toy):
+def test_loss_equals_transformers_loss(any_toy):
     rows, mems = rows_and_mems(any_toy)
     scores, _ = Batch(any_toy, rows).scores(mems, torch.float32)
     embedding = any_toy.model.get_input_embeddings()
@@ -42,7 +42,7 @@ def test_loss_is_that_of_transformers(any_toy):
         assert scores.right[i] == (predicting.argmax(-1) == ids).sum()
 
 
-def test_gradient_is_the_slope(any_toy):
+def test_gradient_equals_finite_differences(any_toy):
     rows, mems = rows_and_mems(any_toy)
     batch = Batch(any_toy, rows)
     _, gradients = batch.scores(mems, torch.float32, gradient=True)
@@ -54,7 +54,7 @@ def test_gradient_is_the_slope(any_toy):
         assert slope == pytest.approx(float(gradient.norm()), rel=0.03)
 
 
-def test_the_paper_scores_from_the_second_token(toy):
+def test_first_scored_leaves_out_the_first_token(toy):
     rng = np.random.default_rng(0)
     ids, mem = rng.integers(0, 96, 5), torch.randn(1, toy.d)
     full, _ = Batch(toy, [Row(ids, (), (), 1)]).scores([mem], torch.float32)
@@ -65,6 +65,6 @@ def test_the_paper_scores_from_the_second_token(toy):
     assert gradients[0].norm() > 0
 
 
-def test_lead():
+def test_true_margin():
     logits = torch.tensor([[3.0, 1.0, 2.5], [3.0, 1.0, 2.5], [2.0, 2.0, 0.0]])
     np.testing.assert_allclose(true_margin(logits, torch.tensor([0, 1, 0])), [0.5, -2.0, 0.0])

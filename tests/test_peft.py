@@ -1,4 +1,4 @@
-"""Vectors in other people's hands: PEFT's own loader and generate, and transformers alone."""
+"""Exported vectors in PEFT: its own loader and generate."""
 
 import json
 
@@ -26,16 +26,16 @@ def test_peft_generates_the_passage(family, k, prefix, tmp_path):
     folder = export_peft(mem, tmp_path / "adapter", lm)
     adapted = peft.PeftModel.from_pretrained(lm.model, folder)
     nothing = torch.empty(1, 0, dtype=torch.long)
-    # PEFT knows one cache, which is not Mamba's.
+    # PEFT supports one kind of cache, which Mamba does not use.
     settings = dict(use_cache=False) if family == "mamba" else {}
-    got = adapted.generate(input_ids=nothing, max_new_tokens=mem.n, do_sample=False, eos_token_id=None, **settings)
-    np.testing.assert_array_equal(got[0].numpy(), mem.token_ids)
+    written = adapted.generate(input_ids=nothing, max_new_tokens=mem.n, do_sample=False, eos_token_id=None, **settings)
+    np.testing.assert_array_equal(written[0].numpy(), mem.token_ids)
     assert json.loads((folder / "adapter_config.json").read_text())["num_virtual_tokens"] == len(prefix) + k
-    # The model is as it was.
+    # The model is unchanged.
     np.testing.assert_array_equal(decode(lm, [mem], batch=1)[0], mem.token_ids)
 
 
-def test_tokens_behind_the_vectors_travel_too(tmp_path):
+def test_suffix_tokens_are_exported_too(tmp_path):
     lm = load("toy:llama")
     (mem,) = cram(lm, random_passages(lm, 1, 3), Recipe.default(k=2, suffix=(5,), budget=100), progress=False)
     from safetensors.numpy import load_file

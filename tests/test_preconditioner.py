@@ -17,38 +17,38 @@ def random_result(d=12, r=5, seed=0):
 
 @pytest.mark.parametrize("power", [0.25, 0.5, 1.0])
 def test_whitening_is_the_power_of_a_matrix(power):
-    """Formed outright, directions outside the basis included, up to the common factor.
+    """Compared with the full matrix, directions outside the basis included, up to the common factor.
 
-    In float64: eigenvalues of nothing, of a matrix in float32, are uncertain by a ten-thousandth of the floor.
+    In float64: in float32 the zero eigenvalues are uncertain by a ten-thousandth of the floor.
     """
-    made = random_result()
-    metric = Preconditioner(torch.linalg.qr(made.basis.double().T).Q.T, made.spectrum.double())
-    moment = (metric.basis.T * metric.spectrum) @ metric.basis
+    single = random_result()
+    preconditioner = Preconditioner(torch.linalg.qr(single.basis.double().T).Q.T, single.spectrum.double())
+    moment = (preconditioner.basis.T * preconditioner.spectrum) @ preconditioner.basis
     values, vectors = torch.linalg.eigh(moment)
     whole = (vectors * (values.clamp_min(0) + FLOOR) ** -power) @ vectors.T
     rows = torch.randn(3, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    torch.testing.assert_close(metric.whiten(rows, power) * FLOOR**-power, rows @ whole, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(preconditioner.whiten(rows, power) * FLOOR**-power, rows @ whole, rtol=1e-9, atol=1e-9)
 
 
-def test_no_power_changes_nothing():
+def test_whitening_with_power_zero_changes_nothing():
     rows = torch.randn(2, 12)
     torch.testing.assert_close(random_result().whiten(rows, 0.0), rows)
 
 
-def test_it_is_the_second_moment_of_what_the_model_answers(toy, monkeypatch):
+def test_preconditioner_is_the_second_moment_of_unit_gradients(toy, monkeypatch):
     monkeypatch.setattr(module, "SAMPLES", 64)
     fresh = FrozenLM(*toys.toy("llama"), name="fresh")
-    metric = preconditioner_of(fresh)
-    assert metric.basis.shape == (64, toy.d)
-    torch.testing.assert_close(metric.basis @ metric.basis.T, torch.eye(64), atol=1e-4, rtol=0)
-    assert float(metric.spectrum.sum()) == pytest.approx(1, rel=1e-4)  # of unit gradients
-    assert (metric.spectrum.diff() <= 1e-7).all()
+    preconditioner = preconditioner_of(fresh)
+    assert preconditioner.basis.shape == (64, toy.d)
+    torch.testing.assert_close(preconditioner.basis @ preconditioner.basis.T, torch.eye(64), atol=1e-4, rtol=0)
+    assert float(preconditioner.spectrum.sum()) == pytest.approx(1, rel=1e-4)  # of unit gradients
+    assert (preconditioner.spectrum.diff() <= 1e-7).all()
     again = module.measure_preconditioner(fresh)
-    assert again.digest == metric.digest
-    assert preconditioner_of(fresh) is metric
+    assert again.digest == preconditioner.digest
+    assert preconditioner_of(fresh) is preconditioner
 
 
-def test_where_memory_is_short_it_is_measured_in_parts(toy, monkeypatch):
+def test_preconditioner_is_measured_in_parts_if_memory_is_short(toy, monkeypatch):
     monkeypatch.setattr(module, "SAMPLES", 32)
     whole, usual, sizes = module.measure_preconditioner(toy), module.Batch, []
 
@@ -64,7 +64,7 @@ def test_where_memory_is_short_it_is_measured_in_parts(toy, monkeypatch):
     assert sizes.count(8) == 4
 
 
-def test_kept_on_disk_for_models_that_have_files(tmp_path, monkeypatch):
+def test_preconditioner_is_cached_on_disk_for_models_with_files(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SAMPLES", 32)
     monkeypatch.setenv("MEMLAB_CACHE", str(tmp_path / "cache"))
     model, tokenizer = toys.toy("llama")
@@ -86,7 +86,7 @@ def test_kept_on_disk_for_models_that_have_files(tmp_path, monkeypatch):
     assert file.stat().st_size > 1000
 
 
-def test_a_read_only_cache_only_costs_time(tmp_path, monkeypatch):
+def test_a_read_only_cache_costs_only_time(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SAMPLES", 32)
     monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "file" / "in the way")
     (tmp_path / "file").write_text("")
@@ -95,7 +95,7 @@ def test_a_read_only_cache_only_costs_time(tmp_path, monkeypatch):
     assert preconditioner_of(fresh).basis.shape == (32, 384)
 
 
-def test_what_was_trained_with_it_says_so(toy):
+def test_provenance_names_the_preconditioner(toy):
     (mem,) = cram(toy, random_passages(toy, 1), Recipe.default(k=4), progress=False)
     assert mem.provenance["metric"] == preconditioner_of(toy).digest
     (mem,) = cram(toy, random_passages(toy, 1), Recipe(k=4), progress=False)
@@ -104,8 +104,8 @@ def test_what_was_trained_with_it_says_so(toy):
 
 
 @pytest.mark.real
-def test_a_trained_model_answers_to_some_directions_far_more_than_to_others(real):
-    """The point of measuring. A toy's random weights are nearly even in this."""
+def test_a_trained_model_reacts_to_some_directions_far_more_than_to_others(real):
+    """The reason for the preconditioner. A toy with random weights reacts nearly equally to all directions."""
     spectrum = preconditioner_of(real).spectrum
     assert float(spectrum[0] / spectrum[300]) > 100
     toy = preconditioner_of(load("toy:llama")).spectrum

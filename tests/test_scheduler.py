@@ -1,4 +1,4 @@
-"""Who is on the bench, what it costs in padding, and what running out of memory costs: nothing."""
+"""The batch scheduler: which passages train together, how much padding that needs, and what a memory error costs."""
 
 import time
 
@@ -22,33 +22,33 @@ def mixed_passages(lm, count=200, seed=0):
 
 
 @pytest.mark.slow
-def test_two_hundred_mixed_passages_little_padding_none_lost(toy, store):
-    """Lengths 8 to 128, through an interrupt and a resume."""
+def test_200_mixed_passages_need_little_padding_and_none_is_lost(toy, store):
+    """Lengths 8 to 128, with an interrupt and a resume."""
     passages = mixed_passages(toy)
     recipe = Recipe.default(budget=6, k=2)
     positions = padding = 0
     trained = []
 
-    def watch(progress):
+    def on_step(progress):
         nonlocal positions, padding
         positions, padding = positions + progress.positions, padding + progress.padding
         return progress.finished > 70 and len(trained) == 0
 
     with pytest.raises(CramInterrupted) as stopped:
-        cram(toy, passages, recipe, store, progress=False, on_step=watch)
+        cram(toy, passages, recipe, store, progress=False, on_step=on_step)
     trained += [m.key for m in stopped.value.finished]
     assert 70 < len(trained) < 200
     assert set(trained) == set(store.keys())
     before = {key: store.get(key).provenance["trained"] for key in trained}
-    mems = cram(toy, passages, recipe, store, progress=False, on_step=watch)
+    mems = cram(toy, passages, recipe, store, progress=False, on_step=on_step)
     assert [m.token_ids.tolist() for m in mems] == [p.ids.tolist() for p in passages]
     assert len({m.key for m in mems}) == 200 == len(list(store.keys()))
     assert {key: store.get(key).provenance["trained"] for key in trained} == before
     assert padding / positions < 0.15
 
 
-def test_out_of_memory_costs_slots_and_nothing_else(toy, store, monkeypatch):
-    """Passes of more than 30 positions fail: all passages are trained all the same, each step once."""
+def test_out_of_memory_shrinks_the_batch_and_nothing_else(toy, store, monkeypatch):
+    """Passes of more than 30 positions fail. All passages are trained all the same, each step once."""
     passages = random_passages(toy, 10, 6)
     expected = {m.key: m for m in cram(toy, passages, Recipe.default(k=4), progress=False)}
     real, refused = Batch.scores, []
@@ -71,8 +71,8 @@ def test_out_of_memory_costs_slots_and_nothing_else(toy, store, monkeypatch):
     assert mems[-1].provenance["slots"]["positions"] <= 30
 
 
-def test_recorded_passes_make_way_before_a_passage_is_given_up(toy, monkeypatch):
-    """Even one passage alone goes on: what is let go is the memory that recorded passes kept (``replay``)."""
+def test_captured_passes_are_freed_before_a_passage_is_given_up(toy, monkeypatch):
+    """Even a single passage continues: the memory of captured passes is freed first."""
     real, full = Batch.scores, [True]
     monkeypatch.setattr("memlab.training.scheduler.release_graphs", lambda lm: full.pop() if full else False)
 
@@ -87,8 +87,8 @@ def test_recorded_passes_make_way_before_a_passage_is_given_up(toy, monkeypatch)
     assert not full
 
 
-def test_who_leaves_for_want_of_memory_goes_on_where_it_was(toy, monkeypatch):
-    """Memory runs out in the middle of training: each passage's loss goes on from where it stood, not from noise."""
+def test_preempted_passage_resumes_at_its_step(toy, monkeypatch):
+    """Memory runs out in the middle of training. Each passage's loss continues from its step, not from noise."""
     passages = random_passages(toy, 6, 6)
     recipe = Recipe.default(k=4)
     expected = {m.key: m for m in cram(toy, passages, recipe, progress=False)}
@@ -104,11 +104,11 @@ def test_who_leaves_for_want_of_memory_goes_on_where_it_was(toy, monkeypatch):
     for mem in cram(toy, passages, recipe, progress=False):
         assert mem.exact
         assert mem.trace["step"] == tuple(range(mem.steps + 1))
-        # The fifth loss is that of the fifth vector; a fresh start would be back at the first.
+        # The fifth loss belongs to the fifth vector; after a fresh start it would be the first loss again.
         assert mem.trace["loss"][:6] == pytest.approx(expected[mem.key].trace["loss"][:6], rel=0.02)
 
 
-def test_one_passage_that_does_not_fit_fails_and_says_so(toy, monkeypatch):
+def test_a_single_passage_that_does_not_fit_raises(toy, monkeypatch):
     def scores(self, *_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -118,12 +118,12 @@ def test_one_passage_that_does_not_fit_fails_and_says_so(toy, monkeypatch):
 
 
 @pytest.fixture
-def low():
-    """A model that trains in bfloat16, so that candidates are asked again in float32."""
+def bfloat16_toy():
+    """A model that trains in bfloat16, so that candidates are scored again in float32."""
     return load("toy:llama", dtype=torch.bfloat16)
 
 
-def test_candidates_that_do_not_fit_together_are_asked_one_by_one(low, monkeypatch):
+def test_candidates_that_do_not_fit_together_are_scored_one_by_one(bfloat16_toy, monkeypatch):
     real, refused = Batch.scores, []
 
     def scores(self, mems, dtype, *, gradient=False):
@@ -133,13 +133,13 @@ def test_candidates_that_do_not_fit_together_are_asked_one_by_one(low, monkeypat
         return real(self, mems, dtype, gradient=gradient)
 
     monkeypatch.setattr(Batch, "scores", scores)
-    mems = cram(low, random_passages(low, 8, 3), Recipe.default(k=8), progress=False)
+    mems = cram(bfloat16_toy, random_passages(bfloat16_toy, 8, 3), Recipe.default(k=8), progress=False)
     assert refused
     assert all(m.exact for m in mems)
 
 
-def asked(lm, monkeypatch):
-    """How many passages at once each pass without a gradient was about, while eight like ones are trained."""
+def scored_at_once(lm, monkeypatch):
+    """Number of passages in each pass without a gradient, while eight similar passages are trained."""
     sizes, real = [], Batch.scores
 
     def scores(self, mems, dtype, *, gradient=False):
@@ -149,21 +149,21 @@ def asked(lm, monkeypatch):
         return real(self, mems, dtype, gradient=gradient)
 
     monkeypatch.setattr(Batch, "scores", scores)
-    # Equal seeds and like passages: with eight vectors each, many are right at the same step.
+    # With eight vectors each, many of these passages are right at the same step.
     mems = cram(lm, random_passages(lm, 8, 3), Recipe.default(k=8), progress=False)
     assert all(m.exact for m in mems)
     return sizes
 
 
-def test_candidates_are_asked_together(low, monkeypatch):
-    assert max(asked(low, monkeypatch)) > 1
+def test_candidates_are_scored_together(bfloat16_toy, monkeypatch):
+    assert max(scored_at_once(bfloat16_toy, monkeypatch)) > 1
 
 
-def test_what_was_measured_in_float32_is_not_asked_again(toy, monkeypatch):
-    assert asked(toy, monkeypatch) == [1] * 8  # of each the accuracy of what is kept, and no more
+def test_candidates_measured_in_float32_are_not_scored_again(toy, monkeypatch):
+    assert scored_at_once(toy, monkeypatch) == [1] * 8  # only the final accuracy of each result
 
 
-def test_what_the_bench_was_like_is_recorded(toy):
+def test_provenance_records_the_memory_budget(toy):
     (mem,) = cram(toy, random_passages(toy, 1), Recipe.default(k=4), progress=False)
     assert set(mem.provenance["slots"]) == {
         "positions", "bytes_per_position", "bytes_per_position_and_length", "free_gib",
@@ -171,27 +171,27 @@ def test_what_the_bench_was_like_is_recorded(toy):
     assert mem.provenance["token_passes"] == 8 * (mem.steps + 1)
 
 
-def test_texts_that_grow_share_the_bench_by_what_is_trained_now(toy, store, monkeypatch):
-    """Eight texts of 60 tokens have room for one row of their whole length; they begin at two tokens, all at once."""
+def test_growing_texts_share_the_batch_by_their_current_length(toy, store, monkeypatch):
+    """There is room for one row of 60 tokens. Eight texts of 60 tokens begin with two tokens each, all at once."""
     monkeypatch.setitem(memory.MAX_POSITIONS, "cpu", 64)
     passages = random_passages(toy, 8, 60)
     recipe = Recipe.growing(k=4, grow=2, margin=0.1, budget=120, patience=40)
     alone = {m.key: m for p in passages for m in cram(toy, p, recipe, progress=False)}
-    company, positions = [], []
+    running, positions = [], []
 
-    def watch(progress):
-        company.append(progress.passages)
+    def on_step(progress):
+        running.append(progress.passages)
         positions.append(progress.positions)
 
-    mems = cram(toy, passages, recipe, store, progress=False, on_step=watch)
-    assert len(company[0]) == 8
-    sizes = [len(passages) for passages in company]
-    assert 1 < min(sizes[:60]) < 8  # who came last made way as the others grew
-    # A step may find them one growth each beyond the room that there was before it.
+    mems = cram(toy, passages, recipe, store, progress=False, on_step=on_step)
+    assert len(running[0]) == 8
+    sizes = [len(passages) for passages in running]
+    assert 1 < min(sizes[:60]) < 8  # the newest passages were preempted as the others grew
+    # Each passage may have grown once since memory was last counted.
     assert max(positions) <= 64 + 2 * 8
     for mem in mems:
         assert mem.trace["loss"][0] == pytest.approx(alone[mem.key].trace["loss"][0], rel=1e-4)
-    # Who made way is not forgotten when all is stopped, and goes on as everyone does.
+    # A preempted passage is among the unfinished ones after an interrupt.
     with pytest.raises(CramInterrupted) as stopped:
         cram(toy, passages, recipe, progress=False, on_step=lambda progress: len(progress.passages) < 5)
     assert len(stopped.value.unfinished) == 8
@@ -199,7 +199,7 @@ def test_texts_that_grow_share_the_bench_by_what_is_trained_now(toy, store, monk
     assert np.mean(stages[0]) == pytest.approx(np.mean(stages[1]), rel=0.25)
 
 
-def test_waiting_is_no_time_of_a_training(toy):
+def test_waiting_does_not_count_as_training_time(toy):
     job = TrainingJob(toy, 0, random_passages(toy, 1)[0], Recipe.default(), None)
     assert job.age == 0
     job.start()
