@@ -105,7 +105,7 @@ BAD = {
 
 @pytest.fixture
 def among(store):
-    """(store with one sound result, path for the file of ``MEM`` in it, key of the sound result)."""
+    """(store with one intact result, path for the file of ``MEM`` in it, key of the intact result)."""
     good = store.put(make_vector(token_ids=[4, 4]))
     file = store.file(MEM.key)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -355,7 +355,7 @@ def test_a_random_forged_file_gives_a_vector_or_one_clear_error(tmp_path_factory
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300), st.integers(0, len(SOUND)), st.integers(0, 300))
 def test_random_bytes_give_a_vector_or_one_clear_error(tmp_path_factory, data, at, over):
-    """Random bytes replace ``over`` bytes of a sound file."""
+    """Random bytes replace ``over`` bytes of an intact file."""
     file = tmp_path_factory.getbasetemp() / f"bytes-{os.getpid()}.safetensors"
     file.write_bytes(SOUND[:at] + data + SOUND[at + over :])
     try:

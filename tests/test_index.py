@@ -188,7 +188,7 @@ def test_a_tar_round_trip_keeps_every_byte(store, tmp_path):
 
 
 def hostile(tmp_path, store):
-    """A tar with one sound result and with members that must be refused."""
+    """A tar with one intact result and with members that must be refused."""
     (key,) = fill(store, 1)
     sound = store.file(key).read_bytes()
     ran = tmp_path / "ran"
@@ -230,7 +230,7 @@ def test_hostile_members_are_refused_and_never_run(store, tmp_path):
     other = Store(tmp_path / "in" / "other")
     report = import_tar(other, file)
     assert report.added == [key]
-    assert len(report.refused) == count  # all members except the sound one, plus the link
+    assert len(report.refused) == count  # all members except the intact one, plus the link
     assert all(report.refused.values())
     assert any("damaged" in reason for reason in report.refused.values())
     assert list(other.keys()) == [key]

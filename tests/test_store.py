@@ -162,7 +162,7 @@ def test_modules_that_do_not_import_torch(module):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_sound_files_are_never_quarantined(store, monkeypatch):
+def test_intact_files_are_never_quarantined(store, monkeypatch):
     """A file that cannot be opened now is not damaged. Files of a newer memlab: see test_file_format."""
     key = store.put(make_vector())
     monkeypatch.setattr(
@@ -181,7 +181,7 @@ def test_one_damaged_file_does_not_hide_the_others(store):
         assert len(store.table()) == 1
 
 
-def test_a_sound_file_replaces_a_damaged_one(store):
+def test_an_intact_file_replaces_a_damaged_one(store):
     mem = make_vector()
     file = store.file(store.put(mem))
     file.write_bytes(file.read_bytes()[:-1])

@@ -31,12 +31,12 @@ class CheckpointStore:
         """Path of the checkpoint of a key. The file may not exist."""
         return self.folder / f"{key}.safetensors"
 
-    def save(self, key: str, arrays: Mapping[str, np.ndarray], made: Mapping[str, Any]) -> bool:
-        """Write a checkpoint, and replace an older one. ``made``: the software and dtype that can continue from it.
+    def save(self, key: str, arrays: Mapping[str, np.ndarray], made_by: Mapping[str, Any]) -> bool:
+        """Write a checkpoint, and replace an older one. ``made_by``: the software and dtype that can continue from it.
 
         Returns False with a warning if it cannot be written, because the training can go on without it.
         """
-        metadata = {"made": json.dumps(made, sort_keys=True), "payload_sha256": payload_hash(arrays, made)}
+        metadata = {"made": json.dumps(made_by, sort_keys=True), "payload_sha256": payload_hash(arrays, made_by)}
         data = safetensors.numpy.save(dict(arrays), metadata)
         try:
             atomic_write(self.file(key), data)
@@ -49,7 +49,7 @@ class CheckpointStore:
             return False
         return True
 
-    def load(self, key: str, made: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+    def load(self, key: str, made_by: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
         """The checkpoint of a key, or None. Warns if it is damaged, or if other software or another dtype made it."""
         file = self.file(key)
         if not file.is_file():
@@ -57,18 +57,18 @@ class CheckpointStore:
         try:
             with safetensors.safe_open(file, framework="numpy") as opened:
                 entries = opened.metadata() or {}
-                made_by = json.loads(entries.get("made", "null"))
+                stored = json.loads(entries.get("made", "null"))
                 arrays = {name: opened.get_tensor(name) for name in opened.keys()}
-            if made_by and payload_hash(arrays, made_by) != entries.get("payload_sha256"):
+            if stored and payload_hash(arrays, stored) != entries.get("payload_sha256"):
                 raise ValueError("its contents do not match the hash in its metadata")
         except (safetensors.SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
             warnings.warn(
                 f"{file} cannot be read ({error}). The training starts again from the beginning.", stacklevel=2
             )
             return None
-        if made_by != dict(made):
+        if stored != dict(made_by):
             warnings.warn(
-                f"{file} was made by {made_by}, but this is {dict(made)}. "
+                f"{file} was made by {stored}, but this is {dict(made_by)}. "
                 "The training starts again from the beginning.",
                 stacklevel=2,
             )

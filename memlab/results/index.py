@@ -42,7 +42,7 @@ def _real(name: str) -> _Column:
 def _first_given(metadata: dict[str, Any], checks: list[Check], recipe: Recipe) -> float | None:
     """Share of right tokens of the decode with a given first token, the decode of arXiv 2502.13063."""
     check = next((c for c in checks if c.first_given), None)
-    return check and check.right / check.tokens
+    return check.right / check.tokens if check else None
 
 
 _COLUMNS: dict[str, _Column] = {

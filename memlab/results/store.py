@@ -84,14 +84,14 @@ class Store:
         return (p.stem for p in self._files() if _is_key(p))
 
     def _files(self) -> Iterator[Path]:
-        """All files and folders in the place of results, except incomplete files of running writers."""
+        """All files and folders in ``objects/``, except incomplete files of running writers."""
         objects = self.path / "objects"
         for folder in sorted(objects.iterdir()) if objects.is_dir() else ():
             if folder.name[0] != ".":
                 yield from (p for p in folder.iterdir() if p.name[0] != ".") if folder.is_dir() else [folder]
 
     def find(self, prefix: str) -> str:
-        """The key that starts with ``prefix`` (at least 4 characters). Raises ``StoreError`` unless there is one."""
+        """The one key that starts with ``prefix`` (at least 4 characters). Raises ``StoreError`` for none or many."""
         if len(prefix) < 4:
             raise StoreError(f"Key {prefix!r} is too short. Give at least 4 of its 64 characters.")
         keys = [k for k in self.keys() if k.startswith(prefix)]
@@ -104,7 +104,7 @@ class Store:
         """The result of a key, its hash verified. Raises ``KeyError`` if absent, ``VectorError`` for a bad file."""
         file = self.file(key)
         if not file.exists():
-            raise KeyError(f"no result {key} in {self.path}")
+            raise KeyError(f"There is no result {key} in {self.path}. `memlab store ls` lists all keys.")
         vector = MemVector.load(file)
         if vector.key != key:
             raise DamagedError(f"{file} holds the result {vector.key}, not the result of its name")
@@ -155,7 +155,7 @@ class Store:
     def fetch(self, key: str) -> MemVector | None:
         """The result of a key, or None if it must be trained: it is absent, or damaged and now in quarantine.
 
-        A sound file that cannot be read now (from a newer memlab, say) raises ``VectorError`` and stays in place.
+        An intact file that cannot be read now (from a newer memlab, say) raises ``VectorError`` and stays in place.
         """
         if key not in self:
             return None
@@ -177,7 +177,7 @@ class Store:
             warnings.warn(f"{reason}. It was moved to {moved} and will be trained again.", stacklevel=3)
 
     def verify(self) -> dict[str, Exception]:
-        """Read every file and verify its hash. Returns {key: what is wrong}, empty if all files are sound.
+        """Read every file and verify its hash. Returns {key: what is wrong}, empty if all files are intact.
 
         A ``DamagedError`` means that the file can be moved to quarantine. Other errors mean that it cannot be read
         now. A file whose name is not a key appears with its path. ``memlab.decoding.verify`` decodes vectors again.
