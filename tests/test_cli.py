@@ -306,7 +306,7 @@ def test_a_mistyped_store_is_an_error(cli):
     for command in ("ls", "verify"):
         result = cli("store", command, "--store", "typo")
         assert result.exit_code == 1
-        assert "there is no store at typo" in result.stderr
+        assert "There is no store at typo" in result.stderr
 
 
 def test_listing_a_store_does_not_import_torch(tmp_path):

@@ -53,7 +53,7 @@ def bench_recovery(
     for what, why in result.lost.items():
         typer.echo(f"left out: {what}: {why}", err=True)
     if not len(result.table):
-        raise fail("no run finished, so there is no table", 1)
+        raise fail("No run finished, so there is no table. The reasons are above.", 1)
     write_table(result.table, out)
     measured = f"{result.table.text_id.nunique()} of {len(chosen)} texts ({texts})"
     typer.echo(f"{lm!r}\n{measured}, first {tokens} tokens, 95 % Wilson intervals")

@@ -37,7 +37,7 @@ def bench_precision(
     lm, source = load(model), Store(store)
     mems = exact_vectors(source, lm, count)
     if not mems:
-        raise StoreError(f"{source.path} has no exact vectors of {lm.name}. Make some with `memlab cram`")
+        raise StoreError(f"{source.path} has no exact vectors of {lm.name}. Make some with `memlab cram`.")
     rounded, pruned = precision(lm, mems), pruning(lm, mems)
     table = pd.concat([rounded, pruned], ignore_index=True)
     write_table(table, out)

@@ -210,14 +210,14 @@ def _measured_runs(file: Path | None, model: str) -> pd.DataFrame:
 
     table = stored("capacity") if file is None else read_table(file)
     if table is None:
-        raise fail(f"there is no file {file}. Make it with `memlab capacity --out {file}`", 2)
+        raise fail(f"There is no file {file}. Make it with `memlab capacity --out {file}`.", 2)
     require_columns(table, ("model", "protocol", "text_id", "k", "exact_prefix", "token_bits_without"))
     table = table[table.model == model]
     passages = prediction.measured(table).passage.nunique() if len(table) else 0
     if passages < prediction.LEAST:
         raise fail(
-            f"horizons of only {passages} passages of {model} were measured, and {prediction.LEAST} are needed. "
-            "Measure more with `memlab capacity --out FILE`, and give --runs FILE",
+            f"Horizons of only {passages} passages of {model} were measured, and {prediction.LEAST} are needed. "
+            "Measure more with `memlab capacity --out FILE`, and give --runs FILE.",
             2,
         )
     return table

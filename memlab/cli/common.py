@@ -118,7 +118,7 @@ def texts_of(files: list[str] | None, text: str | None, verb: str) -> list[Text]
         else:
             texts += from_path(name)
     if not texts:
-        raise fail(f"nothing to {verb}. Give a file, or --text 'some text'", 2)
+        raise fail(f"There is nothing to {verb}. Give a file, or --text 'some text'.", 2)
     return texts
 
 

@@ -147,7 +147,7 @@ def store_add(
         try:
             mem = MemVector.load(file)
             if not mem.is_original:
-                raise VectorError(f"{file} was changed or interrupted, so it is not what its key names")
+                raise VectorError(f"{file} was changed or interrupted, so it is not what its key names.")
             if target.fetch(mem.key) is not None:
                 present += 1
                 continue
@@ -207,7 +207,7 @@ def _existing(path: Path | None) -> Store:
     """The store at a path. One that was named by ``--store`` must exist: its name may be mistyped."""
     store = Store(path)
     if path and not store.path.is_dir():
-        raise StoreError(f"there is no store at {path}. Give the folder that holds objects/ (--store, MEMLAB_STORE)")
+        raise StoreError(f"There is no store at {path}. Give the folder that holds objects/ (--store, MEMLAB_STORE).")
     return store
 
 
@@ -216,5 +216,5 @@ def open_vector(result: str, store: Store) -> MemVector:
     if Path(result).is_file():
         return MemVector.load(result)
     if "/" in result or result.endswith(".safetensors"):
-        raise VectorError(f"there is no file {result}. Give a vector file, or a key that `memlab store ls` shows")
+        raise VectorError(f"There is no file {result}. Give a vector file, or a key that `memlab store ls` shows.")
     return store.get(store.find(result))
