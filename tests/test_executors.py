@@ -189,7 +189,7 @@ def test_submitit_as_in_the_readme_gives_the_same_results(plan, local_report, tm
     assert_same(run(plan, Store(tmp_path / "store"), executor=local, chunk=8), local_report)
 
 
-def test_a_model_that_is_only_in_memory_cannot_be_sent(lm, tmp_path):
+def test_a_model_that_is_only_in_memory_cannot_be_sent_to_workers(lm, tmp_path):
     from memlab.models import toys
 
     model, tokenizer = toys.toy("llama")
@@ -219,7 +219,7 @@ def _chunk(lm, plan, path):
 
 
 class FailingExecutor(Executor):
-    """Runs a chunk at once, unless ``fault(keys)`` raises an error, which is then the chunk's."""
+    """Runs a chunk at once. An error that ``fault(keys)`` raises becomes the chunk's error."""
 
     def __init__(self, fault, at_once=2):
         self.fault, self._max_workers, self.broken = fault, at_once, False

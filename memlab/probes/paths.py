@@ -64,8 +64,8 @@ def curve(
 ) -> Path:
     """A quadratic Bézier curve between two solutions, with a control point trained for a low loss along the curve.
 
-    Each step takes ``at_once`` random points (``seed``), one from each of as many equal parts of the curve. ``lr`` is
-    Adam's step size, in units of the root mean square of the ends. The ends are fixed.
+    Each step takes one random point (``seed``) from each of ``at_once`` equal parts of the curve. ``lr`` is Adam's step
+    size, in units of the root mean square of the ends. The ends are fixed.
     """
     _same_passage(a, b)
     middle = torch.tensor((a.mem + b.mem) / 2, requires_grad=True)
