@@ -12,6 +12,7 @@ from memlab.measures import geometry, prediction
 from memlab.measures.capacity import exact_estimates, horizons
 from memlab.measures.capacity_fits import doublings, saturations
 from memlab.measures.statistics import bootstrap, median_interval
+from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store
 
 # Capacity ----------------------------------------------------------------------------------------------------------
@@ -141,12 +142,17 @@ def _codecs() -> Table:
 # Geometry ----------------------------------------------------------------------------------------------------------
 
 
-def seeds_apart() -> geometry.Apart:
-    """Cosine distances within and between the 12 passages of which the bundled store has 16 solutions."""
+def bundled_solutions() -> list[MemVector]:
+    """The bundled vectors of the 12 passages of which there are 16 solutions."""
     store = Store.bundled()
     listed = store.table().query("exact and tokens == 32 and recipe.str.startswith('default')", engine="python")
     several = listed[listed.groupby("text_id").key.transform("size") >= 16]
-    mems = [store.get(key) for key in several.sort_values(["text_id", "seed"]).key]
+    return [store.get(key) for key in several.sort_values(["text_id", "seed"]).key]
+
+
+def seeds_apart() -> geometry.Apart:
+    """Cosine distances within and between the passages of ``bundled_solutions``."""
+    mems = bundled_solutions()
     return geometry.within_and_between([mem.mem[0] for mem in mems], [mem.text.id for mem in mems])
 
 
