@@ -38,10 +38,6 @@ def test_every_experiment_has_a_function_a_summary_and_a_command(name):
     assert name in {command.name for command in bench_app.registered_commands}
 
 
-def test_every_bench_command_is_an_experiment():
-    assert {command.name for command in bench_app.registered_commands if not command.hidden} == {*EXPERIMENTS, "report"}
-
-
 def test_an_unknown_experiment_raises_and_names_those_that_exist():
     with pytest.raises(
         UnknownExperimentError, match=r"^There is no experiment 'sinks'. Use one of: recovery, horizon, "
@@ -54,40 +50,40 @@ def test_the_registry_imports_no_experiment():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def climb(capacity, lengths=range(16, 129, 16), first=64, attempts=2, luck=()):
-    """Search where a length is exact up to ``capacity``, or where (length, seed) is in ``luck``."""
-    attempts_by_length, tried = LengthSearch(lengths, list(lengths).index(first), attempts), []
-    while not attempts_by_length.over:
-        length, seed = attempts_by_length.next
+def search_lengths(capacity, lengths=range(16, 129, 16), first=64, attempts=2, luck=()):
+    """A length search where an attempt is exact if length <= capacity, or if its (length, seed) is in ``luck``."""
+    search, tried = LengthSearch(lengths, list(lengths).index(first), attempts), []
+    while not search.over:
+        length, seed = search.next
         tried.append((length, seed))
-        attempts_by_length.report(length <= capacity or (length, seed) in luck)
+        search.report(length <= capacity or (length, seed) in luck)
         assert len(tried) < 50
-    return (lengths[attempts_by_length.best] if attempts_by_length.best >= 0 else 0), tried
+    return (lengths[search.best] if search.best >= 0 else 0), tried
 
 
 @pytest.mark.parametrize("capacity", [0, 16, 40, 63, 64, 80, 111, 112, 128, 500])
-def test_the_ladder_finds_every_capacity(capacity):
-    found, tried = climb(capacity)
-    assert found == max([n for n in range(16, 129, 16) if n <= capacity], default=0)
+def test_length_search_finds_every_capacity(capacity):
+    longest, tried = search_lengths(capacity)
+    assert longest == max([n for n in range(16, 129, 16) if n <= capacity], default=0)
     assert len(set(tried)) == len(tried)  # nothing is trained twice
 
 
-def test_another_seed_may_save_a_length():
-    assert climb(64, luck={(80, 1), (96, 1)})[0] == 96
-    assert climb(64, luck={(80, 5)})[0] == 64
+def test_length_search_tries_another_seed_before_a_length_fails():
+    assert search_lengths(64, luck={(80, 1), (96, 1)})[0] == 96
+    assert search_lengths(64, luck={(80, 5)})[0] == 64
 
 
-def test_horizons_are_what_was_decoded(toy, store):
+def test_horizons_are_decoded_lengths(toy, store):
     texts = random_words(2, seed=3)
-    told = []
+    lines = []
     table = horizon(
-        Session(toy, store, log=told.append, progress=False), texts, lengths=[2, 4, 8, 60], first=4, attempts=2,
+        Session(toy, store, log=lines.append, progress=False), texts, lengths=[2, 4, 8, 60], first=4, attempts=2,
         recipe=Recipe.default(budget=60, k=4),
     )  # fmt: skip
-    found = horizons(table)
-    assert list(found.text_id) == [t.id for t in texts]
-    assert told[-1].endswith("2 of 2 passages done")
-    for row in found.itertuples():
+    reached = horizons(table)
+    assert list(reached.text_id) == [t.id for t in texts]
+    assert lines[-1].endswith("2 of 2 passages done")
+    for row in reached.itertuples():
         exact = table[(table.text_id == row.text_id) & table.exact]
         assert row.longest_exact == exact.tokens.max() <= row.horizon
         assert all(store.get(key).exact for key in exact.key)
@@ -95,30 +91,30 @@ def test_horizons_are_what_was_decoded(toy, store):
     assert (table[~table.exact].exact_prefix < table[~table.exact].tokens).all()
 
 
-def test_a_search_goes_on_from_another_machines_table(toy, store, tmp_path):
+def test_a_search_resumes_from_a_table_of_another_machine(toy, store, tmp_path):
     texts = random_words(2, seed=3)
     search = dict(lengths=[2, 4, 60], first=4, attempts=1, recipe=Recipe.default(budget=8, k=4))
-    kept = []
-    whole = horizon(Session(toy, store, on_rows=kept.append, progress=False), texts, **search)
-    pd.testing.assert_frame_equal(kept[-1], whole)
-    assert len(kept) > 1
+    reported = []
+    whole = horizon(Session(toy, store, on_rows=reported.append, progress=False), texts, **search)
+    pd.testing.assert_frame_equal(reported[-1], whole)
+    assert len(reported) > 1
     elsewhere = Store(tmp_path / "elsewhere")
-    first_round = Session(toy, elsewhere, resume_from=kept[0], progress=False)
+    first_round = Session(toy, elsewhere, resume_from=reported[0], progress=False)
     again = horizon(first_round, texts, **search)
     pd.testing.assert_frame_equal(again[[*ATTEMPT]], whole[[*ATTEMPT]])
-    assert set(elsewhere.keys()) == set(whole.key) - set(kept[0].key)
-    # The longest exact vectors are not there: they are made again, and pressing comes to the same.
+    assert set(elsewhere.keys()) == set(whole.key) - set(reported[0].key)
+    # That store lacks the longest exact vectors: they are trained again, and the retries have the same results.
     rows = retry_failures(Session(toy, elsewhere, progress=False), texts, whole, target=60, recipe=search["recipe"])
     here = retry_failures(Session(toy, store, progress=False), texts, whole, target=60, recipe=search["recipe"])
     assert list(rows.way) == list(here.way)
-    # What starts from a vector that was trained again starts from its last bits too: rounding depends on the company.
+    # Except the warm start: its parent, trained again, differs in its last bits: rounding depends on the batch.
     pd.testing.assert_frame_equal(*(t[t.way != "from the longest exact"] for t in (rows, here)))
     third = Session(toy, Store(tmp_path / "third"), resume_from=rows, progress=False)
     resumed = retry_failures(third, texts, whole, target=60, recipe=search["recipe"])
     pd.testing.assert_frame_equal(resumed, rows)
 
 
-def test_what_failed_is_pressed_at_the_length_it_failed_at(toy, store):
+def test_failures_are_retried_at_the_length_that_failed(toy, store):
     texts = random_words(3, seed=3)
     recipe = Recipe.default(budget=8, k=4)
     session = Session(toy, store, progress=False)
@@ -135,7 +131,7 @@ def test_what_failed_is_pressed_at_the_length_it_failed_at(toy, store):
     assert rows[rows.way == "four times the steps"].steps.between(9, 32).all()
 
 
-def test_growing_spends_what_it_was_given_and_counts_what_it_decodes(toy, store):
+def test_growing_uses_its_token_budget_and_reports_the_decoded_prefix(toy, store):
     texts = random_words(2, seed=3)
     passes = {texts[0].id: 150, texts[1].id: 600}
     recipe = Recipe.progressive2026(k=4, lr=0.2)
@@ -149,7 +145,7 @@ def test_growing_spends_what_it_was_given_and_counts_what_it_decodes(toy, store)
     assert table.exact_prefix.max() > 2
 
 
-def test_a_table_that_cannot_be_written_is_no_failure_of_a_training(toy, store):
+def test_a_table_that_cannot_be_written_does_not_count_as_a_failed_run(toy, store):
     texts = random_words(3, seed=4)
 
     def full(rows):
@@ -159,13 +155,13 @@ def test_a_table_that_cannot_be_written_is_no_failure_of_a_training(toy, store):
     common = dict(recipe=recipe, token_passes={t.id: 60 * (i + 1) for i, t in enumerate(texts)}, longest=40)
     with pytest.raises(TableNotWrittenError, match="no room"):
         growing(Session(toy, store, on_rows=full, progress=False), texts, **common)
-    assert len(list(store.keys())) == 1  # it ends with the first one, which is kept
+    assert len(list(store.keys())) == 1  # it stops after the first run, whose vector is stored
     table = growing(Session(toy, store, progress=False), texts, **common)
     assert len(table) == 3
     assert not store.failures()
 
 
-def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store, monkeypatch):
+def test_growing_records_the_stage_it_failed_at_and_retries_extend_it(toy, store, monkeypatch):
     texts = random_words(3, seed=4)
     recipe = Recipe.growing(k=2, grow=2, margin=0.5, patience=15)
     session = Session(toy, store, progress=False)
@@ -175,7 +171,7 @@ def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store, m
         mem = store.get(row.key)
         assert row.ended == ("exact" if row.exact else "patience")
         if not row.exact:
-            # Each stage but the last was right with the margin, so the prefix before it comes back, decoded freely.
+            # Every stage before the last reached the margin, so its prefix comes back by free decoding.
             assert row.exact_prefix >= row.tried - 2 > 0
             ids = decode(toy, [mem], batch=1)[0]
             np.testing.assert_array_equal(ids[: row.exact_prefix], mem.token_ids[: row.exact_prefix])
@@ -183,36 +179,36 @@ def test_a_growing_text_needs_the_margin_and_says_where_it_gave_up(toy, store, m
     reached = horizons(table)
     assert (reached.failed_at.isna() == table.exact.to_numpy()).all()
     assert (reached.horizon < reached.failed_at)[~table.exact].all()
-    # Pressed further: as a whole, from where it stood, from another seed, with a free norm, as long as it is short.
+    # Retries, each on the texts that are still short: as a whole, resumed, another seed, free norm.
     target = int(table.exact_prefix.max()) + 1
-    asked = dict(target=target, recipe=recipe, longest=40)
+    settings = dict(target=target, recipe=recipe, longest=40)
     with monkeypatch.context() as patch:
-        patch.setattr(Recipe, "budget", 2)  # of the way as a whole, which would bring them all there
-        rows = extend_growth(session, texts, table, **asked)
-    ways = dict(tuple(rows.groupby("way", sort=False)))
+        patch.setattr(Recipe, "budget", 2)  # so that training as a whole does not succeed at once
+        rows = extend_growth(session, texts, table, **settings)
+    by_setting = dict(tuple(rows.groupby("way", sort=False)))
     whole = "as a whole"
-    assert list(ways)[:4] == ["as it ended", whole, f"{whole}, four times the steps", "four times the patience"]
-    assert not store.get(ways[whole].key.iloc[0]).recipe.grow
+    assert list(by_setting)[:4] == ["as it ended", whole, f"{whole}, four times the steps", "four times the patience"]
+    assert not store.get(by_setting[whole].key.iloc[0]).recipe.grow
     short = set(table.text_id[~table.exact])
-    for way, made in ways.items():
-        assert set(made.text_id) == short, way
-        if way != "as it ended":
-            assert (made.tokens == min(target, 40)).all()  # up to there, and no further
-            short = set(made.text_id[made.exact_prefix < target])
-    warm = ways["four times the patience"].set_index("text_id")
-    for row in ways["as it ended"].itertuples():
+    for setting, retried in by_setting.items():
+        assert set(retried.text_id) == short, setting
+        if setting != "as it ended":
+            assert (retried.tokens == min(target, 40)).all()  # up to the target, and no further
+            short = set(retried.text_id[retried.exact_prefix < target])
+    warm = by_setting["four times the patience"].set_index("text_id")
+    for row in by_setting["as it ended"].itertuples():
         assert store.get(warm.key[row.text_id]).parent == store.get(row.key).lineage_id
-    there = extend_growth(session, texts, table, **asked)
-    assert there[there.way == whole].exact.all()
-    assert set(there.way) == {"as it ended", whole}
-    assert not extend_growth(session, texts, table, **asked | {"target": 1}).size
-    # Out of passes, nothing is known of where it would have given up.
+    extended = extend_growth(session, texts, table, **settings)
+    assert extended[extended.way == whole].exact.all()
+    assert set(extended.way) == {"as it ended", whole}
+    assert not extend_growth(session, texts, table, **settings | {"target": 1}).size
+    # If the token budget ends first, the length that would fail stays unknown.
     short = growing(session, texts[:1], recipe=recipe, token_passes=30, longest=40)
     assert horizons(short).failed_at.isna().all()
 
 
-def test_the_published_loop_and_ours_take_the_same_steps(toy):
-    """torch's AdamW and the model's own logits, against the engine: same start, same losses, same stop."""
+def test_the_published_loop_and_memlab_take_the_same_steps(toy):
+    """torch's AdamW on the model's own logits, compared with memlab's engine: same start, same losses, same stop."""
     (passage,) = random_passages(toy, 1)
     recipe = Recipe.paper2025(k=4, lr=0.1, budget=400)
     theirs = published(toy, passage, recipe)
@@ -232,7 +228,7 @@ def test_progressive_grows_token_by_token(toy):
     assert theirs["reached"] == 5
     assert theirs["accuracy"] == 1.0 == ours.teacher_forced
     assert abs(theirs["steps"] - ours.steps) <= 4
-    # The first stage had one token to learn, not five.
+    # The first stage trains one token, not five.
     assert theirs["token_passes"] < 5 * theirs["steps"]
     assert ours.provenance["token_passes"] < 5 * (ours.steps + 1)
 
@@ -240,37 +236,37 @@ def test_progressive_grows_token_by_token(toy):
 @pytest.mark.slow
 def test_speed_resumes_and_counts_failures_in_full(toy, tmp_path):
     passages = random_passages(toy, 2, 4)
-    out, told = tmp_path / "speed.parquet", []
-    settings = dict(out=out, recipe=Recipe.default(k=4), changes=dict(k=4, budget=30, lr=0.5), log=told.append)
+    out, lines = tmp_path / "speed.parquet", []
+    settings = dict(out=out, recipe=Recipe.default(k=4), changes=dict(k=4, budget=30, lr=0.5), log=lines.append)
     table = speed.speed(toy, passages, **settings)
     assert table.method.tolist() == ["memlab"] * 2 + ["paper2025", "progressive2026"] * 2
-    assert len(told) == 5
+    assert len(lines) == 5
     assert (table.full_seconds >= table.seconds * 0.999).all()
     assert table.decode_seconds.between(0, table.seconds.max()).all()
     assert table[table.method == "memlab"].decoded.all()
     again = speed.speed(toy, passages, **settings)
-    assert len(told) == 5
+    assert len(lines) == 5
     pd.testing.assert_frame_equal(again, table, check_dtype=False)
 
-    # Other passages, another recipe, another machine: what does not fit is measured again, and only that.
-    told.clear()
+    # After a change of passages, recipe or machine, only the rows that no longer fit are measured again.
+    lines.clear()
     fewer = speed.speed(toy, passages[:1], **settings)
     assert len(fewer) == 3
-    assert [line.split()[0] for line in told] == ["memlab:"]
-    told.clear()
+    assert [line.split()[0] for line in lines] == ["memlab:"]
+    lines.clear()
     speed.speed(toy, passages[:1], **settings | dict(changes=dict(budget=3, patience=10)))
-    assert [line.split()[0] for line in told] == ["paper2025", "progressive2026"]
+    assert [line.split()[0] for line in lines] == ["paper2025", "progressive2026"]
     theirs = pd.read_parquet(out).assign(threads=99)
     theirs.to_parquet(out)
-    told.clear()
+    lines.clear()
     speed.speed(toy, passages[:1], **settings)
-    assert "another machine" in told[0]
-    assert [line.split()[0] for line in told[1:]] == ["memlab:", "paper2025", "progressive2026"]
-    kept = pd.read_parquet(out)
-    assert (kept.threads == 99).sum() == len(theirs)  # hours of another machine's are not thrown away
+    assert "another machine" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == ["memlab:", "paper2025", "progressive2026"]
+    rows = pd.read_parquet(out)
+    assert (rows.threads == 99).sum() == len(theirs)  # rows of another machine stay in the file
 
 
-def test_a_failure_costs_its_whole_budget_and_the_first_token_is_given_where_it_was_never_trained(toy, monkeypatch):
+def test_a_failure_costs_its_whole_budget_and_paper2025_decodes_with_the_first_token_given(toy, monkeypatch):
     (passage,) = random_passages(toy, 1, 4)
     (mem,) = cram(toy, passage, Recipe.paper2025(k=4, lr=0.5, budget=400), progress=False)
     assert mem.teacher_forced > 0.7
@@ -291,38 +287,38 @@ def test_a_failure_costs_its_whole_budget_and_the_first_token_is_given_where_it_
     assert grown["full_seconds"] == pytest.approx(grown["seconds"])  # its budget is its patience
 
 
-def test_ratios_of_a_made_up_table():
-    """Ours takes 1 s each; theirs 50 s where it decodes, and 500 s at full budget where it does not."""
+def test_speed_ratios_of_a_made_up_table():
+    """memlab takes 1 s per passage. The other method takes 50 s if it decodes, and 500 s (full budget) if not."""
     rows = [("memlab", f"p{i}", f"t{i}", True, 1.0, 1.0, 10.0) for i in range(10)]
     rows += [("paper2025", f"p{i}", f"t{i}", i < 8, 50.0, 50.0 if i < 8 else 500.0, np.nan) for i in range(10)]
     columns = ["method", "passage", "text_id", "decoded", "seconds", "full_seconds", "once_seconds"]
     table = pd.DataFrame(rows, columns=columns)
-    found = ratios(table).set_index("over")
-    assert found.ratio["both decode"] == pytest.approx(50)
-    assert found.low["both decode"] == pytest.approx(50) == pytest.approx(found.high["both decode"])
-    assert found.passages["both decode"] == 8
-    assert found.ratio["with failures"] == pytest.approx((8 * 50 + 2 * 500) / 8)
-    assert found.low["with failures"] < found.ratio["with failures"] < found.high["with failures"]
-    assert found.ratio["with failures, as they stopped"] == pytest.approx(10 * 50 / 8)
-    assert found.ratio["with failures, and the metric"] == pytest.approx((8 * 50 + 2 * 500) / 8 / 2)
-    # The same table twice over, of the same ten texts, holds no more texts: the intervals stay as wide.
+    result = ratios(table).set_index("over")
+    assert result.ratio["both decode"] == pytest.approx(50)
+    assert result.low["both decode"] == pytest.approx(50) == pytest.approx(result.high["both decode"])
+    assert result.passages["both decode"] == 8
+    assert result.ratio["with failures"] == pytest.approx((8 * 50 + 2 * 500) / 8)
+    assert result.low["with failures"] < result.ratio["with failures"] < result.high["with failures"]
+    assert result.ratio["with failures, as they stopped"] == pytest.approx(10 * 50 / 8)
+    assert result.ratio["with failures, and the metric"] == pytest.approx((8 * 50 + 2 * 500) / 8 / 2)
+    # Twice the passages from the same ten texts: the intervals over texts stay equally wide.
     twice = pd.concat([table, table.assign(passage=table.passage + "'")])
     again = ratios(twice).set_index("over")
     assert again.passages["both decode"] == 16
     for end in ("low", "high"):
-        assert again[end]["with failures"] == pytest.approx(found[end]["with failures"])
-    # Seconds of a machine half as fast, which had only the first eight: each machine is compared with itself.
+        assert again[end]["with failures"] == pytest.approx(result[end]["with failures"])
+    # A slower machine with only the first eight passages: ratios are computed per machine.
     slow = table[table.passage < "p8"].copy()
     slow[["seconds", "full_seconds"]] *= np.where(slow.method == "memlab", 2, 4)[:, None]
     both = pd.concat([table.assign(device="fast"), slow.assign(device="slow")], ignore_index=True)
-    of_each = ratios(both).set_index(["device", "over"])
-    assert of_each.ratio["fast", "with failures"] == pytest.approx(found.ratio["with failures"])
-    assert of_each.ratio["slow", "both decode"] == pytest.approx(100)
-    assert of_each.passages["slow", "with failures"] == 8
+    by_machine = ratios(both).set_index(["device", "over"])
+    assert by_machine.ratio["fast", "with failures"] == pytest.approx(result.ratio["with failures"])
+    assert by_machine.ratio["slow", "both decode"] == pytest.approx(100)
+    assert by_machine.passages["slow", "with failures"] == 8
 
 
-def test_the_products_of_a_step_are_all_seen(toy):
-    """Their shapes account for every multiplication that torch's own counter sees."""
+def test_the_recorded_products_account_for_all_flops_of_a_step(toy):
+    """The shapes give the same number of multiplications as torch's own counter."""
     step = step_profile.training_step(toy, 3, 7)
     step()
     with step_profile._Products() as products:
@@ -340,8 +336,8 @@ def test_a_step_takes_longer_than_its_products(toy):
     assert row.peak_gib < 1
 
 
-def test_processors_of_one_name_are_told_apart(monkeypatch):
-    """Rented machines call several generations by one name, and their seconds are not to be set beside each other."""
+def test_processors_with_equal_names_have_different_device_names(monkeypatch):
+    """Clouds use one name for several generations of processors, whose seconds must not be compared."""
     names = set()
     for has in ({}, {"avx512_bf16": True}, {"avx512_bf16": True, "amx_bf16": True}):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
@@ -363,7 +359,7 @@ def test_a_step_of_a_published_shape_needs_no_weights(monkeypatch):
         step_profile.random_weights("gpt-9")
 
 
-def test_peak_memory_sees_what_comes_and_goes():
+def test_peak_memory_counts_memory_that_is_freed_again():
     def hold():
         gc.collect()
         block = torch.ones(100_000_000, dtype=torch.uint8)
@@ -374,11 +370,11 @@ def test_peak_memory_sees_what_comes_and_goes():
         def __init__(self):
             self.own, self.block = self, torch.ones(300_000_000, dtype=torch.uint8)
 
-    Cycle()  # nobody can reach it: the collector frees it, and that must not be while the work is measured
+    Cycle()  # unreachable: it must be collected before the measurement, not during it
     assert 80e6 < step_profile.peak_memory(hold, torch.device("cpu")) < 200e6
 
 
-def test_first_lead_is_the_margin_of_a_one_token_passage(toy):
+def test_first_token_margin_is_the_margin_of_a_one_token_passage(toy):
     (mem,) = cram(toy, random_passages(toy, 1, 1), Recipe.default(k=2), progress=False)
     assert sink_position.first_token_margin(toy, mem) == pytest.approx(mem.margin, abs=1e-3)
 
@@ -387,18 +383,18 @@ def test_sink_compares_three_placements(toy, store):
     session = Session(toy, store, progress=False)
     table = sink_position.sink(session, random_passages(toy, 2, 3), recipe=Recipe.default(k=2, budget=40))
     assert table.placement.tolist() == ["[mem] text"] * 2 + ["s [mem] text"] * 2 + ["[mem] s text"] * 2
-    usual = sink_position.sink(session, random_passages(toy, 1, 1))
-    # The metric is measured behind the sink prefix: whitened with it, that placement alone would be at home.
-    assert not any("whiten" in recipe for recipe in usual.recipe)
+    default = sink_position.sink(session, random_passages(toy, 1, 1))
+    # No whitening: the preconditioner is measured after the sink prefix, which would favour that placement.
+    assert not any("whiten" in recipe for recipe in default.recipe)
     summary = sink_position.summary(table)
     assert len(summary) == 3
     assert summary.exact.str.match(r"\d/2 \[").all()
-    # Three times the steps on every passage is three, with no doubt about it.
+    # A third of the steps on every passage gives a ratio of 0.33 with an interval of zero width.
     many = pd.concat([table.iloc[[0, 2]].assign(text_id=str(i), steps=[300 + 30 * i, 100 + 10 * i]) for i in range(8)])
     assert sink_position.summary(many)["steps, over without"].tolist() == ["1", "0.33 [0.33, 0.33]"]
 
 
-def test_sink_goes_on_from_another_machines_table(toy, store, tmp_path):
+def test_sink_resumes_from_a_table_of_another_machine(toy, store, tmp_path):
     passages, recipe = random_passages(toy, 2, 3), Recipe.default(k=2, budget=4, whiten=0)
     first = sink_position.sink(Session(toy, store, progress=False), passages[:1], recipe=recipe)
     empty = Store(tmp_path / "another")
@@ -408,27 +404,27 @@ def test_sink_goes_on_from_another_machines_table(toy, store, tmp_path):
     assert set(empty.keys()) == set(both.key[both.text_id == "random-1"])
 
 
-def test_the_study_resumes_where_it_stopped(toy, store, tmp_path):
-    passages, out, told = random_passages(toy, 3, 4), tmp_path / "t.parquet", []
+def test_the_optimizer_study_resumes(toy, store, tmp_path):
+    passages, out, lines = random_passages(toy, 3, 4), tmp_path / "t.parquet", []
     contenders = {"q": {"incumbent": {}, "adamw": optimizer_study.ADAMW | dict(lr=0.5)}}
-    session = Session(toy, store, log=told.append, progress=False)
+    session = Session(toy, store, log=lines.append, progress=False)
     first = optimizer_study.study(session, passages, {"q": {"incumbent": {}}}, budget=40, out=out)
     both = optimizer_study.study(session, passages, contenders, budget=40, out=out)
-    assert len(told) == 2
+    assert len(lines) == 2
     pd.testing.assert_frame_equal(both[both.contender == "incumbent"], first)
     ranked = optimizer_study.ranking(both)
     assert set(ranked.contender) == set(contenders["q"])
     assert ranked.passes_per_exact.is_monotonic_increasing
 
-    # Of other passages nothing is there yet, whatever the contender is called; and the first ones' rows stay.
+    # Other passages are trained, though the contender has the same name; the first rows stay.
     others = random_passages(toy, 2, 6)
     more = optimizer_study.study(session, others, {"q": {"incumbent": {}}}, budget=40, out=out)
-    assert len(told) == 3
+    assert len(lines) == 3
     assert more.tokens.tolist() == [6, 6]
     assert len(pd.read_parquet(out)) == 8
 
 
-def test_seeds_are_no_passages_in_the_ranking():
+def test_the_ranking_counts_passages_not_seeds():
     rows = [("c", text, 0, seed, True, 10, 5, 0.0, 1.0) for text in "ab" for seed in range(20)]
     columns = ["contender", "text_id", "start", "seed", "exact", "token_passes", "steps", "bits", "seconds"]
     (row,) = optimizer_study.ranking(pd.DataFrame(rows, columns=columns)).to_dict("records")
@@ -436,16 +432,16 @@ def test_seeds_are_no_passages_in_the_ranking():
     assert row["low"] == pytest.approx(share_interval(2, 2)[0], abs=1e-3)
 
 
-def test_an_experiment_with_failed_runs_says_so_and_makes_no_table(toy, store, monkeypatch):
+def test_failed_runs_raise_and_leave_no_table(toy, store, monkeypatch):
     from memlab.training.job import TrainingJob
 
     passages = random_passages(toy, 2, 4)
-    usual = TrainingJob.result
+    original = TrainingJob.result
 
     def unlucky(self):
         if self.passage.ids.tolist() == passages[1].ids.tolist():
             raise RuntimeError("made to fail")
-        return usual(self)
+        return original(self)
 
     monkeypatch.setattr(TrainingJob, "result", unlucky)
     with pytest.raises(RunsFailedError, match=r"1 of 2 runs failed.*made to fail"):
@@ -461,20 +457,20 @@ def test_every_contender_is_a_recipe():
             Recipe.named(base, **{k: v for k, v in changes.items() if k != "start" and v != "bos"})
 
 
-def test_the_stored_tables_are_of_what_the_study_says():
+def test_the_stored_tables_match_the_study():
     screen, final = stored("recipe-screen"), stored("recipe-final")
     assert {name for group in optimizer_study.SCREEN.values() for name in group} <= set(screen.contender)
     assert {name for group in optimizer_study.FINAL.values() for name in group} == set(final.contender)
     assert (screen.groupby("contender").size() == 8).all()
     assert (final.groupby("contender").size() == 32 * 3).all()
-    # What the half that chooses put first is the default.
+    # The winner in the choosing half is the default recipe.
     winner = optimizer_study.halves(final).contender[0]
     recipes = final.recipe[final.contender == winner]
     assert {Recipe.from_json(r).replace(budget=400, seed=0) for r in recipes} == {Recipe.default()}
 
 
-def test_what_was_freed_before_does_not_hide_what_is_held_now():
-    """The C library keeps what a first step has freed below what stays: a second one then seems to need nothing."""
+def test_peak_memory_is_not_hidden_by_memory_freed_before():
+    """The C library keeps freed memory of a first step for reuse, so a second step could seem to need none."""
     stays = []
 
     def step():

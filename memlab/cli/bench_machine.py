@@ -48,10 +48,10 @@ def bench_store_crash(
     report = crash_writers(folder, count)
     typer.echo(
         f"{report.kills} kills, {report.writes} keys, begun {report.begun} times, {report.seconds:.0f} s; "
-        f"lost {len(report.lost)}, unreadable {len(report.unreadable)}, damaged {len(report.wrong)}, "
-        f"temporary files left {report.left}"
+        f"lost {len(report.lost)}, unreadable {len(report.unreadable)}, damaged {len(report.damaged)}, "
+        f"temporary files left {report.temporary_files}"
     )
-    if report.lost or report.unreadable or report.wrong:
+    if report.lost or report.unreadable or report.damaged:
         raise typer.Exit(1)
 
 
@@ -63,9 +63,9 @@ def bench_store_scale(
     ] = Path("large-store"),
 ) -> None:
     """Fills a store with random results. Needs no model."""
-    from memlab.experiments.store_stress import large
+    from memlab.experiments.store_stress import time_large_store
 
-    for name, value in large(folder, entries).items():
+    for name, value in time_large_store(folder, entries).items():
         typer.echo(f"{name}: {value}")
 
 

@@ -115,7 +115,7 @@ def bench_bundled(
     lm = load(model)
     mems = bundled_vectors.train_bundled(Session(lm, Store(store), log=typer.echo), Store(out))
     passages = [lm.passage(text, 32) for name in ("originals", "random") for text in load_texts(name, count=4)]
-    bundled_vectors.trajectories(lm, passages, recipe_of("default"), trajectories)
+    bundled_vectors.write_trajectories(lm, passages, recipe_of("default"), trajectories)
     vectors = f"{len({mem.key for mem in mems})} exact vectors in {out}"
     typer.echo(f"{lm!r}\n{vectors}, {len(passages)} trajectories in {trajectories}")
 

@@ -71,7 +71,7 @@ def train_bundled(
     return exact
 
 
-def trajectories(
+def write_trajectories(
     lm: FrozenLM, passages: Sequence[Passage], recipe: Recipe, file: Path, *, every: int = EVERY, progress: bool = True
 ) -> None:
     """Train passages again and store their trajectories: (points, k, d) float16 by key of the result.
@@ -104,7 +104,7 @@ def trajectories(
 
 
 def read_trajectories(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{key: (steps (points,), vectors (points, k, d) float32)} of a file that ``trajectories`` wrote."""
+    """{key: (steps (points,), vectors (points, k, d) float32)} of a file that ``write_trajectories`` wrote."""
     with safetensors.safe_open(file, framework="numpy") as opened:
         metadata: dict[str, Any] = json.loads(opened.metadata()["memlab"])
         return {

@@ -24,7 +24,7 @@ from memlab.scoring.objective import Batch, Row
 
 @dataclass(frozen=True)
 class Form:
-    """A way to store a vector."""
+    """A form in which to store a vector."""
 
     name: str
     bits: float

@@ -1,8 +1,9 @@
 """The experiments by name. ``memlab bench NAME`` runs one.
 
-To add an experiment, write one file next to this one, add one line to ``EXPERIMENTS``, and give it a command in
-``memlab.cli.bench``; a test checks all three. This file imports no experiment, so that a command that needs no model
-does not wait for torch.
+To add an experiment, write one file next to this one and add one line to ``EXPERIMENTS``. If its function takes a
+``Session`` and returns a table, ``memlab bench NAME`` exists at once; a command with more options is added to
+``COMMANDS`` in ``memlab.cli.bench``. This file imports no experiment, so that a command that needs no model does not
+wait for torch.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ EXPERIMENTS = {
             "geometry", "geometry_tables:geometry_tables", "Where solutions lie: paths, radii, planes, attention."
         ),
         Experiment("store-crash", "store_stress:crash_writers", "What a store holds after its writers were killed."),
-        Experiment("store-scale", "store_stress:large", "How long a large store takes to list, filter and verify."),
+        Experiment(
+            "store-scale", "store_stress:time_large_store", "How long a large store takes to list, filter and verify."
+        ),
     )
 }
 """Every experiment by its name."""

@@ -11,7 +11,8 @@ from memlab.experiments.tables import stored
 from memlab.measures import geometry, prediction
 from memlab.measures.capacity import exact_estimates, horizons
 from memlab.measures.capacity_fits import doublings, saturations
-from memlab.measures.statistics import bootstrap, median_interval
+from memlab.measures.capacity_report import ratio_of_horizons
+from memlab.measures.statistics import median_interval
 from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store
 
@@ -81,24 +82,21 @@ def _prediction() -> Table:
     return heads, rows
 
 
-def same_work() -> pd.DataFrame:
-    """One row a passage of ``horizon.parquet``: ``source``, the horizons ``ours`` and ``theirs`` (tokens) that both
-    searches reach with equal token passes, and their ``ratio``.
-    """
+def same_work() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Horizons of ``horizon.parquet``: ours and those of arXiv 2607.21231, which had equal token passes."""
     runs = stored("horizon")
-    ours, theirs = (horizons(runs[runs.way == way]).set_index("text_id") for way in ("growing", "progressive2026"))
-    pairs = pd.DataFrame({"source": ours.source, "ours": ours.horizon, "theirs": theirs.horizon}).dropna()
-    return pairs.assign(ratio=pairs.ours / pairs.theirs)
+    return horizons(runs[runs.way == "growing"]), horizons(runs[runs.way == "progressive2026"])
 
 
 @table("same-work")
 def _same_work() -> Table:
-    pairs = same_work()
-    original = pairs.source == "memlab originals"
+    ours, theirs = same_work()
+    original = ours.source == "memlab originals"
     rows = []
-    for name, some in (("originals", pairs[original]), ("classics", pairs[~original]), ("both", pairs)):
-        ours, theirs, ratio = (median_interval(some[column]) for column in ("ours", "theirs", "ratio"))
-        rows.append((name, len(some), format(ours, ".0f"), format(theirs, "g"), format(ratio, ".1f")))
+    for name, mine in (("originals", ours[original]), ("classics", ours[~original]), ("both", ours)):
+        others = theirs[theirs.text_id.isin(mine.text_id)]
+        cells = format(median_interval(mine.horizon), ".0f"), format(median_interval(others.horizon), "g")
+        rows.append((name, len(mine), *cells, format(ratio_of_horizons(mine, others), ".1f")))
     return ("texts", "passages", "memlab, tokens", "arXiv 2607.21231, tokens", "ratio, passage by passage"), rows
 
 
@@ -162,18 +160,15 @@ def _geometry() -> Table:
     listed = store.table().query("recipe == 'paper2025' and tokens == 32")
     norms = median_interval([float(np.linalg.norm(store.get(key).mem)) for key in listed.key])
     apart = seeds_apart()
-    ways = stored("geometry-paths").query("way != 'nowhere' or t <= 0.5")
-    pairs = ways.groupby(["way", "pair"], as_index=False).agg(
-        barrier=("barrier", "first"), text_id=("text_id", "first"), kept=("exact", "all")
-    )
-    line, nowhere = (pairs[pairs.way == way] for way in ("line", "nowhere"))
-    barrier, null = (bootstrap(lambda t: t.barrier.median(), t) for t in (line, nowhere))
+    ways = geometry.barriers(stored("geometry-paths").assign(kind="all")).set_index("way")
+    line, nowhere = ways.loc["line"], ways.loc["nowhere"]
     rows = [
         ("vectors of the published recipe: Euclidean norm, median", f"{norms:.1f}", "see below", "yes"),
         ("seeds of one text: cosine distance within a text, and between texts",
          f"{apart.within:.3f} within, {apart.between:.3f} between; ratio {apart.ratio:.3f}",
          f"ratio 1: p = {apart.p:.3f}", "nearly, not quite"),
         ("straight line between two solutions: barrier, bits per token, median",
-         f"{barrier:.2f}; {line.kept.sum()} of {len(line)} lines exact all the way", f"{null:.2f}", "yes"),
+         f"{line.barrier:.2f}; {line.exact_throughout} of {line.pairs} lines exact all the way",
+         f"{nowhere.barrier:.2f}", "yes"),
     ]  # fmt: skip
     return ("statement of arXiv 2502.13063", "here", "null model", "holds?"), rows

@@ -60,9 +60,9 @@ class CrashReport:
     """Keys that a writer recorded as done but that are missing or damaged. Must be empty."""
     unreadable: list[str]
     """Errors of a reader while the writers ran. Must be empty."""
-    wrong: dict[str, Exception]
+    damaged: dict[str, Exception]
     """The result of ``Store.verify`` at the end. Must be empty."""
-    left: int
+    temporary_files: int
     """Temporary files that killed writers left, and that ``gc`` removed at the end."""
     seconds: float
 
@@ -107,7 +107,7 @@ def crash_writers(path: Path, kills: int, *, writers: int = 4, count: int = 400,
     return CrashReport(killed, count, begun, lost, unreadable, wrong, left, time.perf_counter() - began)
 
 
-def large(path: Path, entries: int) -> dict[str, str]:
+def time_large_store(path: Path, entries: int) -> dict[str, str]:
     """Time common operations on a store of made-up results: {operation: its time, or a size}."""
     store = Store(path)
     present = set(store.keys())
