@@ -167,11 +167,8 @@ def test_examples_in_docstrings_run(package, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("package", [charts, panels], ids=lambda package: package.__name__)
 def test_every_public_name_has_a_docstring(package):
-    public = {
-        name: value for name, value in vars(package).items() if getattr(value, "__module__", "").startswith("memlab")
-    }
-    assert len(public) > 20
-    assert [name for name, value in public.items() if callable(value) and not value.__doc__] == []
+    assert len(package.__all__) > 20
+    assert [name for name in package.__all__ if not getattr(package, name).__doc__] == []
 
 
 def test_every_class_of_the_style_sheet_is_used(panel):

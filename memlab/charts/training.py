@@ -129,7 +129,12 @@ def speed_chart(table: pd.DataFrame) -> Any:
     )
     base = alt.Chart(table).encode(
         alt.Y("method:N", title=None, sort=order, axis=alt.Axis(labelFontSize=13)),
-        alt.X("seconds:Q", title="seconds per passage, training and decoding (log)", scale=alt.Scale(type="log")),
+        alt.X(
+            "seconds:Q",
+            title="seconds per passage, training and decoding (log)",
+            scale=alt.Scale(type="log"),
+            axis=alt.Axis(labelSeparation=8),
+        ),
     )
     points = base.mark_point(size=80, filled=True, opacity=0.8, stroke=GREY, strokeWidth=0.5).encode(
         alt.YOffset("jitter:Q"),

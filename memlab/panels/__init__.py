@@ -20,14 +20,14 @@ from memlab.panels.capacity import capacity_panel as capacity_panel
 from memlab.panels.cram import OWN as OWN
 from memlab.panels.cram import CramPanel as CramPanel
 from memlab.panels.cram import cram_panel as cram_panel
+from memlab.panels.decoded import marked as marked
+from memlab.panels.decoded import readout as readout
 from memlab.panels.information import InformationPanel as InformationPanel
 from memlab.panels.information import information_panel as information_panel
 from memlab.panels.move import MovePanel as MovePanel
 from memlab.panels.move import move_panel as move_panel
 from memlab.panels.path import PathPanel as PathPanel
 from memlab.panels.path import path_panel as path_panel
-from memlab.panels.readout import marked as marked
-from memlab.panels.readout import readout as readout
 from memlab.panels.runs import RunPanel as RunPanel
 from memlab.panels.runs import run_panel as run_panel
 from memlab.panels.study import StudyPanel as StudyPanel
@@ -41,3 +41,7 @@ def setup(model: str = "smollm2-135m", store: Store | None = None) -> tuple[Froz
     """First line of a notebook: charts that work offline, the model, and a store (default: the user's own)."""
     charts.use_offline_renderer()
     return load(model), store if store is not None else Store()
+
+
+__all__ = [name for name, value in globals().items() if getattr(value, "__module__", "").startswith(__name__)]
+"""Everything above but the modules, for ``import *``."""

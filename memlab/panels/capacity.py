@@ -14,7 +14,7 @@ from memlab.decoding.decode import EXACT, decode
 from memlab.measures import capacity
 from memlab.models import FrozenLM
 from memlab.panels.base import LivePanel
-from memlab.panels.readout import readout_html
+from memlab.panels.decoded import readout_html
 from memlab.panels.style import dropdown, plain_table
 from memlab.probes.token_costs import gains
 from memlab.results.store import Store

@@ -9,7 +9,7 @@ import ipywidgets as w
 from memlab.decoding.decode import decode
 from memlab.models import FrozenLM
 from memlab.panels.base import LivePanel
-from memlab.panels.readout import readout_html
+from memlab.panels.decoded import readout_html
 from memlab.panels.style import download_links, dropdown, number_input, row, text_area
 from memlab.recipes import Recipe
 from memlab.results.store import Store

@@ -14,7 +14,7 @@ from memlab.measures.prediction import Predictor
 from memlab.models import FrozenLM
 from memlab.panels.base import LivePanel
 from memlab.panels.cram import OWN
-from memlab.panels.readout import token_pieces
+from memlab.panels.decoded import token_pieces
 from memlab.panels.style import box, dropdown, number_input, plain_table, text_area
 from memlab.texts import Text, originals
 

@@ -12,7 +12,7 @@ from memlab.decoding.decode import check, decode
 from memlab.measures import geometry
 from memlab.models import FrozenLM
 from memlab.panels.base import LivePanel, vector_options
-from memlab.panels.readout import readout_html
+from memlab.panels.decoded import readout_html
 from memlab.panels.style import download_links, dropdown, number_input, row
 from memlab.results.mem_vector import MemVector
 

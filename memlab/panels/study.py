@@ -12,7 +12,7 @@ from memlab.decoding.decode import decode
 from memlab.experiments.optimizer_study import progress_curves, ranking
 from memlab.models import FrozenLM
 from memlab.panels.base import LivePanel
-from memlab.panels.readout import readout_html
+from memlab.panels.decoded import readout_html
 from memlab.panels.style import download_links, dropdown, plain_table
 from memlab.recipes import Recipe, RecipeError
 from memlab.results.store import Store
