@@ -308,7 +308,7 @@ def test_schema_1_writes_the_same_bytes_for_ever(golden):
     assert hashlib.sha256(schema).hexdigest().startswith("a389394d45a2180f")
 
 
-def test_every_metadata_field_is_declared_once_in_the_dataclass(tmp_path, golden):
+def test_every_metadata_field_is_declared_once_in_the_dataclass(golden):
     """A field of a subclass is written and read without any other list."""
 
     @dataclasses.dataclass(frozen=True, eq=False)

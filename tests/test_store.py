@@ -35,7 +35,7 @@ def test_an_empty_store_works(store):
     assert store.verify() == {}
 
 
-def test_many_writers_leave_one_sound_file(store):
+def test_many_writers_leave_one_intact_file(store):
     mem = make_vector()
     threads = [threading.Thread(target=store.put, args=(mem,)) for _ in range(16)]
     for t in threads:
