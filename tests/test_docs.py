@@ -151,10 +151,10 @@ def spreads():
 
 @cache
 def same_work():
-    from memlab.experiments.report_vectors import same_work as pairs
-    from memlab.measures.statistics import median_interval
+    from memlab.experiments.report_vectors import same_work as ours_and_theirs
+    from memlab.measures.capacity_report import ratio_of_horizons
 
-    return median_interval(pairs().ratio)
+    return ratio_of_horizons(*ours_and_theirs())
 
 
 @cache
@@ -280,29 +280,27 @@ def first_two_rows_of_noise():
 
 
 def radius_by_length():
-    radii = stored("geometry-lengths").groupby(["tokens", "text_id"]).radius.mean().groupby("tokens").median()
+    from memlab.measures.robustness import median_radii
+
+    radii = median_radii(stored("geometry-lengths"), "tokens").radius
     return [number(radii[tokens], ".2f") for tokens in (8, 16, 32, 64)]
 
 
 def radius_by_margin():
-    radii = stored("geometry-margins").groupby(["asked", "text_id"]).radius.mean().groupby("asked").median()
+    from memlab.measures.robustness import median_radii
+
+    radii = median_radii(stored("geometry-margins"), "asked").radius
     return [number(radii[asked], ".3f") for asked in (4.0, 1.0, 0.25)]
 
 
 def curves():
-    from memlab.measures.statistics import bootstrap
+    from memlab.measures.geometry import barriers
 
-    rows = stored("geometry-paths").query("way == 'curve'")
-    pairs = rows.groupby(["kind", "pair"], as_index=False).agg(
-        barrier=("barrier", "first"), text_id=("text_id", "first"), exact=("exact", "all")
-    )
-    kinds = dict(iter(pairs.groupby("kind")))
-    found = []
-    for kind in ("prose", "random words"):
-        some = kinds[kind]
-        barrier = bootstrap(lambda t: t.barrier.median(), some)
-        found += [str(some.exact.sum()), str(len(some)), *interval(barrier, ".2f")]
-    return found
+    found = barriers(stored("geometry-paths")).query("way == 'curve'").set_index("kind")
+    kinds = (found.loc[kind] for kind in ("prose", "random words"))
+    return [
+        cell for k in kinds for cell in (str(k.exact_throughout), str(k.pairs), *interval(k.barrier, ".2f"))
+    ]  # fmt: skip
 
 
 def solutions():
