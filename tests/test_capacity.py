@@ -29,7 +29,7 @@ def reference(name):
 # The paper's own table ---------------------------------------------------------------------------------------------
 
 
-def test_the_papers_utilisation_follows_from_its_token_gain():
+def test_utilisation_matches_the_papers_table():
     printed = [row for row in reference("paper2025-capacity") if row["utilisation"]]
     assert len(printed) == 28
     for row in printed:
@@ -80,7 +80,7 @@ def test_gains_are_summed_over_the_tokens_scored_in_both():
 
 
 def test_pooled_estimators_by_hand():
-    """Two lengths hold on average, one run in them does not; all failing runs are pooled, of whatever length."""
+    """Two lengths reach the threshold on average, one run of them does not. Failing runs of all lengths are pooled."""
     runs = pd.DataFrame(
         [
             # length accuracy hits_with hits_without bits_with bits_without
@@ -110,7 +110,7 @@ def test_pooled_estimators_by_hand():
 # Exact -------------------------------------------------------------------------------------------------------------
 
 
-def test_explain_says_why_99_percent_may_be_nothing():
+def test_explain_when_99_percent_accuracy_decodes_nothing():
     n = 200
     fed = np.ones(n, bool)
     fed[0] = False
@@ -118,43 +118,43 @@ def test_explain_says_why_99_percent_may_be_nothing():
     given = np.full(n, 0.01)
     given[0] = 9.0
     free = np.zeros(n, bool)
-    told = capacity.explain(without, given, np.zeros(n, bool), fed, free).set_index("measure")
-    assert told.loc["tokens scored", ["paper2025", "exact"]].tolist() == [199, 200]
-    assert told.loc["accuracy", "paper2025"] == 1
-    assert bool(told.loc["holds the passage", "paper2025"])
-    assert not told.loc["holds the passage", "exact"]
-    assert "token 1 of 200, which the published count leaves out" in told.loc["holds the passage", "why"]
-    assert told.loc["tokens gained", "exact"] == 0
-    assert told.loc["information gained, bits", "paper2025"] == pytest.approx(199 * 3.99)
-    assert told.loc["information gained, bits", "exact"] == 0  # nothing of it is decoded
-    assert "token 1 gains -5.0 bits" in told.loc["information gained, bits", "why"]
+    result = capacity.explain(without, given, np.zeros(n, bool), fed, free).set_index("measure")
+    assert result.loc["tokens scored", ["paper2025", "exact"]].tolist() == [199, 200]
+    assert result.loc["accuracy", "paper2025"] == 1
+    assert bool(result.loc["holds the passage", "paper2025"])
+    assert not result.loc["holds the passage", "exact"]
+    assert "token 1 of 200, which the published count leaves out" in result.loc["holds the passage", "why"]
+    assert result.loc["tokens gained", "exact"] == 0
+    assert result.loc["information gained, bits", "paper2025"] == pytest.approx(199 * 3.99)
+    assert result.loc["information gained, bits", "exact"] == 0  # nothing of it is decoded
+    assert "token 1 gains -5.0 bits" in result.loc["information gained, bits", "why"]
 
 
-def test_explain_compares_like_with_like():
-    """Without anything before the text, token 1 has no cost; half the passage comes back, the model knew the rest."""
+def test_explain_compares_gains_over_the_same_tokens():
+    """Without a prefix, token 1 has no cost. Fifty tokens are decoded; the bare model knew only tokens after those."""
     n = 200
     fed, free = np.ones(n, bool), np.arange(n) < 50
     without = np.where(np.arange(n) == 0, np.nan, 4.0)
     knew = np.arange(n) >= 130  # 70 hits of the bare model, all behind token 50
-    told = capacity.explain(without, np.full(n, 0.01), knew, fed, free).set_index("measure")
-    assert told.loc["tokens gained", "exact"] == 50
-    assert told.loc["information gained, bits", "exact"] == pytest.approx(49 * 3.99)
-    assert "nan" not in told.to_string().lower()
-    assert "right while the true text is fed" in told.loc["holds the passage", "why"]
+    result = capacity.explain(without, np.full(n, 0.01), knew, fed, free).set_index("measure")
+    assert result.loc["tokens gained", "exact"] == 50
+    assert result.loc["information gained, bits", "exact"] == pytest.approx(49 * 3.99)
+    assert "nan" not in result.to_string().lower()
+    assert "right while the true text is fed" in result.loc["holds the passage", "why"]
     fed[50] = False
-    told = capacity.explain(without, np.full(n, 0.01), knew, fed, free).set_index("measure")
-    assert "allows one wrong token in a hundred" in told.loc["holds the passage", "why"]
+    result = capacity.explain(without, np.full(n, 0.01), knew, fed, free).set_index("measure")
+    assert "allows one wrong token in a hundred" in result.loc["holds the passage", "why"]
 
 
-def test_explain_when_both_agree():
+def test_explain_when_both_protocols_agree():
     right = np.ones(10, bool)
-    told = capacity.explain(np.full(10, 2.0), np.zeros(10), ~right, right, right).set_index("measure")
-    assert bool(told.loc["holds the passage", "exact"])
-    assert told.loc["tokens gained", "exact"] == 10
-    assert "to the end" in told.loc["holds the passage", "why"]
+    result = capacity.explain(np.full(10, 2.0), np.zeros(10), ~right, right, right).set_index("measure")
+    assert bool(result.loc["holds the passage", "exact"])
+    assert result.loc["tokens gained", "exact"] == 10
+    assert "to the end" in result.loc["holds the passage", "why"]
 
 
-def test_exact_estimates_count_what_is_censored():
+def test_exact_estimates_count_censored_passages():
     horizons = pd.DataFrame(
         {
             "texts": ["a"] * 3 + ["b"] * 2,
@@ -171,7 +171,7 @@ def test_exact_estimates_count_what_is_censored():
     assert format(second["tokens"], ".0f") == "61 [–, –]"  # of two passages
 
 
-def test_a_median_among_what_is_censored_is_open_above():
+def test_median_interval_is_open_above_at_censored_horizons():
     table = pd.DataFrame({"horizon": [100, 110, 120, 130, 140, 256, 256, 256], "horizon_bits": 1.0})
     table["failed_at"] = [112, 120, 128, 144, 160, None, None, None]
     (row,) = capacity.exact_estimates(table).to_dict("records")
@@ -184,13 +184,13 @@ def test_a_median_among_what_is_censored_is_open_above():
 
 
 def simulated(rng, c=450.0, passages=24, noise=15.0):
-    """Texts of 100 to 1,500 bits, of which a vector takes c away."""
+    """Texts of 100 to 1,500 bits; a vector removes c bits, with noise."""
     bits = rng.uniform(100, 1500, passages)
     left = np.maximum(0, bits - c + rng.normal(0, noise, passages))
     return pd.DataFrame({"text_id": range(passages), "bits_without": bits, "bits_with": left})
 
 
-def test_saturation_is_the_least_squares_one():
+def test_saturation_is_the_least_squares_fit():
     runs = simulated(np.random.default_rng(1))
     grid = np.arange(300, 600, 0.05)
     cost = [((np.maximum(0, runs.bits_without - c) - runs.bits_with) ** 2).sum() for c in grid]
@@ -198,7 +198,7 @@ def test_saturation_is_the_least_squares_one():
 
 
 @pytest.mark.slow
-def test_saturation_recovers_what_the_data_were_made_with():
+def test_saturation_recovers_a_known_c():
     rng = np.random.default_rng(0)
     hits = 0
     for i in range(100):
@@ -208,7 +208,7 @@ def test_saturation_recovers_what_the_data_were_made_with():
     assert 85 <= hits <= 99  # nominal 95; a percentile interval of 24 passages falls a little short
 
 
-def test_one_c_for_all_kinds_or_one_for_each():
+def test_saturations_separate_kinds_with_different_c():
     rng = np.random.default_rng(1)
     tables = []
     for kind, c in (("prose", 450), ("lists", 450), ("noise", 300)):
@@ -217,11 +217,11 @@ def test_one_c_for_all_kinds_or_one_for_each():
         runs["bits_with"] = np.maximum(0, runs.bits_without - c)
         tables.append(runs.assign(exact=runs.bits_with == 0, tried=40.0, tokens=40))
     alike, apart = pd.concat(tables[:2]), pd.concat(tables)
-    told = capacity_fits.saturations(alike).set_index("texts")
-    assert [round(told.C[kind].value) for kind in ("prose", "lists", "all")] == [450, 450, 450]
-    assert told.off.max() < 1e-6
-    told = capacity_fits.saturations(apart).set_index("texts")
-    assert told.off["all"] > 30 > told.off["noise"]
+    result = capacity_fits.saturations(alike).set_index("texts")
+    assert [round(result.C[kind].value) for kind in ("prose", "lists", "all")] == [450, 450, 450]
+    assert result.off.max() < 1e-6
+    result = capacity_fits.saturations(apart).set_index("texts")
+    assert result.off["all"] > 30 > result.off["noise"]
     # What grew and was not trained to its end says nothing; nor does a single kind of all.
     grown = alike[alike.texts == "prose"].assign(exact=False, tried=20.0)
     assert not len(capacity_fits.saturations(grown))
@@ -229,14 +229,14 @@ def test_one_c_for_all_kinds_or_one_for_each():
 
 
 def attempts(rng, half=140.0, slope=8.0, passages=24):
-    """Every passage at every length, exact with odds that fall as length to the power -slope."""
+    """Every passage at every length; the odds of exact fall with length to the power -slope."""
     lengths = np.arange(64, 257, 16)
     rows = [(p, n, rng.random() < 1 / (1 + (n / half) ** slope)) for p in range(passages) for n in lengths]
     return pd.DataFrame(rows, columns=["text_id", "length", "exact"])
 
 
 @pytest.mark.slow
-def test_n50_recovers_where_half_come_back():
+def test_n50_recovers_a_known_size():
     rng = np.random.default_rng(0)
     hits = 0
     for i in range(40):
@@ -247,7 +247,7 @@ def test_n50_recovers_where_half_come_back():
 
 
 def searched(rng, half, passages, spread=0.3, grid=range(32, 257, 16)):
-    """What a search over a grid finds of passages whose own limits are log-logistic around ``half``."""
+    """Results of a search over a grid of lengths, for passages with log-logistic limits around ``half``."""
     lengths = np.array(grid)
     limits = half * np.exp(spread * rng.logistic(0, 1, passages) * np.sqrt(3) / np.pi)
     reached = [int(lengths[lengths <= limit].max(initial=0)) for limit in limits]
@@ -257,8 +257,8 @@ def searched(rng, half, passages, spread=0.3, grid=range(32, 257, 16)):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("half", [40, 128, 200, 256])
-def test_n50_of_a_search_is_that_of_its_passages(half):
-    """Limits below the grid's first length, between its lengths and beyond its end are what they are: not known."""
+def test_n50_of_a_search_recovers_the_passages_median_limit(half):
+    """The search brackets a limit below the grid's first length, between two lengths, or beyond its end."""
     rng, hits, found = np.random.default_rng(half), 0, []
     for i in range(30):
         estimate = capacity_fits.n50_of_search_interval(searched(rng, half, 24), draws=100, seed=i)
@@ -268,13 +268,13 @@ def test_n50_of_a_search_is_that_of_its_passages(half):
     assert 25 <= hits <= 30
 
 
-def test_n50_of_a_search_that_says_nothing():
+def test_n50_of_a_search_without_bracketed_limits():
     assert np.isnan(capacity_fits.n50_of_search([256, 256], [None, None]))  # at least 256, and no more is known
     # Nothing ever came back: somewhere below the first length.
     assert capacity_fits.n50_of_search([0, 0, 0], [32, 32, 32]) < 32
 
 
-def test_horizons_fail_above_what_they_reach():
+def test_failed_at_is_above_the_horizon():
     attempts = pd.DataFrame(
         {
             "text_id": "a", "source": "here", "length": [96, 112, 128, 144], "tokens": [96, 112, 128, 144],
@@ -286,8 +286,8 @@ def test_horizons_fail_above_what_they_reach():
     assert (row["horizon"], row["longest_exact"], row["failed_at"], row["bits_at_failure"]) == (120, 96, 128, 0.2)
 
 
-def test_a_charge_for_every_token_tells_a_vector_that_pays_for_both():
-    """A world in which tokens cost their bits and two more: in bits kinds differ, charged two they do not."""
+def test_the_right_charge_makes_kinds_agree():
+    """Tokens cost their bits and two more: the kinds differ in bits, and agree with a charge of two."""
     rng = np.random.default_rng(0)
     rows = []
     for i in range(60):
@@ -305,7 +305,7 @@ def test_a_charge_for_every_token_tells_a_vector_that_pays_for_both():
     assert set(given.failed_bits) == {1000.0}
 
 
-def test_two_recipes_are_two_searches():
+def test_runs_of_two_recipes_are_not_pooled():
     attempts = pd.DataFrame(
         {
             "text_id": "a", "source": "here", "length": 96, "tokens": 96, "exact": [True, False], "token_passes": 1,
@@ -332,7 +332,7 @@ def test_two_recipes_are_two_searches():
         capacity.paper_estimates(pd.DataFrame({"recipe": ["paper2025", "default"]}))
 
 
-def test_a_recipe_of_ones_own_is_one_recipe_at_every_k():
+def test_a_custom_recipe_is_one_recipe_at_every_k():
     mine = Recipe.default(grow=8, patience=300, margin=0.3)
     names = [mine.replace(k=k, grow=8 * k, seed=k, token_budget=k).name for k in (1, 2, 4)]
     capacity.require_one_recipe(pd.DataFrame({"recipe": names, "k": [1, 2, 4]}))
@@ -369,7 +369,7 @@ def test_a_name_that_is_not_a_recipes_is_compared_as_it_is():
         capacity.require_one_recipe(pd.DataFrame({"recipe": ["default retired=1", "found elsewhere"]}))
 
 
-def test_rows_that_lack_what_others_have_stay():
+def test_rows_with_missing_labels_are_kept():
     attempts = pd.DataFrame(
         {"text_id": ["a", "b"], "length": 96, "tokens": 96, "exact": False, "token_passes": 1, "exact_prefix": 50,
          "bits": 0.1, "source": ["here", None]}
@@ -377,7 +377,7 @@ def test_rows_that_lack_what_others_have_stay():
     assert len(capacity.horizons(pd.concat([attempts.assign(start=0, model="m"), attempts]))) == 4
 
 
-def test_seventeen_runs_at_the_threshold_hold_it():
+def test_seventeen_runs_at_the_threshold_reach_it():
     runs = pd.DataFrame(
         {"length": [101] * 17, "accuracy": 0.99, "hits_with": 99, "hits_without": 9, "bits_with": 1.0,
          "bits_without": 9.0}
@@ -388,7 +388,7 @@ def test_seventeen_runs_at_the_threshold_hold_it():
     assert found.failing[0] == 17
 
 
-def test_saturation_counts_beside_a_table_without_rows():
+def test_saturation_counts_after_a_concat_with_an_empty_table():
     runs = pd.DataFrame(
         {"protocol": "fixed", "k": 1, "texts": "x", "text_id": [*"abcdefgh"], "exact": [True] * 3 + [False] * 5,
          "tried": 64.0, "tokens": 64, "bits_without": 500.0, "bits_with": 10.0}
@@ -410,7 +410,7 @@ def test_two_parts_of_one_text_are_two_passages():
     assert capacity_fits.vectors_slope(four) == pytest.approx(0)
 
 
-def test_doublings_are_passage_by_passage():
+def test_doublings_compare_each_passage_with_itself():
     rows = [("a", "x", 1, 100), ("a", "x", 2, 210), ("a", "x", 4, 399), ("b", "x", 1, 80), ("b", "x", 2, 160),
             ("c", "y", 1, 50), ("c", "y", 2, 150), ("d", "y", 1, 500)]  # fmt: skip
     table = pd.DataFrame(rows, columns=["text_id", "texts", "k", "horizon"])
@@ -423,8 +423,8 @@ def test_doublings_are_passage_by_passage():
     assert not len(capacity_fits.doublings(table[table.k == 1].assign(horizon_bits=1.0)))
 
 
-def test_a_text_that_grew_failed_where_it_gave_up():
-    """Three of a text of 64: one gave up at 24, one ran out of passes, one came to the end."""
+def test_a_grown_text_fails_at_the_stage_where_it_gave_up():
+    """Three texts of 64 tokens: one gave up at 24, one ran out of token passes, one reached the end."""
     attempts = pd.DataFrame(
         {
             "text_id": ["a", "b", "c"], "length": 64, "tokens": 64, "tried": [24.0, np.nan, np.nan],
@@ -441,7 +441,7 @@ def test_a_text_that_grew_failed_where_it_gave_up():
 
 
 def test_a_length_that_was_exact_once_has_not_failed():
-    """128 tokens were asked for, and the cut moved back to 126: one seed failed there, another did not."""
+    """The requested 128 tokens were cut at 126. One seed failed at that length, another did not."""
     attempts = pd.DataFrame(
         {
             "text_id": "a", "source": "here", "length": [112, 128, 128, 144], "tokens": [112, 126, 126, 144],
@@ -453,7 +453,7 @@ def test_a_length_that_was_exact_once_has_not_failed():
     assert len(capacity.outcomes(attempts)[1]) == 1
 
 
-def test_gains_at_the_horizon_are_of_the_prefix_that_came_back():
+def test_gains_at_the_horizon_are_of_the_exact_prefix():
     attempts = pd.DataFrame(
         {"text_id": "a", "source": "here", "length": [4, 6], "tokens": [4, 6], "exact": [True, False],
          "exact_prefix": [4, 1], "token_passes": 1, "bits": 0.1}
@@ -467,14 +467,14 @@ def test_gains_at_the_horizon_are_of_the_prefix_that_came_back():
     assert row["information_gain_bits"] == pytest.approx(4.5)
 
 
-def test_saturation_is_open_above_where_everything_fits():
+def test_saturation_interval_is_open_above_if_everything_fits():
     runs = pd.DataFrame({"text_id": range(8), "bits_without": np.linspace(100, 400, 8), "bits_with": 0.1})
     found = capacity_fits.saturation_interval(runs, draws=50)
     assert found.value == pytest.approx(400, abs=1)
     assert found.high == math.inf
 
 
-def test_n50_where_there_is_nothing_to_fit():
+def test_n50_if_all_none_or_a_clear_cut_are_exact():
     assert np.isnan(capacity_fits.n50([10, 20], [True, True]))
     assert np.isnan(capacity_fits.n50([10, 20, 30, 40], [False, False, True, True]))
     # Without overlap, half way (on a logarithm) between the longest exact and the shortest failed.
@@ -536,20 +536,20 @@ def kinds(rng, per_bits, passages=12):
 
 
 @pytest.mark.parametrize("per_bits", [True, False])
-def test_information_not_length_tells_either_world(per_bits):
+def test_information_not_length_in_worlds_of_bits_and_of_tokens(per_bits):
     table = kinds(np.random.default_rng(0), per_bits)
-    told = capacity_fits.information_not_length(table, draws=300).set_index("unit")
+    result = capacity_fits.information_not_length(table, draws=300).set_index("unit")
     apart, one = ("tokens", "bits") if per_bits else ("bits", "tokens")
-    assert told.loc[apart, "p"] < 0.01
-    assert told.loc[one, "p"] > 0.05
+    assert result.loc[apart, "p"] < 0.01
+    assert result.loc[one, "p"] > 0.05
     # Means of log2(3), log2(5), log2(9) lie 0.79 octaves (standard deviation) apart.
-    assert told.loc[apart, "spread"] == pytest.approx(np.log2([3, 5, 9]).std(ddof=1), rel=0.1)
-    less = told.loc["tokens less bits"]
+    assert result.loc[apart, "spread"] == pytest.approx(np.log2([3, 5, 9]).std(ddof=1), rel=0.1)
+    less = result.loc["tokens less bits"]
     assert (less.low > 0) if per_bits else (less.high < 0)
 
 
-def test_a_coarse_step_does_not_draw_kinds_together():
-    """Limits in bits half an octave apart, searched in steps of 16 tokens: lower ends are too near, middles are not."""
+def test_a_coarse_search_step_does_not_understate_the_spread():
+    """Limits half an octave apart, searched in steps of 16 tokens: lower ends understate that, middles do not."""
     rows = []
     rng = np.random.default_rng(0)
     for texts, cost, mean in (("plain", 2.0, 600), ("random", 12.0, 600 * 2**0.5)):
@@ -560,37 +560,37 @@ def test_a_coarse_step_does_not_draw_kinds_together():
     names = ["text_id", "texts", "horizon", "horizon_bits", "failed_at", "failed_bits"]
     table = pd.DataFrame(rows, columns=names)
     true = np.log2([600, 600 * 2**0.5]).std(ddof=1)
-    told = capacity_fits.information_not_length(table, draws=50).set_index("unit").spread
+    result = capacity_fits.information_not_length(table, draws=50).set_index("unit").spread
     lower = capacity_fits.information_not_length(table[names[:4]], draws=50).set_index("unit").spread
-    assert abs(told.bits - true) < 0.06
-    assert abs(told.bits - true) < abs(lower.bits - true)
+    assert abs(result.bits - true) < 0.06
+    assert abs(result.bits - true) < abs(lower.bits - true)
 
 
 @pytest.mark.slow
-def test_kinds_that_are_one_differ_as_often_as_p_says():
-    """In neither unit do kinds differ; tokens are the noisier one, which is no difference between kinds."""
+def test_p_is_calibrated_for_kinds_that_do_not_differ():
+    """The kinds differ in neither unit. Tokens have more noise, which must not look like a difference."""
     wrong = {"tokens": 0, "bits": 0, "tokens less bits": 0}
     for i in range(120):
         rng = np.random.default_rng(i)
         bits = 500 * 2 ** rng.normal(0, 0.15, 36)
         table = pd.DataFrame({"text_id": range(36), "texts": np.repeat(list("abc"), 12), "horizon_bits": bits})
         table["horizon"] = bits / 4 * 2 ** rng.normal(0, 0.35, 36)
-        told = capacity_fits.information_not_length(table, draws=60, seed=i).set_index("unit")
+        result = capacity_fits.information_not_length(table, draws=60, seed=i).set_index("unit")
         for unit in wrong:
-            wrong[unit] += told.loc[unit, "p"] <= 0.05
+            wrong[unit] += result.loc[unit, "p"] <= 0.05
     assert all(count <= 14 for count in wrong.values()), wrong  # nominal 6 of 120
 
 
-def test_a_kind_that_vanishes_is_no_finding():
+def test_a_kind_without_horizons_gives_nan():
     table = kinds(np.random.default_rng(0), True)
     table.loc[table.texts == "random", ["horizon", "horizon_bits"]] = 0
-    told = capacity_fits.information_not_length(table, draws=50)
-    assert told.p.isna().all()
-    assert told.spread.isna().all()
-    assert (told.left_out == 12).all()
-    told = capacity_fits.information_not_length(table[table.texts != "random"].assign(failed_at=None), draws=50)
-    assert told.p.notna().all()
-    assert (told.censored == 24).all()
+    result = capacity_fits.information_not_length(table, draws=50)
+    assert result.p.isna().all()
+    assert result.spread.isna().all()
+    assert (result.left_out == 12).all()
+    result = capacity_fits.information_not_length(table[table.texts != "random"].assign(failed_at=None), draws=50)
+    assert result.p.notna().all()
+    assert (result.censored == 24).all()
 
 
 def test_charges_are_the_test_at_each_charge():
@@ -671,7 +671,7 @@ def test_bootstrap_within_keeps_groups_their_size():
     assert set(sizes) == {(4, 2)}
 
 
-def test_bootstrap_of_what_is_often_undefined_gives_no_interval():
+def test_bootstrap_gives_no_interval_if_many_draws_are_undefined():
     exact = [True, False, False, False, False, False]
     table = pd.DataFrame({"text_id": range(6), "exact": exact, "length": [10, 20, 30, 40, 50, 60]})
     found = bootstrap(lambda t: capacity_fits.n50(t.length, t.exact), table, draws=200)
@@ -680,7 +680,7 @@ def test_bootstrap_of_what_is_often_undefined_gives_no_interval():
     assert np.isnan(found.high)
 
 
-def test_of_five_passages_no_interval_is_given():
+def test_bootstrap_of_five_passages_gives_no_interval():
     table = pd.DataFrame({"text_id": [0, 1, 2, 3, 4, 4], "x": [1.0, 2, 3, 4, 5, 6]})
     found = bootstrap(lambda t: t.x.mean(), table, draws=50)
     assert format(found, ".1f") == "3.5 [–, –]"
@@ -703,7 +703,7 @@ def test_share_interval_is_wilsons():
 
 @pytest.mark.parametrize("n", [6, 8, 24])
 def test_median_interval_covers(n):
-    """Whatever the shape: of a normal and of a very lopsided distribution."""
+    """For a normal distribution and for a very skewed one."""
     rng = np.random.default_rng(n)
     for draw, middle in ((rng.standard_normal, 0.0), (lambda size: rng.exponential(1, size), math.log(2))):
         hits = sum(low <= middle <= high for _, low, high in (median_interval(draw(n)) for _ in range(600)))
@@ -711,7 +711,7 @@ def test_median_interval_covers(n):
     assert format(Estimate(143.6, 120, 160), ".0f") == "144 [120, 160]"
 
 
-def test_median_interval_of_too_few_is_open():
+def test_median_interval_of_few_values_is_open():
     assert median_interval([3.0, 1.0, 2.0]) == (2, -math.inf, math.inf)
     assert median_interval([1.0, 2, 3, 4, 5, 6]) == (3.5, 1, 6)
     assert median_interval([1.0, 2, 3, 4, 5, 6], open_above=[False] * 5 + [True]) == (3.5, 1, math.inf)

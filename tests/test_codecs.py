@@ -1,4 +1,4 @@
-"""Coding and back, against entropies known by other means."""
+"""Encoding and decoding, compared with entropies computed independently."""
 
 import bz2
 import contextlib
@@ -27,14 +27,14 @@ def source(seed, count, vocabulary, sharpness=3.0):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 60), st.integers(2, 300), st.floats(0, 6))
-def test_what_is_coded_comes_back(seed, count, vocabulary, sharpness):
+def test_decode_inverts_encode(seed, count, vocabulary, sharpness):
     symbols, shares = source(seed, count, vocabulary, sharpness)
     coded = codecs.encode(symbols, shares)
     assert len(coded.data) == math.ceil(coded.bits / 8)
     assert codecs.decode(coded, count, lambda so_far: shares[len(so_far)]) == symbols
 
 
-def test_the_length_is_the_cross_entropy():
+def test_code_length_is_the_cross_entropy():
     excess = []
     for seed in range(20):
         symbols, shares = source(seed, 150, 5000)
@@ -48,7 +48,7 @@ def test_the_length_is_the_cross_entropy():
     assert max(excess) <= 1 + 1e-6
 
 
-def test_what_was_certain_costs_nothing_and_what_was_impossible_little():
+def test_certain_symbols_are_free_and_impossible_ones_cost_60_bits():
     certain = np.zeros(1000)
     certain[7] = 1
     assert codecs.encode([7] * 200, [certain] * 200).bits <= 2
@@ -59,8 +59,8 @@ def test_what_was_certain_costs_nothing_and_what_was_impossible_little():
     assert codecs.decode(Coded(b"", 0), 0, lambda _: certain) == []
 
 
-def test_what_is_rare_costs_what_it_is_said_to():
-    """Tokens that a model finds all but impossible: 2**-40 are 40 bits, no fewer."""
+def test_rare_symbols_cost_their_full_bits():
+    """Tokens with a probability of 2**-40 cost 40 bits, not fewer."""
     shares = np.full(49152, 2.0**-40)
     shares[0] = 1 - shares[1:].sum()
     coded = codecs.encode([40000, 0, 12345, 0], [shares] * 4)
@@ -68,7 +68,7 @@ def test_what_is_rare_costs_what_it_is_said_to():
     assert codecs.decode(coded, 4, lambda _: shares) == [40000, 0, 12345, 0]
 
 
-def test_the_first_distribution_may_depend_on_what_came_before():
+def test_distributions_may_depend_on_earlier_symbols():
     shares = np.array([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]])
     symbols = [0, 0, 0, 1, 1, 1, 2, 2, 2, 0]
     after = [np.full(3, 1 / 3), *(shares[s] for s in symbols[:-1])]
@@ -77,13 +77,13 @@ def test_the_first_distribution_may_depend_on_what_came_before():
     assert got == symbols
 
 
-def test_damaged_data_is_not_the_message():
+def test_damaged_data_does_not_decode_to_the_message():
     symbols, shares = source(0, 50, 400)
     coded = codecs.encode(symbols, shares)
     flipped = Coded(bytes([coded.data[0] ^ 0x80]) + coded.data[1:], coded.bits)
     with contextlib.suppress(CodecError):
         assert codecs.decode(flipped, 50, lambda so_far: shares[len(so_far)]) != symbols
-    # What no encoder makes is told apart: a code too long, one of more symbols, one of other distributions.
+    # What no encoder makes is result apart: a code too long, one of more symbols, one of other distributions.
     for strange, count in ((Coded(b"\xff" * 80, 640), 50), (coded, 49)):
         with pytest.raises(CodecError, match=f"{strange.bits} bits are not a code of {count} symbols"):
             codecs.decode(strange, count, lambda so_far: shares[len(so_far)])
@@ -91,7 +91,7 @@ def test_damaged_data_is_not_the_message():
         codecs.decode(coded, 50, lambda so_far: shares[-1 - len(so_far)])
 
 
-def test_general_codecs_are_those_of_the_libraries_without_their_headers():
+def test_general_codecs_are_the_libraries_without_headers():
     text = "The ferry crossed, and the ferry crossed again; " * 40
     raw = text.encode()
     bits = codecs.general_bits(text)

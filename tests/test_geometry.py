@@ -12,7 +12,7 @@ from memlab.measures import similarity
 
 
 def cloud(groups=8, each=6, d=30, tight=0.0, seed=0):
-    """(n, d) and its groups: directions drawn anew for every vector, mixed with their group's own by ``tight``."""
+    """(n, d) and its groups: a random direction per vector, mixed with its group's direction by the share ``tight``."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((groups, d))
     x = tight * np.repeat(centres, each, axis=0) + (1 - tight) * rng.standard_normal((groups * each, d))
@@ -28,7 +28,7 @@ def test_cosines_by_hand():
     np.testing.assert_allclose(got, expected, atol=1e-12)
 
 
-def test_groups_that_hold_together_are_found_and_others_are_not():
+def test_within_and_between_finds_groups_that_hold_together():
     x, groups = cloud(tight=0.6)
     found = g.within_and_between(x, groups)
     assert found.p < 0.01
@@ -41,7 +41,7 @@ def test_groups_that_hold_together_are_found_and_others_are_not():
     assert none.between.value == pytest.approx(1, abs=0.05)
 
 
-def test_the_permutation_test_is_right_about_how_often_it_is_wrong():
+def test_within_and_between_p_is_calibrated():
     wrong = [g.within_and_between(*cloud(5, 3, 10, seed=i), draws=99).p <= 0.1 for i in range(150)]
     assert 0.04 < np.mean(wrong) < 0.17  # nominal 0.1
 
@@ -73,7 +73,7 @@ def test_the_spherical_null_has_no_direction():
 
 
 @pytest.mark.parametrize("log", [False, True])
-def test_bins_hold_every_value_once(log):
+def test_bins_count_every_value_once(log):
     values = np.array([1.0, 2, 4, 8, 16, 16, 3])
     table = g.binned(values, ["a"] * 4 + ["b"] * 3, bins=4, log=log)
     assert table.groupby("kind").share.sum().tolist() == pytest.approx([1, 1])
@@ -99,7 +99,7 @@ def test_own_word_against_all_deals():
         g.own_among_nearest(near, [1, 5, 2, 2, 3, 3], groups)
 
 
-def test_own_word_is_an_accident_as_often_as_p_says():
+def test_own_word_p_is_calibrated():
     p = []
     for seed in range(120):
         rng = np.random.default_rng(seed)
@@ -131,7 +131,7 @@ def test_pca_of_a_plane_is_the_plane():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["umap", "tsne"])
-def test_other_maps_keep_neighbours_and_a_seed_means_one_map(how):
+def test_umap_and_tsne_keep_neighbours_and_repeat_with_a_seed(how):
     x, groups = cloud(4, 10, tight=0.8)
     flat = g.flat_map(x, how, neighbours=8)
     assert flat.shape == (40, 2)
@@ -142,14 +142,14 @@ def test_other_maps_keep_neighbours_and_a_seed_means_one_map(how):
     del groups
 
 
-def test_maps_that_cannot_be_made():
+def test_flat_map_errors():
     with pytest.raises(ValueError, match="pca, umap or tsne"):
         g.flat_map(np.eye(6), "mds")
     with pytest.raises(ValueError, match="at least 5"):
         g.flat_map(np.eye(3), "umap")
 
 
-def test_neighbours_kept_of_the_thing_itself():
+def test_neighbours_kept_of_an_identical_map():
     x = g.spherical_null(30, 2)  # on a circle, cosine and straight distance agree
     assert g.neighbours_kept(x, x) == 1
     few = g.spherical_null(8, 2)  # all seven others are neighbours, on any map
@@ -160,7 +160,7 @@ def test_neighbours_kept_of_the_thing_itself():
 # Probes and dimensions -----------------------------------------------------------------------------------------------
 
 
-def test_a_probe_reads_what_is_there_and_nothing_else():
+def test_a_probe_reads_a_label_only_if_it_is_there():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(24), 4)
     kind = np.repeat(np.arange(24) % 2, 4)
@@ -173,8 +173,8 @@ def test_a_probe_reads_what_is_there_and_nothing_else():
     assert nothing.p > 0.05
 
 
-def test_a_probe_is_not_fooled_by_knowing_the_passage_again():
-    """Every passage has a place of its own, and its kind is a coin's: only with groups is that seen."""
+def test_a_probe_with_groups_cannot_recognise_the_passage():
+    """Every passage has its own place and a random kind. A probe without groups recognises the passage."""
     rng = np.random.default_rng(1)
     groups = np.repeat(np.arange(20), 6)
     kind = np.repeat(rng.permutation(np.arange(20) % 2), 6)
@@ -190,7 +190,7 @@ def test_a_probe_needs_one_label_a_group():
         g.probe(np.eye(4), [0, 0, 1, 1], [0, 0, 1, 2])
 
 
-def test_dimensions_of_clouds_that_have_one():
+def test_dimensions_of_clouds_with_a_known_dimension():
     rng = np.random.default_rng(0)
     basis = ortho_group.rvs(40, random_state=0)[:5]
     x = rng.standard_normal((600, 5)) @ basis
@@ -216,14 +216,14 @@ def test_the_spectrum_null_has_exactly_the_same_covariance(n, d):
 
 
 def test_points_without_structure_have_the_dimension_of_their_null():
-    """Fewer points than dimensions, as ours are: what a Gaussian of the sample's covariance would get wrong by half."""
+    """Fewer points than dimensions, as in our data. A Gaussian with the sample's covariance would be wrong by half."""
     ratios = []
     for seed in range(8):
         x = np.random.default_rng(seed).standard_normal((120, 400))
         null = np.mean([g.intrinsic_dimension(g.spectrum_null(x, seed=i)) for i in range(5)])
         ratios.append(g.intrinsic_dimension(x) / null)
     assert np.mean(ratios) == pytest.approx(1, abs=0.1)
-    # A curve that winds through as many dimensions is told from its null.
+    # A curve that winds through as many dimensions is result from its null.
     t = np.random.default_rng(0).uniform(0, 2 * np.pi, 300)
     winding = np.stack([f(k * t) for k in range(1, 6) for f in (np.sin, np.cos)], axis=1)
     assert g.intrinsic_dimension(winding) < 2
@@ -234,20 +234,20 @@ def test_a_trajectory_in_numbers():
     # A quarter turn in a plane, after a start elsewhere.
     angle = np.linspace(0, np.pi / 2, 9)
     turn = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
-    told = g.trajectory(range(0, 50, 5), np.concatenate([[[0, 0, 0.01]], turn]))
-    assert told["steps"] == 45
-    assert told["points"] == 10
-    assert told["components for 99 %"] == 2
-    assert told["norm, start"] == pytest.approx(0.01)
-    assert told["norm, end"] == pytest.approx(1)
-    assert told["cosine, start and end"] == pytest.approx(0)
-    assert told["cosine, half way and end"] == pytest.approx(np.sin(np.pi / 4), abs=0.01)
+    result = g.trajectory(range(0, 50, 5), np.concatenate([[[0, 0, 0.01]], turn]))
+    assert result["steps"] == 45
+    assert result["points"] == 10
+    assert result["components for 99 %"] == 2
+    assert result["norm, start"] == pytest.approx(0.01)
+    assert result["norm, end"] == pytest.approx(1)
+    assert result["cosine, start and end"] == pytest.approx(0)
+    assert result["cosine, half way and end"] == pytest.approx(np.sin(np.pi / 4), abs=0.01)
 
 
-def test_a_random_walk_has_the_components_of_random_walks():
+def test_trajectory_of_a_random_walk_equals_its_null():
     steps = np.random.default_rng(5).standard_normal((40, 300)) / 300**0.5
-    told = g.trajectory(range(41), np.concatenate([np.zeros((1, 300)) + 1e-3, np.cumsum(steps, 0)]))
-    assert told["components for 99 %"] == pytest.approx(told["of random walks"], rel=0.15)
+    result = g.trajectory(range(41), np.concatenate([np.zeros((1, 300)) + 1e-3, np.cumsum(steps, 0)]))
+    assert result["components for 99 %"] == pytest.approx(result["of random walks"], rel=0.15)
 
 
 # Paths and radii -----------------------------------------------------------------------------------------------------
@@ -331,8 +331,8 @@ def test_radius_by_bisection():
         g.exact_radius(holds, high=0)
 
 
-def test_a_radius_is_where_it_first_fails():
-    """Lost between 1 and 1.6, there again beyond: bisection from above lands on the far side of the gap."""
+def test_exact_radius_is_the_first_failure():
+    """The text is lost between 1 and 1.6 and comes back beyond. Bisection alone would end beyond the gap."""
     low, fails = g.exact_radius(lambda r: r < 1 or 1.6 < r < 3, high=5)
     assert low == pytest.approx(1, rel=0.03)
     assert fails == pytest.approx(1, rel=0.03)
@@ -354,28 +354,28 @@ def test_a_rotated_copy_has_the_same_relative_representation():
 
 
 @pytest.mark.slow
-def test_two_spaces_without_anything_in_common_agree_as_often_as_p_says():
-    """Also where both tell two kinds apart: that is no agreement inside the kinds."""
+def test_agreement_p_is_calibrated_for_unrelated_spaces():
+    """Also if both spaces separate two kinds: that is not agreement inside the kinds."""
     kinds = np.repeat([0, 1], 8)
     centre = 0.7 * np.eye(2, 24)[kinds]
-    plain, same_kinds, told = [], [], []
+    plain, same_kinds, result = [], [], []
     for seed in range(120):
         rng = np.random.default_rng(seed)
         x, y = (rng.standard_normal((16, 24)) / 24**0.5 for _ in range(2))
         plain.append(similarity.agreement(g.cosines(x), g.cosines(y), draws=99, seed=seed))
         x, y = g.cosines(x + centre), g.cosines(y + centre)
         same_kinds.append(similarity.agreement(x, y, kinds, draws=99, seed=seed).p)
-        told.append(similarity.agreement(x, y, draws=99, seed=seed).p)
+        result.append(similarity.agreement(x, y, draws=99, seed=seed).p)
     assert np.mean([found.p <= 0.05 for found in plain]) < 0.12
     assert np.mean([found.correlation.value for found in plain]) == pytest.approx(0, abs=0.03)
     assert np.mean([found.retrieval for found in plain]) == pytest.approx(1 / 16, abs=0.03)
     assert np.mean(np.array(same_kinds) <= 0.05) < 0.12
-    assert np.mean(np.array(told) <= 0.05) > 0.5  # without kinds, the kinds are all it sees
+    assert np.mean(np.array(result) <= 0.05) > 0.5  # without kinds, the kinds are all it sees
     with pytest.raises(ValueError, match="two square tables"):
         similarity.agreement(np.eye(5), np.eye(4))
 
 
-def test_two_noisy_looks_at_one_space_agree():
+def test_two_noisy_copies_of_one_space_agree():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((20, 30))
     here, there = (g.cosines(x + 0.5 * rng.standard_normal(x.shape)) for _ in range(2))

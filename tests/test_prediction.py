@@ -1,4 +1,4 @@
-"""The predictor on worlds made with known rules: one where bits decide, one where length does, one in between."""
+"""The predictor on simulated data with known rules: bits decide, length decides, or both."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from memlab.measures import prediction
 
 
 def world(rng, *, budget=500.0, constant=0.0, noise=0.05, passages=36, ks=(1,), slope=1.0):
-    """Passages of three densities; a horizon is where its own budget is spent, and budgets scatter by ``noise``."""
+    """Passages of three densities. A horizon is where a passage's budget is spent; budgets vary by ``noise``."""
     rows = []
     for i in range(passages):
         k = ks[i // 3 % len(ks)]
@@ -26,13 +26,13 @@ def fitted(table):
 
 
 @pytest.mark.parametrize("constant", [0.0, 4.0])
-def test_the_fit_finds_what_the_world_was_made_with(constant):
+def test_the_fit_recovers_known_constant_and_budget(constant):
     found = fitted(world(np.random.default_rng(0), constant=constant, budget=600))
     assert found.constant == pytest.approx(constant, abs=1)
     assert found.budget == pytest.approx(600, rel=0.05 if constant == 0 else 0.25)
 
 
-def test_where_length_alone_decides_the_constant_is_large():
+def test_the_constant_is_large_if_only_length_decides():
     found = fitted(world(np.random.default_rng(0), constant=1000, budget=130_000))
     assert found.constant == max(prediction.CONSTANTS)
 
@@ -40,19 +40,19 @@ def test_where_length_alone_decides_the_constant_is_large():
 @pytest.mark.slow
 def test_held_out_passages_are_predicted_better_than_by_the_mean():
     table = world(np.random.default_rng(1))
-    told = prediction.report(prediction.held_out(table))
-    assert told["passages"] == 36
-    assert told["median_error"] < 0.25 * told["baseline_median_error"]
+    result = prediction.report(prediction.held_out(table))
+    assert result["passages"] == 36
+    assert result["median_error"] < 0.25 * result["baseline_median_error"]
 
 
 @pytest.mark.slow
-def test_a_kind_never_seen_is_predicted_where_bits_decide():
-    told = prediction.report(prediction.held_out(world(np.random.default_rng(1)), by="texts"))
-    assert told["median_error"] < 0.25 * told["baseline_median_error"]
+def test_an_unseen_kind_is_predicted_if_bits_decide():
+    result = prediction.report(prediction.held_out(world(np.random.default_rng(1)), by="texts"))
+    assert result["median_error"] < 0.25 * result["baseline_median_error"]
 
 
 @pytest.mark.slow
-def test_intervals_cover_as_they_say():
+def test_intervals_have_their_coverage():
     inside = [
         prediction.report(prediction.held_out(world(np.random.default_rng(i), noise=0.2, passages=30)))["inside"]
         for i in range(6)
@@ -61,8 +61,8 @@ def test_intervals_cover_as_they_say():
 
 
 @pytest.mark.slow
-def test_intervals_cover_where_every_passage_was_measured_at_several_k():
-    """Noise of each k's own: the mean of a passage's errors is half as wide as one of them."""
+def test_intervals_have_their_coverage_with_several_k():
+    """Each k has independent noise: the mean of a passage's errors varies half as much as one error."""
     inside = []
     for i in range(3):
         rng = np.random.default_rng(i)
@@ -80,13 +80,13 @@ def test_intervals_cover_where_every_passage_was_measured_at_several_k():
 
 
 @pytest.mark.slow
-def test_what_has_nothing_to_do_with_bits_is_not_predicted():
+def test_horizons_unrelated_to_bits_are_not_predicted():
     """The negative control: horizons shuffled among passages."""
     rng = np.random.default_rng(0)
     table = world(rng)
     table["horizon"] = rng.permutation(np.minimum(table.horizon, table.token_bits.map(len).min()))
-    told = prediction.report(prediction.held_out(table))
-    assert told["median_error"] > 0.6 * told["baseline_median_error"]
+    result = prediction.report(prediction.held_out(table))
+    assert result["median_error"] > 0.6 * result["baseline_median_error"]
 
 
 def test_more_vectors():
@@ -101,7 +101,7 @@ def test_more_vectors():
     assert found.vectors_needed(text[:3]) == 1
 
 
-def test_where_more_vectors_hold_no_more_nothing_is_said_of_how_many_it_takes():
+def test_vectors_needed_raises_if_more_vectors_held_no_more():
     bits = np.full(400, 4.0)
     for horizons in ([100, 90, 120, 110, 80, 70], [100, 100, 120, 120, 80, 80]):
         found = prediction.fit([bits] * 6, horizons, [1, 2] * 3, passages=[*"aabbcc"])
@@ -140,7 +140,7 @@ def test_two_parts_of_one_text_keep_their_own_bits():
         assert table.passage.nunique() == 6
 
 
-def test_a_text_is_never_longer_than_it_is():
+def test_a_prediction_ends_at_the_texts_end():
     found = fitted(world(np.random.default_rng(0)))
     assert tuple(found.horizon(np.full(20, 2.0))) == (20, 20, 20)
     estimate = found.horizon(np.full(2000, 2.0))
@@ -156,7 +156,7 @@ def test_with_few_passages_an_interval_is_open():
     assert 1 < few.horizon(text, level=0.6).low < few.horizon(text, level=0.6).high < 2000
 
 
-def test_what_cannot_be_fitted_is_said():
+def test_fit_errors():
     with pytest.raises(ValueError, match="at least 3"):
         prediction.fit([[1.0, 2]], [1])
     with pytest.raises(ValueError, match="horizon of 5"):
@@ -164,7 +164,7 @@ def test_what_cannot_be_fitted_is_said():
 
 
 def rows_of(rng, passages, ks=(1, 2, 4), spread=0.2, tokens=3000):
-    """Passages of one budget each, whatever k, and long texts."""
+    """Long texts; each passage has one budget per vector, for every k."""
     rows = []
     for p in range(passages):
         budget, bits = 500 * np.exp(rng.normal(0, spread)), rng.exponential(4, tokens)
@@ -178,7 +178,7 @@ def fitted_by_passage(table):
     )
 
 
-def test_intervals_are_made_of_passages_not_of_rows():
+def test_intervals_count_passages_not_rows():
     table = rows_of(np.random.default_rng(0), 7)
     found = fitted_by_passage(table)
     assert len(found.errors) == 7
@@ -188,7 +188,7 @@ def test_intervals_are_made_of_passages_not_of_rows():
         found.vectors_needed(table.token_bits[0], sure=0.95)
 
 
-def test_the_mean_of_its_own_kind_stands_beside_that_of_all():
+def test_baselines_are_the_means_of_all_and_of_the_own_kind():
     table = pd.DataFrame(
         {"text_id": [*"abcdef"], "texts": [*"xxxyyy"], "k": 1, "horizon": [10, 12, 14, 40, 42, 50],
          "token_bits": [np.full(100, 4.0)] * 6}
@@ -196,19 +196,19 @@ def test_the_mean_of_its_own_kind_stands_beside_that_of_all():
     found = prediction.held_out(table).set_index("text_id")
     assert found.baseline["a"] == np.mean([12, 14, 40, 42, 50])
     assert (found.own_kind["a"], found.own_kind["f"]) == (13, 41)
-    told = prediction.reports(found.reset_index())
-    assert list(told) == [1]
+    result = prediction.reports(found.reset_index())
+    assert list(result) == [1]
     # off by 3, 0, 3, 6, 3, 9
-    assert told[1]["own_kind_median_error"] == 3
+    assert result[1]["own_kind_median_error"] == 3
     assert prediction.held_out(table, by="texts").own_kind.isna().all()
-    said = _accuracy(1, told[1])
-    assert said.startswith("k = 1: median error of 6 passages, each predicted from the others: ")
-    assert "mean of the same kind 3" in said
-    assert "kind" not in _accuracy(2, {**told[1], "own_kind_median_error": np.nan})
+    line = _accuracy(1, result[1])
+    assert line.startswith("k = 1: median error of 6 passages, each predicted from the others: ")
+    assert "mean of the same kind 3" in line
+    assert "kind" not in _accuracy(2, {**result[1], "own_kind_median_error": np.nan})
 
 
-def test_a_passage_counts_once_however_many_k_it_was_measured_at():
-    """Two passages of a budget of 400 bits measured at one k, one of 800 at four: the median is 400."""
+def test_a_passage_measured_at_several_k_counts_once():
+    """Two passages with a budget of 400 bits at one k, one with 800 at four k: the median is 400."""
     bits = np.full(2000, 4.0)
     found = prediction.fit(
         [bits] * 6, [100, 100, 200, 400, 800, 1600], [1, 1, 1, 2, 4, 8], passages=["a", "b", *["c"] * 4]
@@ -217,8 +217,8 @@ def test_a_passage_counts_once_however_many_k_it_was_measured_at():
     assert found.slope == pytest.approx(1)
 
 
-def test_as_sure_as_one_asks_to_be():
-    """Of passages that were not measured, nine in ten fit into the vectors that were said to be enough for them."""
+def test_vectors_needed_holds_the_requested_share_of_passages():
+    """Nine in ten new passages fit into the predicted number of vectors."""
     held = tried = 0
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -230,8 +230,8 @@ def test_as_sure_as_one_asks_to_be():
     assert held / tried >= 0.86
 
 
-def test_where_a_text_was_no_longer_tried_gives_nothing_away():
-    """Budgets that nothing foretells: shorter texts must not make for a better prediction."""
+def test_the_end_of_the_search_does_not_leak_into_predictions():
+    """Budgets that nothing predicts: texts cut near the horizon must not improve the prediction."""
     table = rows_of(np.random.default_rng(3), 24, ks=(1,), spread=0.8)
     cut = table.assign(token_bits=[bits[: n + 16] for bits, n in zip(table.token_bits, table.horizon, strict=True)])
     whole, near = (prediction.report(prediction.held_out(t))["median_error"] for t in (table, cut))
