@@ -35,8 +35,8 @@ class Optimizer(ABC):
     ) -> None:
         """All optimizers take these arguments, and may ignore the last two.
 
-        ``preconditioner``: the model's, if the recipe whitens. ``previous_steps``: None for a start from noise, else
-        the number of steps that this optimizer has already taken from the vectors' parent (0: another optimizer did).
+        ``preconditioner``: the model's, if the recipe whitens. ``previous_steps``: None if training starts from noise.
+        If it starts from a parent: the parent's steps if the same optimizer trained it, else 0.
         """
         self.recipe, self.preconditioner = recipe, preconditioner
         self.state = self.State()

@@ -70,8 +70,8 @@ def state_arrays(state: Any) -> dict[str, np.ndarray]:
 
 def load_state_arrays(state: Any, arrays: Mapping[str, np.ndarray]) -> None:
     """Fill a fresh state in place. Raises ``ValueError`` if names are missing or unknown."""
-    known, optional = _names(state)
-    if (unknown := set(arrays) - known) or (missing := known - optional - set(arrays)):
+    unknown, missing = set(arrays) - _names(state), set(state_arrays(state)) - set(arrays)
+    if unknown or missing:
         what = f"unknown {sorted(unknown)}" if unknown else f"missing {sorted(missing)}"
         raise ValueError(f"the arrays do not fit {type(state).__qualname__}: {what}")
     for name, array in arrays.items():
@@ -88,16 +88,8 @@ def load_state_arrays(state: Any, arrays: Mapping[str, np.ndarray]) -> None:
             setattr(owner, last, torch.from_numpy(np.array(array)))
 
 
-def _names(state: Any) -> tuple[set[str], set[str]]:
-    """All names, and the names whose fresh value is None: a checkpoint may lack those."""
-    known, optional = set[str](), set[str]()
-    for f in fields(state):
-        value = getattr(state, f.name)
-        if is_dataclass(value):
-            inner_known, inner_optional = _names(value)
-            known |= {f"{f.name}.{name}" for name in inner_known}
-            optional |= {f"{f.name}.{name}" for name in inner_optional}
-        else:
-            known.add(f.name)
-            optional |= {f.name} if value is None else set()
-    return known, optional
+def _names(state: Any) -> set[str]:
+    """The names of all arrays that a state may have, those of fields that are None included."""
+    inner = {f.name: getattr(state, f.name) for f in fields(state) if is_dataclass(getattr(state, f.name))}
+    plain = {f.name for f in fields(state)} - set(inner)
+    return plain | {f"{outer}.{name}" for outer, value in inner.items() for name in _names(value)}
