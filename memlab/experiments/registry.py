@@ -16,13 +16,10 @@ from typing import Any
 from memlab.errors import MemlabError
 
 
-class UnknownExperimentError(MemlabError, KeyError):
+class UnknownExperimentError(MemlabError, LookupError):
     """No experiment has this name. The message lists those that exist."""
 
     exit_code = 2
-
-    def __str__(self) -> str:
-        return str(self.args[0])  # KeyError would quote it
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Experiment:
     name: str
     """``memlab bench NAME``."""
     function: str
-    """``module:function`` in this package. The function returns a table or a report, and writes no files by itself."""
+    """``module:function`` in this package. Most functions return a table."""
     summary: str
     """One line: the question it answers."""
 

@@ -72,7 +72,7 @@ def crash_writers(path: Path, kills: int, *, writers: int = 4, count: int = 400,
 
     Meanwhile, read from the store. At the end the writers run undisturbed until the plan is complete.
     """
-    rng, began = random.Random(seed), time.perf_counter()
+    rng, started = random.Random(seed), time.perf_counter()
     path.mkdir(parents=True, exist_ok=True)
     store, unreadable, killed = Store(path), list[str](), 0
     running = [_start(path, rank, writers, count) for rank in range(writers)]
@@ -97,14 +97,15 @@ def crash_writers(path: Path, kills: int, *, writers: int = 4, count: int = 400,
     for process in [_start(path, rank, writers, count) for rank in range(writers)]:
         process.wait()
     lines = [line.split() for file in path.glob("journal-*") for line in file.read_text().splitlines()]
-    wrong = store.verify()
+    damaged = store.verify()
     done = {key for what, key in lines if what == "done"}
-    lost = sorted(key for key in done if key not in store or key in wrong)
+    lost = sorted(key for key in done if key not in store or key in damaged)
     missing = [n for n in range(count) if random_result(n).key not in store]
     assert not missing, f"{len(missing)} keys of the plan are missing at the end"
-    left = len(store.gc(older=0))
+    temporary_files = len(store.gc(older=0))
     begun = sum(what == "begun" for what, _ in lines)
-    return CrashReport(killed, count, begun, lost, unreadable, wrong, left, time.perf_counter() - began)
+    seconds = time.perf_counter() - started
+    return CrashReport(killed, count, begun, lost, unreadable, damaged, temporary_files, seconds)
 
 
 def time_large_store(path: Path, entries: int) -> dict[str, str]:
