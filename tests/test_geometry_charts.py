@@ -72,3 +72,10 @@ def test_from_text_to_text_draws_both_texts_at_every_position():
     points = symbol_places(charts.from_text_to_text(table, ("first", "second")), "point")
     assert len(points) == 4
     assert len({x for x, _ in points}) == 2
+
+
+def test_token_waterfall_keeps_the_order_of_the_text():
+    """The first token has no cost without a vector."""
+    table = pd.DataFrame({"position": [1, 2, 3], "token": list("cat"), "before": [np.nan, 9.0, 2.0], "after": 0.5})
+    (axis,) = (label for label in spoken_labels(charts.token_waterfall(table)) if label.startswith("Y-axis"))
+    assert axis.index("1 'c'") < axis.index("2 'a'") < axis.index("3 't'")

@@ -250,7 +250,9 @@ def knocked_out(table: pd.DataFrame) -> Any:
 def token_waterfall(table: pd.DataFrame) -> Any:
     """Bits of each token without the vector (``before``) and with it (``after``), and ``position token``."""
     shown = table.assign(label=[f"{p:>3} {t!r}" for p, t in zip(table.position, table.token, strict=True)])
-    y = alt.Y("label:N", title=None, sort=None, axis=alt.Axis(labelFont="monospace", labelFontSize=11, labelLimit=150))
+    # Sorted by name: without a cost before, the first token would come last.
+    axis = alt.Axis(labelFont="monospace", labelFontSize=11, labelLimit=150)
+    y = alt.Y("label:N", title=None, sort=shown.label.tolist(), axis=axis)
     tooltip: Any = ["token", alt.Tooltip("before:Q", format=".2f"), alt.Tooltip("after:Q", format=".4f")]
     base = alt.Chart(shown).encode(y, tooltip=tooltip)
     before = base.mark_bar(color=GREY, opacity=0.5).encode(

@@ -91,7 +91,7 @@ class InformationPanel(LivePanel):
 
 
 def _costs(lm: FrozenLM, ids: np.ndarray, bits: np.ndarray, windows: list[tuple[int, int]], size: int) -> str:
-    """HTML of the text: the more bits a token costs, the darker its background; a bar ends each window."""
+    """HTML of the text: the more bits a token costs, the stronger its orange background; a bar ends each window."""
     ends = {end for _, end in windows}
     pieces = []
     for i, (piece, cost) in enumerate(zip(token_pieces(lm, ids), bits, strict=True)):
@@ -101,5 +101,5 @@ def _costs(lm: FrozenLM, ids: np.ndarray, bits: np.ndarray, windows: list[tuple[
         pieces.append(f'<span title="{tip}" style="background:rgba(213,94,0,{0.75 * strength:.2f})">{text}</span>')
         if i + 1 in ends:
             pieces.append('<span class="memlab-window"> &#9474; </span>')
-    key = f"Darker background: more bits. Blue bars: windows of {size} bits each."
+    key = f"Stronger orange: more bits. Blue bars: windows of {size} bits each."
     return f'<div class="memlab-text memlab-note">{key}</div>' + box("".join(pieces), "memlab-text", "memlab-costs")
