@@ -218,3 +218,13 @@ def test_checkpoints_stay_if_the_store_fails_for_another_reason(toy, store, ofte
     with pytest.raises(StoreError, match="Permission denied"):
         cram(toy, passages, [short, RECIPES["rotation"]], store, progress=False)
     assert store.unfinished.file(key_of(toy, passages[1], RECIPES["rotation"])).exists()
+
+
+def test_transposed_arrays_keep_their_numbers(tmp_path):
+    """safetensors 0.8.0 by itself stores them in another order."""
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    arrays = {"transposed": rows.T, "fortran": np.asfortranarray(rows), "number": np.array(2.5)}
+    checkpoints = CheckpointStore(tmp_path)
+    assert checkpoints.save("k", arrays, {"dtype": "float32"})
+    loaded = checkpoints.load("k", {"dtype": "float32"})
+    assert all(np.array_equal(loaded[name], array) for name, array in arrays.items())

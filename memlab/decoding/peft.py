@@ -7,10 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import safetensors.numpy
-
 from memlab.results.atomic import atomic_write
+from memlab.results.file_format import tensor_bytes
 
 if TYPE_CHECKING:
     from memlab.models import FrozenLM
@@ -58,10 +56,10 @@ def export_peft(mem: MemVector, folder: str | os.PathLike[str], lm: FrozenLM | N
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {"prompt_embeddings": np.ascontiguousarray(rows, np.float32)}
+    tensors = {"prompt_embeddings": rows}
     metadata = {"memlab": json.dumps({"key": mem.key, "tokens": mem.n, "fingerprint": mem.fingerprint})}
     for name, data in (
-        (ADAPTER, safetensors.numpy.save(tensors, metadata)),
+        (ADAPTER, tensor_bytes(tensors, metadata)),
         (CONFIG, json.dumps(settings, indent=1).encode()),
     ):
         atomic_write(folder / name, data)

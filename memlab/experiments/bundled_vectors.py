@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from memlab.experiments.session import Session
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.results.atomic import atomic_write
+from memlab.results.file_format import tensor_bytes
 from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store
 from memlab.sweeps.runner import Plan, run
@@ -100,7 +100,7 @@ def write_trajectories(
         tensors[mem.key], steps[mem.key] = np.stack([vector for _, vector in path]), [step for step, _ in path]
     file.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"memlab": json.dumps({"schema": 1, "model": lm.name, "fingerprint": lm.fingerprint, "steps": steps})}
-    atomic_write(file, safetensors.numpy.save(tensors, metadata))
+    atomic_write(file, tensor_bytes(tensors, metadata))
 
 
 def read_trajectories(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

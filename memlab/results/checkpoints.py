@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from memlab.results.atomic import atomic_write
-from memlab.results.file_format import payload_hash
+from memlab.results.file_format import payload_hash, tensor_bytes
 
 
 class CheckpointStore:
@@ -37,7 +36,7 @@ class CheckpointStore:
         Returns False with a warning if it cannot be written, because the training can go on without it.
         """
         metadata = {"made": json.dumps(made_by, sort_keys=True), "payload_sha256": payload_hash(arrays, made_by)}
-        data = safetensors.numpy.save(dict(arrays), metadata)
+        data = tensor_bytes(arrays, metadata)
         try:
             atomic_write(self.file(key), data)
         except OSError as error:

@@ -50,12 +50,21 @@ class DamagedError(VectorError):
     hint = "Run `memlab store verify` to move a store's damaged files into quarantine; they can then be trained again."
 
 
+def tensor_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a safetensors file.
+
+    Arrays are made C-contiguous first: safetensors 0.8.0 stores a transposed array with its numbers in another order,
+    without an error (``findings/safetensors-numpy-scrambles-transposed-arrays.sh``).
+    """
+    return safetensors.numpy.save({name: np.asarray(a, order="C") for name, a in arrays.items()}, dict(metadata))
+
+
 def pack(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> bytes:
     """The bytes of a file. ``schema`` and ``payload_sha256`` are added to the metadata here."""
     complete = {"schema": SCHEMA, **metadata}
     complete["payload_sha256"] = payload_hash(tensors, complete)
     # allow_nan=False: NaN is not JSON, and other programs could not read it.
-    return safetensors.numpy.save(dict(tensors), {"memlab": json.dumps(complete, sort_keys=True, allow_nan=False)})
+    return tensor_bytes(tensors, {"memlab": json.dumps(complete, sort_keys=True, allow_nan=False)})
 
 
 def unpack(
