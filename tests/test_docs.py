@@ -392,7 +392,7 @@ CLAIMS = {
     ],
     rf"README.md: over those of arXiv 2607.21231 \| {N} times {I}": lambda: interval(same_work(), ".1f"),
     rf"README.md: both decode, one core \| {N} times {I}": lambda: interval(speed("both decode")),
-    rf"README.md: over those without \| {N} {I}": lambda: [
+    rf"README.md: over those without; eight passages, no preconditioner \| {N} {I}": lambda: [
         *sink("smollm2-135m").loc["s [mem] text", "steps, over without"].split(" ", 1)
     ],
     rf"README.md: of two texts \| {N} {I}; {N} {I}": lambda: [
