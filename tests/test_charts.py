@@ -176,10 +176,12 @@ def test_shares_codecs_vectors_and_predictions_are_drawn():
     colour, dash = (encoding[name]["scale"] for name in ("color", "strokeDash"))
     assert colour["domain"] == dash["domain"] == names
     assert len({(paint, *d) for paint, d in zip(colour["range"], dash["range"], strict=True)}) == 5
-    found = pd.DataFrame(
+    predicted = pd.DataFrame(
         {"text_id": ["a"], "texts": ["prose"], "true": [100], "predicted": [90.0], "low": [80.0], "high": [95.0]}
     )
-    assert any("true: 100; predicted: 90" in m or "tokens: 90" in m for m in spoken_labels(charts.predictions(found)))
+    assert any(
+        "true: 100; predicted: 90" in m or "tokens: 90" in m for m in spoken_labels(charts.predictions(predicted))
+    )
 
 
 def test_a_kind_of_text_has_one_colour_in_every_chart():

@@ -89,6 +89,19 @@ class LivePanel(Panel):
     """A panel with a button that starts ``work`` in a thread, and one that stops it.
 
     To add a panel, subclass it: fill it with ``show_widgets`` in ``__init__``, and implement ``work``.
+
+    >>> class CountPanel(LivePanel):
+    ...     def __init__(self):
+    ...         super().__init__("Count", icon="play", tooltip="Count to three")
+    ...         self.show_widgets("count", self.buttons())
+    ...
+    ...     def work(self):
+    ...         self.show_status("Done: 1, 2, 3")
+    >>> panel = CountPanel()
+    >>> panel.start.click()
+    >>> panel.wait()
+    >>> "1, 2, 3" in panel.status.value
+    True
     """
 
     def __init__(self, action: str, *, icon: str, tooltip: str, stops: bool = True) -> None:
