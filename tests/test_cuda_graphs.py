@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from memlab.models.forward import FUSED
+from memlab.models.forward import FUSED, ForwardPass
 from memlab.scoring.cuda_graphs import CapturedPass, GraphCache, ReplayError, eager, graph_cache_of, release_graphs
 from memlab.scoring.objective import Batch, Row
 
@@ -58,7 +58,7 @@ class WithoutGraph(CapturedPass):
 
 @pytest.fixture
 def graphs(toy, monkeypatch):
-    monkeypatch.setattr(toy._pass, "_choice", (True, FUSED))  # as on a GPU
+    monkeypatch.setattr(toy, "_pass", ForwardPass(toy.model, toy.d, (True, FUSED)))  # as on a GPU
     monkeypatch.setattr("memlab.scoring.cuda_graphs.CapturedPass", WithoutGraph)
     monkeypatch.setattr("torch.cuda.synchronize", lambda device=None: None)
     return GraphCache()

@@ -40,7 +40,7 @@ def test_fused_attention_gives_the_models_own_numbers(any_toy, monkeypatch):
     """The attention of the GPU, run on the CPU."""
     given = case(any_toy, length=50)  # within the toy Gemma's sliding window
     expected = own(any_toy, *given)
-    monkeypatch.setattr(any_toy._pass, "_choice", (True, FUSED))
+    monkeypatch.setattr(any_toy, "_pass", ForwardPass(any_toy.model, any_toy.d, (True, FUSED)))
     for mine, theirs in zip(quick(any_toy, *given), expected, strict=True):
         assert float((mine - theirs).detach().norm() / theirs.detach().norm()) < 1e-4
 
@@ -55,7 +55,7 @@ def test_losses_margins_and_gradients_are_the_models_own(any_toy, length):
 def test_a_family_with_another_structure_uses_its_own_forward(any_toy, monkeypatch):
     given = case(any_toy)
     expected = quick(any_toy, *given)
-    monkeypatch.setattr(any_toy._pass, "_choice", (False, None))
+    monkeypatch.setattr(any_toy, "_pass", ForwardPass(any_toy.model, any_toy.d, (False, None)))
     for mine, theirs in zip(quick(any_toy, *given), expected, strict=True):
         assert float((mine - theirs).detach().norm() / theirs.detach().norm()) < 1e-4
 

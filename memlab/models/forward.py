@@ -27,12 +27,18 @@ PLAIN, FUSED = "memlab_plain", "memlab_fused"
 
 
 class ForwardPass:
-    """Losses of one model. The weights may have any dtype."""
+    """Losses of one model. The weights may have any dtype.
 
-    def __init__(self, model: Any, d: int) -> None:
+    ``choice``: (whether backbone and head are called separately, name of the attention or None). Measured at the first
+    pass, unless it is given.
+    """
+
+    def __init__(self, model: Any, d: int, choice: tuple[bool, str | None] | None = None) -> None:
         self._probe = torch.randn(2, 24, d, generator=torch.Generator().manual_seed(0))
         self._model = model
-        self._choice: tuple[bool, str | None] | None = None
+        if choice and choice[1]:
+            _register()
+        self._choice = choice
         self._longest = SHORT
 
     def losses(
