@@ -22,7 +22,7 @@ def finished(page, word="Done", panel=PANEL):
 
 
 def picture(page, name, panel=PANEL):
-    """Take a picture of a panel, and fail if something in it is cut off at the right."""
+    """Take a picture of a panel, and fail if something in it is cut off at the right, or a label has no room."""
     panel = page.locator(panel).first
     panel.scroll_into_view_if_needed()
     page.wait_for_timeout(300)
@@ -32,7 +32,12 @@ def picture(page, name, panel=PANEL):
              const a = e.getBoundingClientRect(), b = p.getBoundingClientRect();
              return a.right > b.right + 2 || a.width === 0 }).map(e => e.outerHTML.slice(0, 80))"""
     )
+    cut = panel.evaluate(
+        """p => [...p.querySelectorAll('label, label span')].filter(e => e.scrollWidth > e.clientWidth + 1 &&
+             getComputedStyle(e).overflowX === 'hidden').map(e => e.innerText)"""
+    )
     assert not hidden
+    assert not cut
 
 
 def opened(lab, name):

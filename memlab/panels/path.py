@@ -45,7 +45,7 @@ class PathPanel(LivePanel):
         self.outputs += [self.decoded]
         self.place, places = number_input("Place, %", 50, 0, 100)
         label = "on the curve (trained now, a minute or two)"
-        self.on_curve = w.Checkbox(description=label, value=False, indent=False)
+        self.on_curve = w.Checkbox(description=label, value=False, indent=False, layout=w.Layout(width="360px"))
         self.pair.observe(self._show, "value")
         self.while_busy = [self.pair, self.on_curve, *places.children]
         self.show_widgets(
