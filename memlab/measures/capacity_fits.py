@@ -180,9 +180,9 @@ def doublings(horizons: pd.DataFrame) -> pd.DataFrame:
         twice = twice.loc[once.index]
         kinds = list(dict.fromkeys(once.texts))
         for kind in [*kinds, *(["all"] if len(kinds) > 1 else [])]:
-            of = (once.texts == kind) | (kind == "all")
-            tokens = (twice.horizon / once.horizon)[of]
-            bits = (twice.horizon_bits / once.horizon_bits)[of]
+            rows_of_kind = (once.texts == kind) | (kind == "all")
+            tokens = (twice.horizon / once.horizon)[rows_of_kind]
+            bits = (twice.horizon_bits / once.horizon_bits)[rows_of_kind]
             rows.append((kind, k, 2 * k, len(tokens), tokens.median(), tokens.min(), tokens.max(), bits.median()))
     return pd.DataFrame(rows, columns=["texts", "k", "twice", "passages", "tokens", "least", "most", "bits"])
 

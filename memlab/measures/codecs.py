@@ -60,13 +60,13 @@ def encode(symbols: Sequence[int], distributions: Iterable[np.ndarray]) -> Coded
     round probabilities to multiples of 2**-24, so tokens rarer than that would cost less than the model says (a text of
     random words: up to 1.5 % less).
     """
-    low, width, of = 0, 1, 1  # the interval [low, low + width) / of
+    low, width, whole = 0, 1, 1  # the interval [low, low + width) / whole
     for symbol, shares in zip(symbols, distributions, strict=True):
         counts = _counts(shares)
         ends = counts.cumsum()
         low = low * int(ends[-1]) + width * int(ends[symbol] - counts[symbol])
-        width, of = width * int(counts[symbol]), of * int(ends[-1])
-    return _shortest(low, width, of)
+        width, whole = width * int(counts[symbol]), whole * int(ends[-1])
+    return _shortest(low, width, whole)
 
 
 def decode(coded: Coded, count: int, next_shares: Callable[[list[int]], np.ndarray]) -> list[int]:
@@ -75,17 +75,17 @@ def decode(coded: Coded, count: int, next_shares: Callable[[list[int]], np.ndarr
     It must be bit for bit the distribution used in encoding. Raises ``CodecError`` if the code does not match.
     """
     value, unit = int.from_bytes(coded.data, "big"), 1 << 8 * len(coded.data)
-    low, width, of = 0, 1, 1
+    low, width, whole = 0, 1, 1
     symbols: list[int] = []
     for _ in range(count):
         counts = _counts(next_shares(symbols))
         ends = counts.cumsum()
         total = int(ends[-1])
-        symbol = int(np.searchsorted(ends, (value * of - low * unit) * total // (width * unit), side="right"))
+        symbol = int(np.searchsorted(ends, (value * whole - low * unit) * total // (width * unit), side="right"))
         symbols.append(symbol)
         low = low * total + width * int(ends[symbol] - counts[symbol])
-        width, of = width * int(counts[symbol]), of * total
-    if _shortest(low, width, of) != coded:
+        width, whole = width * int(counts[symbol]), whole * total
+    if _shortest(low, width, whole) != coded:
         raise CodecError(
             f"These {coded.bits} bits are not a code of {count} symbols under these distributions. Decode with "
             "the model, number of symbols and machine that encoded them."
@@ -129,10 +129,10 @@ def _counts(shares: np.ndarray) -> np.ndarray:
     return (np.asarray(shares, np.float64) * 2.0**60).astype(np.int64) + 1
 
 
-def _shortest(low: int, width: int, of: int) -> Coded:
-    """The shortest binary fraction in the interval [low, low + width) / of."""
-    bits = max(0, of.bit_length() - width.bit_length() - 1)
-    while (head := -(-(low << bits) // of)) * of >= (low + width) << bits:
+def _shortest(low: int, width: int, whole: int) -> Coded:
+    """The shortest binary fraction in the interval [low, low + width) / whole."""
+    bits = max(0, whole.bit_length() - width.bit_length() - 1)
+    while (head := -(-(low << bits) // whole)) * whole >= (low + width) << bits:
         bits += 1
     filled = -bits % 8
     return Coded((head << filled).to_bytes((bits + filled) // 8, "big"), bits)
