@@ -84,7 +84,7 @@ class RecipeError(MemlabError, ValueError):
     ...     Recipe(rule="sgd")
     ... except RecipeError as error:
     ...     print(error)
-    recipe.rule is 'sgd'; expected one of: rotation, fullmatrix, adamw
+    recipe.rule is 'sgd'; expected one of: rotation, fullmatrix, adamw...
     """
 
     exit_code = 2

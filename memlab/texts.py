@@ -185,13 +185,30 @@ def pg19(count: int = 50, *, split: str = "validation") -> list[Text]:
     return hugging_face("emozilla/pg19", split=split, count=count)
 
 
-SOURCES: dict[str, Callable[[int | None, int, int], Sequence[Text]]] = {
-    "originals": lambda count, seed, words: originals(),
-    "random": lambda count, seed, words: random_words(count or 16, words=words, seed=seed),
-    "classics": lambda count, seed, words: classics(),
-    "pg19": lambda count, seed, words: pg19(count or 50),
+@dataclass(frozen=True)
+class Source:
+    """A named source of texts. ``load_texts`` cuts its result to ``count`` texts."""
+
+    load: Callable[[int | None, int, int], Sequence[Text]]
+    """Function of (count, seed, words per text)."""
+    unlimited: bool = False
+    """True: it generates or downloads as many texts as are asked for, so never ask it for all."""
+
+
+SOURCES: dict[str, Source] = {
+    "originals": Source(lambda count, seed, words: originals()),
+    "random": Source(lambda count, seed, words: random_words(count or 16, words=words, seed=seed), unlimited=True),
+    "classics": Source(lambda count, seed, words: classics()),
+    "pg19": Source(lambda count, seed, words: pg19(count or 50), unlimited=True),
 }
-"""{name: function of (count, seed, words per text)}. ``load_texts`` cuts the result to ``count`` texts."""
+"""The sources by name."""
+SOURCE_NAMES = ", ".join([*SOURCES, "hf:DATASET"])
+"""For help texts and errors."""
+
+
+def is_unlimited(name: str) -> bool:
+    """Whether a source generates or downloads as many texts as are asked for. Files and folders do not."""
+    return name.startswith("hf:") or (name in SOURCES and SOURCES[name].unlimited)
 
 
 def load_texts(name: str, *, count: int | None = None, seed: int = 0, words: int = 400) -> list[Text]:
@@ -206,7 +223,7 @@ def load_texts(name: str, *, count: int | None = None, seed: int = 0, words: int
     if count is not None and count < 1:
         raise TextError(f"count={count} is too small. Give at least 1.")
     if source := SOURCES.get(name):
-        return list(source(count, seed, words))[:count]
+        return list(source.load(count, seed, words))[:count]
     if name.startswith("hf:"):
         return hugging_face(name[3:], count=count or 100)
     path = Path(name).expanduser()
@@ -215,8 +232,9 @@ def load_texts(name: str, *, count: int | None = None, seed: int = 0, words: int
     except OSError:  # ``from_path`` explains it
         missing = False
     if missing:
-        sources = ", ".join([*SOURCES, "hf:DATASET"])
-        raise TextError(f"{name!r} is not a text source, and there is no file or folder {path}. Sources: {sources}.")
+        raise TextError(
+            f"{name!r} is not a text source, and there is no file or folder {path}. Sources: {SOURCE_NAMES}."
+        )
     return from_path(path)[:count]
 
 

@@ -94,6 +94,15 @@ def test_zero_and_tiny_gradients_give_finite_vectors(recipe):
 
 
 @every_optimizer
+def test_optimizer_counts_its_steps(recipe):
+    """The schedule reads the count: without it every step would have the size of the first."""
+    optimizer, mem = fresh(recipe), torch.ones(2, D)
+    for step, gradient in enumerate(gradients(3, d=D), 1):
+        mem = mem + optimizer.step(mem, gradient)
+        assert optimizer.state.steps == step
+
+
+@every_optimizer
 def test_steps_do_not_depend_on_batch_mates(recipe):
     """Two passages that step in turn take the steps that each takes alone."""
     streams, starts = [gradients(6, d=D, seed=s) for s in (1, 2)], [torch.ones(2, D), torch.full((2, D), -0.5)]

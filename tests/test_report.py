@@ -6,6 +6,7 @@ from memlab.experiments import report
 from memlab.experiments.report_tables import TABLES, ReportError, table
 
 
+@pytest.mark.slow  # a quarter of a minute of bootstraps
 def test_the_tables_of_the_report_are_those_of_the_stored_tables():
     assert report.write_report(check=True) == []
 

@@ -8,6 +8,7 @@ import pytest
 
 from memlab.texts import (
     SOURCES,
+    Source,
     Text,
     TextError,
     classics,
@@ -131,7 +132,9 @@ def test_a_name_that_is_no_source_and_no_file_is_refused_with_the_names_of_the_s
 
 
 def test_a_source_is_one_function_and_one_line(monkeypatch):
-    monkeypatch.setitem(SOURCES, "mine", lambda count, seed, words: [Text(f"mine-{i}", "a b") for i in range(9)])
+    monkeypatch.setitem(
+        SOURCES, "mine", Source(lambda count, seed, words: [Text(f"mine-{i}", "a b") for i in range(9)])
+    )
     assert [text.id for text in load_texts("mine", count=2)] == ["mine-0", "mine-1"]
 
 

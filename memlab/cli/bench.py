@@ -195,7 +195,7 @@ def session_command(experiment: Experiment) -> Callable[..., None]:
         lm = load(model)
         table = experiment.run(Session(lm, Store(store), read_table(out), typer.echo))
         write_table(table, out)
-        typer.echo(f"{lm!r}\n{table.to_string(index=False)}")
+        typer.echo(f"{lm!r}\n{table.to_string(index=False) if len(table) else 'The experiment gave no rows.'}")
 
     return command
 

@@ -10,6 +10,7 @@ import typer
 
 from memlab.cli.common import (
     DtypeOption,
+    ManyTextsOption,
     ModelOption,
     StoreOption,
     grid_of,
@@ -29,10 +30,7 @@ if TYPE_CHECKING:
 
 @reports_errors
 def bench_horizon(
-    texts: Annotated[
-        list[str] | None,
-        typer.Option(help="originals, random, classics, pg19, hf:DATASET, or a path; repeatable [default: originals]"),
-    ] = None,
+    texts: ManyTextsOption = None,
     count: Annotated[int, typer.Option(help="passages of each of them", min=1)] = 12,
     lengths: Annotated[str, typer.Option(help="lengths to try, in tokens: first:last:stride")] = "32:256:16",
     first: Annotated[int, typer.Option(help="length to try first, in tokens")] = 128,

@@ -14,6 +14,7 @@ from memlab.cli.common import (
     BinOption,
     DtypeOption,
     JsonOption,
+    ManyTextsOption,
     ModelOption,
     RevisionOption,
     StoreOption,
@@ -27,7 +28,7 @@ from memlab.cli.common import (
 )
 from memlab.experiments.tables import read_table, require_columns, stored
 from memlab.results.store import Store
-from memlab.texts import load_texts
+from memlab.texts import is_unlimited, load_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,10 +41,7 @@ _RUN = ("key", "protocol", "texts", "text_id", "length", "bits_asked")
 @reports_errors
 def capacity_command(
     model: ModelOption = "smollm2-135m",
-    texts: Annotated[
-        list[str] | None,
-        typer.Option(help="originals, random, classics, pg19, hf:DATASET, or a path; repeatable [default: originals]"),
-    ] = None,
+    texts: ManyTextsOption = None,
     count: Annotated[
         str, typer.Option(help="passages of each kind of text: one number, or one per k, such as 12,4,2")
     ] = "12",
@@ -95,11 +93,10 @@ def capacity_command(
         raise typer.BadParameter(f"{start!r}; expected a character's number, or paper", param_hint="--start")
     wanted, tokens = recipe_of(recipe, budget=budget, token_budget=token_budget), numbers(lengths, "--lengths")
     # All files are read, because the first ones may be too short for many vectors. Random words are made as needed.
-    endless = {"random", "pg19"}
     by_kind = {
         name: load_texts(
             name,
-            count=max(counts) if name in endless or name.startswith("hf:") else None,
+            count=max(counts) if is_unlimited(name) else None,
             words=max(400, *tokens, *(k * span[-1] for k in ks)),
         )
         for name in texts or ["originals"]

@@ -18,7 +18,7 @@ from memlab.errors import MemlabError
 from memlab.experiments.tables import read_table, write_table
 from memlab.recipes import Recipe
 from memlab.results.store import StoreError
-from memlab.texts import Text, from_bytes, from_path
+from memlab.texts import SOURCE_NAMES, Text, from_bytes, from_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,10 @@ NOT_EXACT = 3
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="preset, folder, .gguf file, Hugging Face id, or toy:FAMILY")
 ]
-TextsOption = Annotated[str, typer.Option(help="originals, random, classics, pg19, hf:DATASET, or a path")]
+TextsOption = Annotated[str, typer.Option(help=f"{SOURCE_NAMES}, or a path")]
+ManyTextsOption = Annotated[
+    list[str] | None, typer.Option("--texts", help=f"{SOURCE_NAMES}, or a path; repeatable [default: originals]")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="also write the table to this Parquet file")]
 StoreOption = Annotated[
     Path | None, typer.Option("--store", help="folder of results [default: MEMLAB_STORE, or the user's cache]")

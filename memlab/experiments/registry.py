@@ -37,7 +37,13 @@ class Experiment:
     def run(self) -> Callable[..., Any]:
         """The function, imported now."""
         module, _, name = self.function.partition(":")
-        function: Callable[..., Any] = getattr(import_module(f"{__package__}.{module}"), name)
+        try:
+            function: Callable[..., Any] = getattr(import_module(f"{__package__}.{module}"), name)
+        except (ImportError, AttributeError) as error:
+            raise UnknownExperimentError(
+                f"The experiment {self.name!r} is {self.function!r}, which cannot be imported: {error}. Correct its "
+                "line in EXPERIMENTS."
+            ) from error
         return function
 
 

@@ -14,7 +14,7 @@ from importlib import import_module
 
 import torch
 
-from memlab.recipes import OPTIMIZERS, SCHEDULES, Recipe, look_up
+from memlab.recipes import OPTIMIZERS, SCHEDULES, Recipe, RecipeError, look_up
 from memlab.training.preconditioner import Preconditioner
 
 
@@ -43,16 +43,23 @@ class Optimizer(ABC):
 
     @abstractmethod
     def step(self, mem: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        """The change to add to ``mem``. All three are (k, d) float32. The arguments are not written to."""
+        """The change to add to ``mem``. All three are (k, d) float32. The arguments are not written to.
+
+        It adds 1 to ``self.state.steps``, which ``step_size`` reads. ``AdamW`` is the example to copy.
+        """
 
 
 def make_optimizer(
     recipe: Recipe, preconditioner: Preconditioner | None = None, previous_steps: int | None = None
 ) -> Optimizer:
     """A fresh optimizer for one passage, see ``Optimizer``. Raises ``RecipeError`` if the name is not registered."""
-    module, _, name = look_up(OPTIMIZERS, "rule", recipe.rule).partition(":")
-    optimizer: Optimizer = getattr(import_module(module), name)(recipe, preconditioner, previous_steps)
-    return optimizer
+    path = look_up(OPTIMIZERS, "rule", recipe.rule)
+    module, _, name = path.partition(":")
+    try:
+        optimizer_class: type[Optimizer] = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"OPTIMIZERS[{recipe.rule!r}] is {path!r}, which cannot be imported: {error}") from error
+    return optimizer_class(recipe, preconditioner, previous_steps)
 
 
 def step_size(recipe: Recipe, step: int) -> float:
