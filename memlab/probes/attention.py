@@ -64,9 +64,9 @@ def knock_out(lm: FrozenLM, mem: MemVector, layers: Sequence[int], *, what: str 
 
 
 def knock_outs(lm: FrozenLM, mem: MemVector, *, what: str = "mem") -> pd.DataFrame:
-    """``knock_out`` in each layer alone, in all layers from it, and in all layers to it: ``layer mode bits accuracy``.
+    """``knock_out`` in each layer alone, in it and all later layers, in it and all earlier layers.
 
-    The first row, with layer -1 and mode ``none``, is without a knock-out.
+    Columns ``layer mode bits accuracy``. The first row, with layer -1 and mode ``none``, is without a knock-out.
     """
     last = len(attention_layers(lm))
     rows: list[tuple[int, str, float, float]] = [(-1, "none", *knock_out(lm, mem, [], what=what))]

@@ -34,11 +34,11 @@ def evaluate(
     """One row per vector, in order. Decoding is free-running, in batches, in float32.
 
     ``bits`` (per token), ``accuracy`` and ``margin`` (smallest, in logits) are teacher-forced. ``right``: number of
-    tokens that the decode has right; ``decodes``: all of them. ``exact``: the vector also decodes at batch 1, where
-    only vectors with ``decodes`` are checked.
+    tokens that decode correctly. ``decodes``: whether all of them do. ``exact``: whether the vector also decodes at
+    batch 1; only vectors with ``decodes`` are checked there.
 
-    Could a vector be exact that does not decode in a batch? A random share ``recheck`` of those that do not decode is
-    decoded at batch 1, too. ``rechecked`` marks these rows, ``agreed`` those of them that are not exact there either.
+    A vector that fails in a batch might still be exact. To test this, a random share ``recheck`` of the vectors that
+    fail is decoded at batch 1. ``rechecked`` marks these rows. ``agreed`` marks those that fail at batch 1, too.
     """
     parts = []
     for start in range(0, len(mems), batch):

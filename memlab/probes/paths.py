@@ -96,8 +96,8 @@ def curve(
 def between_passages(lm: FrozenLM, a: MemVector, b: MemVector, *, points: int = POINTS) -> pd.DataFrame:
     """What is decoded on the straight line between the vectors of two passages: one row per point, ``t of_a of_b ids``.
 
-    ``of_a`` and ``of_b``: number of tokens that are those of this passage at the same position. ``ids``: the decoded
-    tokens. Both vectors must have the same context and k. Raises ``VectorError`` otherwise.
+    ``of_a`` and ``of_b``: number of decoded tokens that equal this passage's token at the same position. ``ids``: the
+    decoded tokens. Both vectors must have the same context and k. Raises ``VectorError`` otherwise.
     """
     if setting(a)[1:] != setting(b)[1:]:
         raise VectorError(
@@ -120,7 +120,7 @@ def setting(mem: MemVector) -> tuple[object, ...]:
 
 
 def pairs(mems: Sequence[MemVector], count: int, *, seed: int = 0) -> list[tuple[MemVector, MemVector]]:
-    """Up to ``count`` random pairs of solutions of one passage, the passages in turn. Each vector is in one pair."""
+    """Up to ``count`` random pairs of solutions of one passage, the passages in turn. No vector is in two pairs."""
     rng = np.random.default_rng(seed)
     groups: dict[tuple[object, ...], list[MemVector]] = {}
     for mem in mems:

@@ -88,11 +88,9 @@ def rounding(
     recheck: float = 0.05,
 ) -> pd.DataFrame:
     """Every number rounded to ``bits`` bits, with one scale per vector. One row per vector and ``bits_a_number``."""
-
-    def change(mem: MemVector, bits: float, seed: int) -> MemVector:
-        return mem.quantise(int(bits))
-
-    return _changed(lm, mems, change, "bits_a_number", bits, 1, 0, on_progress, recheck)
+    return _changed(
+        lm, mems, lambda mem, bits, _: mem.quantise(int(bits)), "bits_a_number", bits, 1, 0, on_progress, recheck
+    )
 
 
 def along(
@@ -107,8 +105,8 @@ def along(
 ) -> pd.DataFrame:
     """Move along one of ``directions`` (``draw`` 0) and against it (``draw`` 1): one row per vector, radius and side.
 
-    ``among``: vectors to take the other solutions of each passage from. Raises ``ValueError`` if a vector does not have
-    this direction.
+    ``among``: vectors in which other solutions of each passage are looked up. Raises ``ValueError`` if a vector has no
+    such direction.
     """
     units = {}
     for mem in mems:
@@ -180,8 +178,8 @@ def radii(
     """One row per vector and direction: the exact radius, with what might predict it (margin, length, steps).
 
     The directions are those of ``directions``, with ``draws`` random ones; ``only`` selects some by name. ``among``:
-    vectors to take the other solutions of each passage from (default: ``mems``). A principal direction has no sign, so
-    the smaller radius of its two sides counts. ``fails`` is infinite if the vector is still exact at ``high``.
+    vectors in which other solutions of each passage are looked up (default: ``mems``). A principal direction has no
+    sign, so the smaller radius of its two sides counts. ``fails`` is infinite if the vector is still exact at ``high``.
     """
     rows = []
     for mem in mems:
@@ -224,19 +222,19 @@ def plane(
     ``x`` goes from ``a`` (0) to ``b`` (1) in ``cells`` steps. ``y`` is orthogonal to it, in the same unit. The plane
     extends by ``reach`` (rounded to whole steps) on all sides.
     """
-    along = (b.mem - a.mem).astype(float)
-    span = float(np.linalg.norm(along))
+    x_axis = (b.mem - a.mem).astype(float)
+    span = float(np.linalg.norm(x_axis))
     random = np.random.default_rng(seed).standard_normal(a.mem.shape)
     offset = random if third is None else np.asarray(third, float) - a.mem
-    third_x = float((offset * along).sum() / span**2)
-    offset = offset - third_x * along
-    across = offset * (span / np.linalg.norm(offset))
-    margin = round(reach * cells)
-    x = np.arange(-margin, cells + margin + 1) / cells
-    y = np.arange(-cells // 2 - margin, cells - cells // 2 + margin + 1) / cells
+    third_x = float((offset * x_axis).sum() / span**2)
+    offset = offset - third_x * x_axis
+    y_axis = offset * (span / np.linalg.norm(offset))
+    border = round(reach * cells)
+    x = np.arange(-border, cells + border + 1) / cells
+    y = np.arange(-cells // 2 - border, cells - cells // 2 + border + 1) / cells
     places = [(float(i), float(j)) for j in y for i in x]
     moved = [
-        a.with_mem((a.mem + i * along + j * across).astype(np.float32), f"plane {i:.3f} {j:.3f}") for i, j in places
+        a.with_mem((a.mem + i * x_axis + j * y_axis).astype(np.float32), f"plane {i:.3f} {j:.3f}") for i, j in places
     ]
     table = evaluate(lm, moved, on_progress=on_progress, recheck=recheck)
     table = pd.concat([pd.DataFrame(places, columns=["x", "y"]), table], axis=1)

@@ -18,7 +18,7 @@ from memlab.sweeps.executors import ExecutorFactory
 from memlab.sweeps.retry import after_failure, train_with_retries
 
 STORE_DELAY = 5.0
-"""Seconds until a result that a worker has written must be visible here; network file systems can be slow."""
+"""Seconds to wait until a worker's result is visible in the store here. Network file systems can be slow."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,10 @@ class Chunk:
 
     def part(self, places: Sequence[int]) -> Chunk:
         """A chunk with the passages at these places only."""
-
-        def select(values: tuple[Any, ...]) -> tuple[Any, ...]:
-            return tuple(values[i] for i in places)
-
-        return replace(
-            self,
-            keys=select(self.keys),
-            passages=select(self.passages),
-            recipes=select(self.recipes),
-            parents=select(self.parents),
-        )
+        columns: dict[str, Any] = {
+            name: tuple(getattr(self, name)[i] for i in places) for name in ("keys", "passages", "recipes", "parents")
+        }
+        return replace(self, **columns)
 
 
 @dataclass
@@ -127,7 +120,7 @@ def dispatch(
 
 
 class Dispatcher:
-    """Chunks that wait, with their number of failures, chunks that workers have, and jobs that have failed."""
+    """Waiting chunks and running chunks, each with its number of failures, and the jobs that have failed for good."""
 
     def __init__(self, chunks: Sequence[Chunk], store: Store, factory: ExecutorFactory) -> None:
         self.store, self.factory, self.executor = store, factory, factory()
@@ -135,12 +128,12 @@ class Dispatcher:
         self.running: dict[Future[Outcome], tuple[Chunk, int]] = {}
         self.failed: dict[str, str] = {}
         self.total, self.finished = sum(len(chunk.keys) for chunk in chunks), 0
-        # One chunk per worker: others would be lost with a broken executor, and would still be trained after a stop.
+        # One chunk per worker. Further chunks would be lost if the executor broke, and would be trained after a stop.
         # A queue such as SLURM's does not say how many workers it has.
         self.at_once = int(getattr(factory, "count", 0) or getattr(self.executor, "_max_workers", 64))
 
     def close(self) -> None:
-        """Let workers finish what they have begun. An interrupt during that kills processes that we started."""
+        """Wait until the workers finish their chunks. An interrupt during this wait kills processes that we started."""
         try:
             while not all(future.done() for future in self.running):
                 time.sleep(0.05)
@@ -148,7 +141,7 @@ class Dispatcher:
             if hasattr(self.executor, "kill"):
                 self.executor.kill()
             raise
-        if hasattr(self.executor, "shutdown"):  # submitit's executors have none
+        if hasattr(self.executor, "shutdown"):  # submitit's executors have no shutdown
             self.executor.shutdown(wait=True)
 
     def progress(self) -> RunProgress:
@@ -157,8 +150,8 @@ class Dispatcher:
 
     def submit(self) -> bool:
         """Keep the workers busy. Returns whether anything is left to do."""
-        # ``waiting`` is in order of failures. A job that has failed twice runs while no other does: in an executor
-        # that breaks as a whole, another job's crash would be counted as its own.
+        # ``waiting`` is in order of failures. A job that has failed twice runs alone: if all workers
+        # of an executor die together, another job's crash would count as a failure of this job.
         while self.waiting and len(self.running) < (self.at_once if self.waiting[0][1] < 2 else 1):
             try:
                 future = self.executor.submit(work, self.waiting[0][0])
@@ -169,8 +162,8 @@ class Dispatcher:
         return bool(self.running)
 
     def collect(self) -> None:
-        """Wait up to one second for finished chunks, and book them."""
-        # Polled, because submitit's futures have done() but are not those of the standard library.
+        """Wait up to one second for finished chunks, and record their outcomes."""
+        # Polling, because submitit's futures have done() but do not work with concurrent.futures.wait().
         until = time.monotonic() + 1.0
         while not (done := [future for future in self.running if future.done()]) and time.monotonic() < until:
             time.sleep(0.02)
@@ -185,7 +178,7 @@ class Dispatcher:
                 self.retry(chunk, failures + 1, error)
 
     def complete(self, chunk: Chunk, outcome: Outcome) -> None:
-        """Book a chunk that came back. What the worker reports as done must also be in the store here."""
+        """Record a finished chunk. Each job that the worker reports as done must also be in the store here."""
         self.failed |= outcome.failed
         self.finished += len(chunk.keys)
         until = time.monotonic() + STORE_DELAY
@@ -200,7 +193,7 @@ class Dispatcher:
             )
 
     def retry(self, chunk: Chunk, failures: int, error: BaseException) -> None:
-        """Retry the jobs of a failed chunk that have no result in the store, or book them as failed."""
+        """Retry the jobs of a failed chunk that have no result in the store, or record them as failed."""
         left = [i for i, key in enumerate(chunk.keys) if key not in self.store]
         self.finished += len(chunk.keys) - len(left)
         if retries := after_failure(left, failures, worker_failed=True):

@@ -52,8 +52,8 @@ def processes(count: int | None = None, *, threads: int | None = None) -> Iterat
 class _ProcessPool(Executor):
     """Worker processes, each in a pool of its own, so that a killed one does not end the others."""
 
-    # Other pools would not make this shorter. loky's breaks as a whole, as the standard library's does. pebble's
-    # replaces a killed process, but it is no Executor, and gives all processes the same arguments, so not each its GPU.
+    # In a pool of the standard library or of loky, one killed process ends all the others. pebble replaces a killed
+    # process, but its pool is not an Executor and cannot give each process a different GPU.
 
     def __init__(self, count: int, gpus: list[str], threads: int) -> None:
         self._gpus, self._threads = gpus, threads
@@ -80,12 +80,12 @@ class _ProcessPool(Executor):
         return pool
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End all processes, after they have finished what they have begun."""
+        """End all processes after their current work."""
         for pool in filter(None, self._pools):
             pool.shutdown(wait=wait, cancel_futures=cancel_futures)
 
     def kill(self) -> None:
-        """End all processes now. Long trainings go on later from their last checkpoint, a few minutes old at most."""
+        """End all processes now. Long trainings can resume from their last checkpoint, at most a few minutes old."""
         for pool in filter(None, self._pools):
             for process in list((pool._processes or {}).values()):  # public from Python 3.14 on: terminate_workers()
                 process.terminate()
@@ -106,10 +106,10 @@ class Workers:
 
 @contextlib.contextmanager
 def dask_workers(where: str) -> Iterator[Workers]:
-    """The workers of the Dask scheduler at address ``where``, or a cluster on this machine (``local``, or ``local:3``
-    for three processes), which ends with the context.
+    """The workers of the Dask scheduler at address ``where``. ``local``, or ``local:3`` for three processes, starts a
+    cluster on this machine, which ends with the context.
 
-    Workers started with ``--resources "GPU=1"`` get one chunk per GPU at a time; ``local`` starts its own like that.
+    Workers started with ``--resources "GPU=1"`` get one chunk per GPU at a time. ``local`` starts such workers.
     Needs ``pip install 'memlab[dask]'``. The workers need memlab, the models, and the store under the same path.
     """
     try:
@@ -121,7 +121,7 @@ def dask_workers(where: str) -> Iterator[Workers]:
         if where == "local" or where.startswith("local:"):
             count = where.partition(":")[2] or str(len(visible_gpus()) or 2)
             if not count.isdigit() or not int(count):
-                raise WorkerError(f"{where!r} names no workers. Give local or local:NUMBER, or a scheduler's address.")
+                raise WorkerError(f"{where!r} has no valid number of workers. Give local, local:NUMBER, or an address.")
             address = stack.enter_context(_local_cluster(int(count)))
         try:
             client = stack.enter_context(Client(address, timeout=10))
@@ -129,8 +129,8 @@ def dask_workers(where: str) -> Iterator[Workers]:
             raise WorkerError(
                 f"There is no Dask scheduler at {where}: {error}. Start one with `dask scheduler`, or give its address."
             ) from None
-        # A chunk asks for a GPU if the workers say that they have any. A worker trains one chunk at a time, because one
-        # model and one batch fill its memory.
+        # A chunk requests a GPU if the workers report GPUs. A worker trains one chunk at a time, because one model and
+        # one batch fill its memory.
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         gpus = int(sum(worker["resources"].get("GPU", 0) for worker in workers))
         options = {"resources": {"GPU": 1}} if gpus else {}
@@ -140,7 +140,7 @@ def dask_workers(where: str) -> Iterator[Workers]:
 
 
 def _local_cluster(count: int) -> Any:
-    """A Dask cluster on this machine. Each worker process has its share of the cores and, if there are GPUs, one."""
+    """A Dask cluster on this machine. Each worker has its share of the cores and, if there are GPUs, one GPU."""
     from distributed import Nanny, Scheduler, SpecCluster
 
     gpus, share = visible_gpus(), _share(count)
@@ -169,7 +169,7 @@ def _share(count: int) -> int:
 
 def _begin(gpu: str | None, threads: int) -> None:
     """Set up a new process before it uses CUDA: the GPU that it may see, and its number of threads."""
-    # A terminal sends Ctrl-C to all its processes. Workers ignore it, so that they can finish what they have begun.
+    # A terminal sends Ctrl-C to all its processes. Workers ignore it, so that they can finish their chunks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu

@@ -77,9 +77,9 @@ class PlanFile:
         values = {field: rule.check(name, field, table[field]) for field, rule in _FIELDS.items() if field in table}
         given = table.get("recipes", ["default"])
         given = given if isinstance(given, list) else [given]
-        for field, at in (("k", "k"), ("seed", "seeds")):
-            if at in table and any(isinstance(recipe, dict) and field in recipe for recipe in given):
-                raise PlanError(f"{name} sets {at}, and one of its recipes sets {field}. Set only one of the two.")
+        for field, of_plan in (("k", "k"), ("seed", "seeds")):
+            if of_plan in table and any(isinstance(recipe, dict) and field in recipe for recipe in given):
+                raise PlanError(f"{name} sets {of_plan}, and one of its recipes sets {field}. Set only one of the two.")
         if not given:
             raise PlanError(f"{name}: recipes is empty. Give names of recipes, or tables of recipe fields.")
         return cls(**values, recipes=tuple(_recipe(name, recipe) for recipe in given))
@@ -127,19 +127,19 @@ def estimate(plan: Plan, store: Store, *, steps: int = 2, workers: int = 1) -> T
     for lm in {id(job.lm): job.lm for job in missing}.values():
         jobs = [job for job in missing if job.lm is lm]
         longest = max(len(job.passage) for job in jobs)
-        each = seconds_a_token(lm, tokens=min(longest, 128), steps=steps)
+        seconds = seconds_a_token(lm, tokens=min(longest, 128), steps=steps)
         for job in jobs:
             top = _token_passes_at_most(job.recipe, len(job.passage))
-            took = usual.get((lm.name, job.recipe.replace(seed=0).name))
+            usual_steps = usual.get((lm.name, job.recipe.replace(seed=0).name))
             # A growing text has half its length on average.
-            fed = len(job.passage) / (2 if job.recipe.grow else 1)
-            likely += each * min(top, took * fed if took is not None else top / 4)
-            most += each * top
+            tokens = len(job.passage) / (2 if job.recipe.grow else 1)
+            likely += seconds * min(top, top / 4 if usual_steps is None else usual_steps * tokens)
+            most += seconds * top
     return TimeEstimate(likely / workers, most / workers, len(missing))
 
 
 def _token_passes_at_most(recipe: Recipe, tokens: int) -> float:
-    """The recipe's budgets limit it. So does ``patience`` at each stage if the text grows."""
+    """Limit from the recipe's budgets and, if the text grows, from ``patience`` at each of its stages."""
     top = float(recipe.budget * tokens)
     if recipe.grow and recipe.patience:
         stages = range(recipe.grow, tokens + recipe.grow, recipe.grow)

@@ -16,7 +16,7 @@ def after_failure(
 ) -> list[tuple[Sequence[int], int]]:
     """The groups to try next after ``jobs`` have failed together ``failures`` times, each with its number of failures.
 
-    An empty list: record the error. ``jobs`` are those without a result. Which of them is the cause is unknown.
+    An empty list means: record the error. ``jobs`` have no result. Which of them caused the failure is unknown.
 
     - Training failed: try each half. A single job is tried once more, because the cause may pass (another program
       that fills the GPU, for example).

@@ -130,9 +130,7 @@ class RunReport:
     seconds: float = 0.0
 
     def whole(self) -> list[MemVector]:
-        """``results``, if no job failed. Raises ``RunsFailedError`` otherwise: a share or a mean of the rest would be
-        biased.
-        """
+        """``results``, if no job failed. Else raises ``RunsFailedError``: a mean over the rest would be biased."""
         if self.failed:
             key, why = next(iter(self.failed.items()))
             raise RunsFailedError(
@@ -143,7 +141,7 @@ class RunReport:
 
 
 class RunsFailedError(MemlabError, RuntimeError):
-    """Runs failed that an experiment cannot do without. The message gives the error of one of them."""
+    """Runs that an experiment needs have failed. The message gives the error of one of them."""
 
 
 def run(
@@ -167,7 +165,7 @@ def run(
     [1, 0]
 
     Jobs that fail are tried again, see ``retry.after_failure``. A job that fails for good is recorded with its error
-    and does not stop the others. A store that cannot be written does: no later result could be saved.
+    and does not stop the others. A store that cannot be written stops the run: no later result could be saved.
 
     By default the jobs train in this process. With an ``executor`` (``executors.processes()``, or any function that
     makes a ``concurrent.futures.Executor``) its workers train them, in chunks of ``chunk`` passages.
@@ -210,7 +208,7 @@ class _Stop:
 
 
 def _from_store(lm: FrozenLM, jobs: Sequence[Job], store: Store, portable: bool) -> dict[str, MemVector]:
-    """The stored results of these jobs. ``cram`` reads them: it restores token ids and makes the checks that lack."""
+    """The stored results of these jobs. ``cram`` reads them, restores token ids, and makes missing checks."""
     stored = [job for job in jobs if job.key in store]
     mems, _ = train_with_retries(
         lm, [j.key for j in stored], [j.passage for j in stored], [j.recipe for j in stored],
@@ -276,10 +274,10 @@ def _run_remote(
     """Train jobs in an executor's workers; returns {key: error}."""
     if not jobs:
         return {}
-    whole = Chunk(
+    all_jobs = Chunk(
         lm.origin, lm.revision, lm.fingerprint, str(store.path.absolute()), tuple(j.key for j in jobs),
         tuple(j.passage for j in jobs), tuple(j.recipe.canonical() for j in jobs), tuple(j.parent for j in jobs),
         portable, lm.loaded_with,
     )  # fmt: skip
     store.check_writable()
-    return dispatch(split_by_length(whole, size), store, factory, stop)
+    return dispatch(split_by_length(all_jobs, size), store, factory, stop)
