@@ -41,8 +41,8 @@ def train_bundled(
     """Train what ``session.store`` lacks, and put the exact vectors into ``out``. Returns the exact vectors.
 
     ``count`` originals and ``count`` texts of random words are trained at each of ``lengths``, with seed 0. Of each
-    kind ``passages`` are trained at ``length`` tokens until each has ``solutions`` exact vectors: seeds from 0 on, at
-    most twice ``solutions``.
+    kind, ``passages`` texts are trained at ``length`` tokens until each has ``solutions`` exact vectors. Their seeds
+    start at 0; at most twice ``solutions`` seeds are tried.
     """
     lm, recipe = session.lm, recipe or Recipe.default()
     kinds = [_spread(load_texts("originals"), count), load_texts("random", count=count)]
@@ -76,9 +76,9 @@ def write_trajectories(
 ) -> None:
     """Train passages again and store their trajectories: (points, k, d) float16 by key of the result.
 
-    A trajectory has the vector at every ``every``-th step and at the last step. ``file`` (safetensors) holds those of
-    passages that end exact; ``read_trajectories`` opens it. If it already has them all, nothing is trained. Float16
-    rounds a coordinate by 1 part in 2,000.
+    A trajectory has the vector at every ``every``-th step and at the last step. ``file`` (safetensors) gets those of
+    exact results; ``read_trajectories`` opens it. If ``file`` already has them all, nothing is trained. Float16 rounds
+    a coordinate by 1 part in 2,000.
     """
     keys = {key_of(lm, passage, recipe) for passage in passages}
     if file.exists() and keys <= set(read_trajectories(file)):

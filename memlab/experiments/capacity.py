@@ -50,9 +50,9 @@ def exact(
     If the recipe grows its text, ``growing`` instead: one row per passage, up to the last of ``lengths``. With k
     vectors the recipe grows by k times as many tokens at a time, and has k times its token budget.
 
-    ``texts`` by kind. ``counts``: passages of each kind, one number for each k. Passages that more vectors are tried on
-    come first, so that different k are compared on the same passages; then the first texts that are long enough for the
-    first length. ``session.on_rows`` is called after each round.
+    ``texts`` by kind. ``counts``: passages of each kind, one number for each k. The first texts that are long enough
+    for the first length are chosen. A smaller k gets the passages of the larger k first, so that different k are
+    compared on the same passages. ``session.on_rows`` is called after each round.
     """
     lm, recipe = session.lm, recipe or Recipe.default()
     measured = _MeasuredRuns(session, "exact")
@@ -91,15 +91,15 @@ def fixed_lengths(
 ) -> pd.DataFrame:
     """Every passage at every length, with the columns of ``token_costs.gains``: one row per run, named ``protocol``.
 
-    ``measures.capacity.paper_estimates`` makes the published table of it. With ``Recipe.paper2025`` this is the
-    mathematics of arXiv 2502.13063 in our batches: its code takes one passage at a time, with equal loss and gradient.
+    ``measures.capacity.paper_estimates`` computes the published estimates from these rows. ``Recipe.paper2025`` has the
+    loss and gradient of arXiv 2502.13063. Its code trains one passage at a time; this function trains in batches.
     ``session.on_rows`` is called as runs finish, and after each kind of text and k.
     """
     measured = _MeasuredRuns(session, protocol)
     for k, count in zip(ks, counts or [0] * len(ks), strict=True):
         for kind, some in texts.items():
             chosen = list(some)[: count or None]
-            # By the length that was asked for: a run whose cut moved back by a token still counts for that length.
+            # Runs keep the requested length, even if the cut makes their passage a token shorter.
             plans = [
                 (text, n, Plan.grid(session.lm, [text], tokens=n, recipes=recipe.replace(k=k), start=start))
                 for text in chosen
@@ -126,10 +126,10 @@ def equal_information(
     recipe: Recipe | None = None,
     start: int | str = 0,
 ) -> pd.DataFrame:
-    """Passages that cost the model equal ``bits``, whatever their number of tokens: one row per run.
+    """Passages that cost the model equal ``bits``, with any number of tokens: one row per run.
 
-    This tests that a horizon is a limit in bits, not in tokens. If it is, all kinds of text should come back equally
-    often at equal bits, and not at equal length. The column ``bits_asked`` has the bits that were asked for.
+    This tests whether a horizon is a limit in bits, not in tokens. If it is, all kinds of text should come back equally
+    often at equal bits, and not at equal length. The column ``bits_asked`` has the requested bits.
     ``session.on_rows`` is called as runs finish, and after each kind of text, number of bits and k.
     """
     lm, recipe = session.lm, recipe or Recipe.default()
@@ -156,7 +156,7 @@ def equal_information(
 class _MeasuredRuns:
     """Rows of runs, one kind of text after another, with what each token costs the model.
 
-    Token costs of keys in ``session.resume_from`` are taken from there. ``accuracy`` is that of the scored tokens.
+    Token costs of keys in ``session.resume_from`` are taken from there. ``accuracy`` is over the scored tokens.
     """
 
     def __init__(self, session: Session, protocol: str) -> None:
@@ -174,7 +174,7 @@ class _MeasuredRuns:
             self._tables.append(self._with_costs(kind, runs))
 
     def report(self, kind: str, runs: pd.DataFrame) -> None:
-        """Give ``session.on_rows`` the finished runs, and these rows of a search that still goes on."""
+        """Give ``session.on_rows`` the finished runs, and these rows of an unfinished search."""
         if not len(runs):  # every run of the first round failed
             return
         self._session.on_rows(pd.concat([*self._tables, self._with_costs(kind, runs)], ignore_index=True))

@@ -66,7 +66,7 @@ def coding(lm: FrozenLM, passages: Sequence[Passage], mems: Sequence[MemVector] 
     vectors = {mem.token_ids.tobytes(): mem for mem in mems if mem.exact and mem.token_ids.tobytes() in wanted}
     forms = precision(lm, list(vectors.values())) if vectors else pd.DataFrame()
     coarsest = fewest_bits(forms).set_index("key") if vectors else forms
-    # Rounding differs between machines, so a vector of small margin may fail here. Such vectors get no row.
+    # Rounding differs between machines, so a vector with a small margin may fail here. Such vectors get no row.
     sound = set(forms.key[(forms.form == "float32") & forms.exact.astype(bool)]) if vectors else set()
     for passage in passages:
         columns = {"text_id": passage.span.id, "start": passage.span.start, "tokens": len(passage)}
@@ -76,25 +76,17 @@ def coding(lm: FrozenLM, passages: Sequence[Passage], mems: Sequence[MemVector] 
         except codecs.CodecError:
             round_trip = False
         bits = lm.token_bits(passage.ids)
-        # A first token without context was coded as one of the whole vocabulary.
+        # Without context, the coder takes all tokens of the vocabulary as equally likely.
         ideal = float(np.where(np.isnan(bits), np.log2(lm.vocabulary), bits).sum())
         rows += [columns | {"codec": name, "bits": n} for name, n in codecs.general_bits(passage.string).items()]
-        rows.append(
-            columns
-            | {"codec": f"arithmetic, {lm.name}", "bits": coded.bits, "round_trip": round_trip, "cross_entropy": ideal}
-        )
+        arithmetic = {"codec": f"arithmetic, {lm.name}", "bits": coded.bits, "round_trip": round_trip}
+        rows.append(columns | arithmetic | {"cross_entropy": ideal})
         if (mem := vectors.get(passage.ids.tobytes())) and mem.key in sound:
             least = coarsest.loc[mem.key]
-            rows += [
-                columns | {"codec": "mem vector, float32", "bits": 32 * mem.k * mem.d, "round_trip": True},
-                columns
-                | {
-                    "codec": "mem vector, fewest bits",
-                    "bits": least.stored_bits,
-                    "round_trip": True,
-                    "form": least.form,
-                },
-            ]
+            columns |= {"round_trip": True}
+            rows.append(columns | {"codec": "mem vector, float32", "bits": 32 * mem.k * mem.d})
+            fewest = {"codec": "mem vector, fewest bits", "bits": least.stored_bits, "form": least.form}
+            rows.append(columns | fewest)
     return pd.DataFrame(rows)
 
 

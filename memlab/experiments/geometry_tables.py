@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -26,11 +27,10 @@ from memlab.training.cram import Progress, cram
 
 
 def path_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 24, steps: int = 80) -> pd.DataFrame:
-    """Lines and curves between ``count`` pairs of solutions, and equally long lines that lead away from a solution to a
-    random point (``nowhere``): ``pair way barrier`` and the columns of ``evaluate``.
+    """Lines and curves between ``count`` pairs of solutions: ``pair way barrier`` and the columns of ``evaluate``.
 
-    The barrier of a line to nowhere is the rise of the loss (bits) on its first half: no point of a line between two
-    solutions is farther than that from a solution.
+    The control ``nowhere`` is a line of the same length from a solution in a random direction. Its barrier is the rise
+    of the loss (bits per token) on its first half: on a line between two solutions, no point is farther from one.
     """
     tables = []
     for i, (a, b) in enumerate(paths.pairs(mems, count)):
@@ -116,9 +116,8 @@ def plane_table(lm: FrozenLM, mems: Sequence[MemVector], *, cells: int = 8) -> p
 
 def attention_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 12) -> pd.DataFrame:
     """``attention.attention_mass`` of one solution per passage."""
-    tables = [
-        attention.attention_mass(lm, mem).assign(text_id=mem.text.id, key=mem.key) for mem in one_each(mems, count)
-    ]
+    chosen = one_each(mems, count)
+    tables = (attention.attention_mass(lm, mem).assign(text_id=mem.text.id, key=mem.key) for mem in chosen)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -139,9 +138,8 @@ def snap_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 12) -> p
     for mem in one_each(mems, count):
         ids, cosine = geometry.nearest(mem.mem, embeddings, 1)
         snapped = mem.with_mem(embeddings[ids[:, 0]], "snapped to the nearest tokens")
-        scaled = snapped.with_mem(
-            geometry.unit(snapped.mem) * np.linalg.norm(mem.mem, axis=1, keepdims=True), "the same, as long as it was"
-        )
+        norms = np.linalg.norm(mem.mem, axis=1, keepdims=True)
+        scaled = snapped.with_mem(geometry.unit(snapped.mem) * norms, "the same, as long as it was")
         right = [int((got == mem.token_ids).sum()) for got in decode(lm, [mem, snapped, scaled])]
         tokens = " ".join(repr(lm.decode_ids([int(i)])) for i in ids[:, 0])
         rows.append((mem.key, mem.text.id, mem.n, tokens, float(cosine.mean()), *right))
@@ -172,11 +170,11 @@ def margin_table(
     margins: Sequence[float] = (0.25, 1.0, 4.0),
     draws: int = 2,
 ) -> pd.DataFrame:
-    """Does longer training help? The same passages trained until the decode has the margin ``asked`` (logits), and
-    their exact radii along the same random directions. Vectors are trained into ``store``.
+    """Does longer training help? Exact radii along random directions, of vectors trained to each margin ``asked``
+    (logits). The passages and the directions are the same at each margin. Vectors are trained into ``store``.
 
-    Only passages that reached every margin within the recipe's budget, out of ``of`` passages. A passage that drops out
-    at a large margin would otherwise make the mean of the others look better.
+    Of the ``of`` passages, only those that reached every margin within the recipe's budget have rows. Otherwise
+    passages that drop out at a large margin would make the mean of the others look better.
     """
     chosen = one_each(one_seed(lm, vectors, tokens or 32), count)
     passages = [_passage(lm, mem) for mem in chosen]
@@ -192,11 +190,10 @@ def margin_table(
 def space_table(
     lm: FrozenLM, vectors: Store, store: Store, *, tokens: int | None = None, other: str = "gemma-3-270m"
 ) -> pd.DataFrame:
-    """The same texts in three spaces (this model, this model from another seed, another model): the cosine of every
-    pair of texts, ``space text_id other_id kind cosine``. Of each text the first ``tokens`` (16) tokens, as each model
-    tokenizes it.
+    """The cosine of every pair of texts in three spaces: this model, this model with another seed, another model.
 
-    Only texts that are exact in all three. What ``vectors`` lacks is trained into ``store``.
+    Columns ``space text_id other_id kind cosine``. Each text is cut to ``tokens`` (16) tokens of each model. Only texts
+    that are exact in all three spaces have rows. Vectors that ``vectors`` lacks are trained into ``store``.
     """
     tokens = tokens or 16
     first_seed = {mem.text.id: mem for mem in one_seed(lm, vectors, tokens)}
@@ -211,20 +208,18 @@ def space_table(
     rows = []
     for label, space in spaces.items():
         cosines = geometry.cosines(np.stack([space[name].mem.reshape(-1) for name in names]))
-        kinds = [kind_of(first_seed[name]) for name in names]
-        rows += [
-            (label, a, b, kinds[i], float(cosines[i, j])) for i, a in enumerate(names) for j, b in enumerate(names)
-        ]
+        for (a, name), (b, other_name) in itertools.product(enumerate(names), repeat=2):
+            rows.append((label, name, other_name, kind_of(first_seed[name]), float(cosines[a, b])))
     return pd.DataFrame(rows, columns=["space", "text_id", "other_id", "kind", "cosine"])
 
 
 def norm_table(
     lm: FrozenLM, vectors: Store, store: Store, *, tokens: int | None = None, count: int = 8
 ) -> pd.DataFrame:
-    """Norms at each step under a recipe that leaves them free (``Recipe.fullmatrix``): ``text_id kind tokens step
-    norm``, the ``bits`` that the text costs the model without a vector, and ``last``, true for the exact vector.
+    """Norms at each step of ``Recipe.fullmatrix``, which leaves them free, for ``count`` texts at every length.
 
-    ``count`` texts of both kinds, at every length in ``vectors``. Trained again each time: stores keep no trajectories.
+    Columns ``text_id kind tokens step norm``, the ``bits`` that the text costs the model without a vector, and
+    ``last``, true for the exact vector. The vectors are trained each time, because stores keep no trajectories.
     """
     mems = one_seed(lm, vectors, tokens)
     names = {mem.text.id for mem in one_each(mems, count)}
@@ -274,7 +269,7 @@ OF_STORE: dict[str, Callable[..., pd.DataFrame]] = {
     "spaces": space_table,
     "norms": norm_table,
 }
-"""Tables of a whole store of vectors and a store to train into; ``tokens`` restricts a table to one length."""
+"""Tables of one store of vectors and another store to train into; ``tokens`` restricts a table to one length."""
 
 
 def geometry_tables(
@@ -282,7 +277,7 @@ def geometry_tables(
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield each table as (name, table). ``names``: which tables, default all.
 
-    ``vectors``: the store to look at. ``session.store`` takes what is trained for a table. ``tokens``: length of the
+    ``vectors``: the store to look at. Vectors trained for a table go into ``session.store``. ``tokens``: length of the
     passages, default each table's own. Raises ``StoreError`` if ``vectors`` has too few exact vectors, and
     ``UnknownTableError`` for a name that is not in ``TABLES`` or ``OF_STORE``.
     """

@@ -22,7 +22,7 @@ def growing(
     longest: int,
     start: int | str = 0,
 ) -> pd.DataFrame:
-    """One row per passage, with the columns ``attempts.ATTEMPT``: how far a recipe that grows its text comes.
+    """One row per passage, with the columns ``attempts.ATTEMPT``: how many tokens a growing recipe reaches.
 
     The measured horizon is the number of tokens that the final vector decodes to. ``token_passes`` limits each run: one
     number, or a number per text id, such as what another search has spent on that text (0: only the recipe's patience

@@ -67,7 +67,7 @@ def horizon(
 ) -> pd.DataFrame:
     """One row per attempt, with the columns ``attempts.ATTEMPT``; ``measures.capacity.horizons`` summarises them.
 
-    All passages search at the same time, so that batches stay full. A length has failed when ``attempts`` seeds have
+    All passages are searched at the same time, so that batches stay full. A length has failed if ``attempts`` seeds
     failed at it. The horizon is a certified lower bound: the longest exact length of the grid, not the longest length
     that is possible. The grid of a short text ends with the text. ``session.on_rows`` is called after each round.
     """

@@ -56,9 +56,9 @@ SCREEN: dict[str, dict[str, Changes]] = {
         "as published, arXiv 2607.21231": dict(base="progressive2026"),
     },
 }
-"""Question -> name -> what differs from the incumbent, or from the recipe that ``base`` names. ``start="other"``: a
-start from the incumbent's solution of the next passage. Settings without a clear win were removed from the code; their
-results are still in the table, with their recipes.
+"""Question -> name -> changes to the incumbent, or to the recipe that ``base`` names. ``start="other"`` starts from the
+incumbent's solution of the next passage. Settings without a clear win were removed from the code; their results are
+still in the table, with their recipes.
 """
 
 
@@ -106,9 +106,7 @@ def ranking(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for name, group in table.groupby("contender", sort=False):
-        hits = int(group.exact.sum())
-        shares = group.groupby(["text_id", "start"]).exact.mean()
-        low, high = share_interval(shares.sum(), len(shares))
+        hits, low, high = _exact(group)
         rows.append(
             {
                 "contender": name,
@@ -126,12 +124,11 @@ def ranking(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def halves(table: pd.DataFrame) -> pd.DataFrame:
-    """The final in two halves of its passages: the first half chooses (most exact, then fewest token passes), the
-    second half reports.
+    """The final stage: every other passage chooses (most exact, then fewest token passes), the other half reports.
 
     The exact share is over all runs, its 95 % Wilson interval over passages. Token passes are the median over passages.
-    Passages differ far more than contenders do, so the last column compares passage by passage: geometric mean of the
-    ratio of token passes to those of the contender in first place, with a bootstrap over passages.
+    Passages differ far more than contenders do. So the last column compares each passage's token passes with those of
+    the contender in first place: geometric mean of the ratios, with a bootstrap interval over passages.
     """
     texts = list(dict.fromkeys(zip(table.text_id, table.start, strict=True)))
     choosing = {pair for i, pair in enumerate(texts) if i % 2 == 0}
@@ -144,9 +141,7 @@ def halves(table: pd.DataFrame) -> pd.DataFrame:
         log_ratios = np.log(passes[name] / passes[first.contender[0]]).rename("ratio").reset_index()
         ratio = Estimate(*np.exp(bootstrap(lambda t: t.ratio.mean(), log_ratios)))
         group = second[second.contender == name]
-        hits = int(group.exact.sum())
-        shares = group.groupby(["text_id", "start"]).exact.mean()
-        low, high = share_interval(shares.sum(), len(shares))
+        hits, low, high = _exact(group)
         middle, below, above = median_interval(group.groupby(["text_id", "start"]).token_passes.mean())
         rows.append(
             {
@@ -158,6 +153,12 @@ def halves(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _exact(runs: pd.DataFrame) -> tuple[int, float, float]:
+    """Number of exact runs, and the Wilson interval of their share over passages."""
+    shares = runs.groupby(["text_id", "start"]).exact.mean()
+    return int(runs.exact.sum()), *share_interval(shares.sum(), len(shares))
 
 
 def progress_curves(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import methodcaller
 
 import numpy as np
 import pandas as pd
@@ -34,15 +35,11 @@ class Form:
     make: Callable[[MemVector], MemVector]
 
 
-def _rounded(bits: int) -> Form:
-    return Form(f"int{bits}", bits, 32, lambda mem: mem.quantise(bits))
-
-
 FORMS = (
     Form("float32", 32, 0, lambda mem: mem),
     Form("float16", 16, 0, lambda mem: mem.cast("float16")),
     Form("bfloat16", 16, 0, lambda mem: mem.cast("bfloat16")),
-    *(_rounded(bits) for bits in (16, 12, 10, 9, 8, 7, 6, 5, 4, 3, 2)),
+    *(Form(f"int{n}", n, 32, methodcaller("quantise", n)) for n in (16, 12, 10, 9, 8, 7, 6, 5, 4, 3, 2)),
 )
 """Floating point, and signed integers with one float32 scale per vector."""
 TIE = 0.01
@@ -52,7 +49,7 @@ KEPT = (0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 
 
 def exact_vectors(store: Store, lm: FrozenLM, count: int, *, tokens: int | None = None) -> list[MemVector]:
-    """The first ``count`` exact vectors of this model in order of their keys, or only those of ``tokens`` tokens.
+    """The first ``count`` exact vectors of this model by key; with ``tokens``, only vectors of that length.
 
     Keys are hashes, so this choice does not depend on the results, and it is the same each time.
     """
@@ -77,8 +74,8 @@ def precision(
 ) -> pd.DataFrame:
     """One row per vector and form: is it still exact, its smallest margin (logits), and its stored bits.
 
-    Free decoding and a pass over the true text agree up to the first token that is not the argmax. So a form with such
-    a token, by more than ``TIE``, does not decode. Every other form gets an exact check at batch 1.
+    Free decoding and a pass over the true text agree up to the first token that is not the argmax. So a form with
+    a token more than ``TIE`` behind the argmax does not decode. Every other form gets an exact check at batch 1.
     """
     variants: list[tuple[MemVector, Form, MemVector | None]] = []
     for mem in mems:
@@ -151,7 +148,7 @@ def predicted_by_margin(table: pd.DataFrame, *, at_one_length: bool = False) -> 
     """Spearman rank correlation over vectors between the float32 margin and the fewest stored bits per number.
 
     A vector with a wide margin should tolerate coarse rounding: -1 would be a perfect prediction, 0 no prediction.
-    ``at_one_length``: ranks are compared among vectors of the same number of tokens, and all lengths pooled, because
+    With ``at_one_length`` vectors are ranked among vectors of equal length, and the ranks of all lengths are pooled:
     longer texts have smaller margins and also need more bits. The bootstrap draws texts with all their vectors.
     """
     columns = ["margin_float32", "bits_a_number"]

@@ -43,7 +43,7 @@ def more_vectors(horizons: pd.DataFrame) -> pd.DataFrame:
     """Tokens that k vectors hold, published and measured: ``model k tokens series text_id``.
 
     Our rows are single passages that were measured at several k: medians over different passages at each k would show
-    differences between passages. Searches that ended only because their budget did are left out. The published values
+    differences between passages. Searches that ended because their token budget did are left out. The published values
     are the largest lengths, without a passage.
     """
     paper = reference("paper2025-capacity").query("texts == 'pg19'").rename(columns={"max_tokens": "tokens"})

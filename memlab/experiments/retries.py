@@ -37,9 +37,9 @@ def retry_failures(
     """Retry passages that failed below ``target`` tokens, at the length that failed.
 
     ``attempts``: rows of ``horizon``. Returns rows with the same columns and ``way``, the name of the retry: the failed
-    attempt of least loss as it was, four times its steps, three other seeds, a start from the longest exact solution,
-    and ``Recipe.fullmatrix`` (the same curvature, a free norm). If a retry lowers ``bits``, the failure says nothing
-    about the vector.
+    attempt with the least loss, unchanged; four times its steps; three other seeds; a start from the longest exact
+    solution; ``Recipe.fullmatrix`` (the same curvature, a free norm). If a retry lowers ``bits``, the failure says
+    nothing about the vector.
     """
     lm, recipe = session.lm, recipe or Recipe.default()
     rows: list[Row] = []
@@ -83,22 +83,22 @@ def extend_growth(
     longest: int,
     start: int | str = 0,
 ) -> pd.DataFrame:
-    """Retry texts whose growing ended below ``target`` tokens, one setting after another.
+    """Retry texts that stopped growing below ``target`` tokens, one setting after another.
 
     ``attempts``: rows of ``growing``, trained with ``recipe`` up to ``longest`` tokens. Returns rows with the same
-    columns and ``way``, the name of the setting: the whole text at once (same optimizer, ``Recipe``'s own budget and
+    columns and ``way``, the name of the setting: the text without growing (same optimizer, the default budget and
     margin), the same with four times the steps, resumed with four times the patience, grown again from another seed,
     and grown by the optimizer of ``Recipe.fullmatrix`` (free norm).
 
-    A setting is tried only on texts that no earlier setting brought to ``target`` (``exact_prefix``). A text that one
-    setting does bring there had ended because of the search. ``session.on_rows`` is called as runs finish. Vectors to
-    resume from come from the store or the bundled vectors. Vectors that are in neither are trained again.
+    A setting is tried only on texts that no earlier setting brought to ``target`` (``exact_prefix``). If a setting
+    succeeds, the search had ended the text, not a limit of the vector. ``session.on_rows`` is called as runs finish.
+    Vectors to resume from come from the store or the bundled vectors, or are trained again.
     """
     lm, store = session.lm, session.store
     short = attempts[~attempts.exact & (attempts.exact_prefix < target)]
     rows = [row | {"way": "as it ended"} for row in short.to_dict("records")]
     left = [text for text in texts if text.id in set(short.text_id)]
-    whole = recipe.replace(grow=0, margin=Recipe.margin, budget=Recipe.budget, patience=0, token_budget=0)
+    not_grown = recipe.replace(grow=0, margin=Recipe.margin, budget=Recipe.budget, patience=0, token_budget=0)
     free = Recipe.fullmatrix(
         k=recipe.k, grow=recipe.grow, margin=recipe.margin, patience=recipe.patience, budget=recipe.budget,
         schedule="inverse", token_budget=recipe.token_budget,
@@ -119,8 +119,8 @@ def extend_growth(
 
     patient = recipe.replace(patience=4 * recipe.patience)
     settings: dict[str, Callable[[], list[Attempt]]] = {
-        "as a whole": lambda: jobs(whole, target),
-        "as a whole, four times the steps": lambda: jobs(whole.replace(budget=4 * whole.budget), target),
+        "as a whole": lambda: jobs(not_grown, target),
+        "as a whole, four times the steps": lambda: jobs(not_grown.replace(budget=4 * not_grown.budget), target),
         "four times the patience": lambda: jobs(
             patient, target, _vectors(jobs(recipe, longest), store, progress=session.progress)
         ),
@@ -139,7 +139,7 @@ def extend_growth(
 
 
 def _vectors(attempts: Sequence[Attempt], store: Store, *, progress: bool) -> dict[str, MemVector]:
-    """The vectors of these attempts by text id, without those that fail again.
+    """The vectors of these attempts by text id, without those of runs that fail again.
 
     A table of another machine may name keys that this store lacks: such vectors are trained again.
     """

@@ -1,7 +1,7 @@
 """Does a token before the vectors help, and why? Exact shares by placement, first-token margin, attention mass.
 
-The claim to test: on some models the first position is the attention sink, and a vector at that position cannot do its
-work; after a sink token it can. Measured for this project; attention sinks: arXiv 2309.17453.
+The claim to test: on some models the first position is the attention sink, and a vector at that position cannot carry
+its text; after a sink token it can. This measurement is memlab's own; attention sinks: arXiv 2309.17453.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def sink(session: Session, passages: Sequence[Passage], *, recipe: Recipe | None
 
 
 def _row(lm: FrozenLM, mem: MemVector) -> dict[str, Any]:
-    mass = attention_mass(lm, mem)[["on_first", "on_mem"]].mean()  # of no rows: NaN
+    mass = attention_mass(lm, mem)[["on_first", "on_mem"]].mean()  # NaN without rows
     return {
         "model": lm.name,
         "text_id": mem.text.id,

@@ -19,8 +19,8 @@ def kind_of(mem: MemVector) -> str:
 def solutions(store: Store, lm: FrozenLM, *, tokens: int = 32, least: int = 2) -> list[MemVector]:
     """Exact vectors of this model for passages that have at least ``least`` of them, by text and seed.
 
-    Of each text only one passage, in one context (k, prefix, suffix) and by one recipe (except for its seed): the one
-    with the most solutions. So two vectors of the same seed, one only trained longer, never count as two solutions.
+    Each text counts with one passage, one context (k, prefix, suffix) and one recipe (except for its seed): those with
+    the most solutions. So two vectors of the same seed, of which one trained longer, never count as two solutions.
     """
     groups: dict[str, dict[tuple[object, ...], list[MemVector]]] = {}
     for mem in _exact_ones(store, lm, tokens):
@@ -40,7 +40,7 @@ def one_each(mems: Iterable[MemVector], count: int) -> list[MemVector]:
 
 
 def _exact_ones(store: Store, lm: FrozenLM, tokens: int | None = None) -> list[MemVector]:
-    """This model's exact vectors that hold their token ids, by text, length and seed."""
+    """This model's exact vectors that are not redacted, in order of text, length and seed."""
     table = store.table()
     table = table[table.exact.astype(bool) & (table.model == lm.name)]
     if tokens is not None:

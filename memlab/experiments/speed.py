@@ -55,9 +55,8 @@ def published(lm: FrozenLM, passage: Passage, recipe: Recipe) -> dict[str, Any]:
         done = right == length - first
         if done or (right > best and not (recipe.grow and reached)):
             best, best_mem = right, mem.detach().clone()
-            best_step = (
-                step if done or not recipe.grow else best_step
-            )  # patience counts the steps of a stage from its start
+            if done or not recipe.grow:  # a growing text counts its patience from the start of a stage
+                best_step = step
         if done:
             reached = length
             if length == len(ids):
@@ -146,7 +145,7 @@ def _resumed(
 def _ours(
     lm: FrozenLM, passages: Sequence[Passage], names: Sequence[str], recipe: Recipe, repeats: int
 ) -> list[dict[str, Any]]:
-    # A first run, not timed: set-up that a process does once (weights in bfloat16, first pass) is not a passage's time.
+    # This first run is not timed: a process sets up only once (weights in bfloat16, first pass).
     cram(lm, passages[0], recipe.replace(budget=1), progress=False)
     once = _seconds(lambda: measure_preconditioner(lm)) if recipe.whiten else 0.0
     mems: list[MemVector] = []
@@ -198,17 +197,13 @@ def _theirs(lm: FrozenLM, passage: Passage, name: str, method: str, recipe: Reci
         revision=lm.revision,
         fingerprint=lm.fingerprint,
         recipe=recipe,
-        parent=None,
         text=passage.span,
         steps=trained["steps"],
         seconds=trained["seconds"],
-        trace={},
-        provenance={},
     )
     forward = step_flops(lambda: published(lm, passage, recipe.replace(budget=0, grow=0)))
-    flops = (
-        2 * forward * trained["token_passes"] / len(passage)
-    )  # the backward pass to the vectors costs as much as the forward pass
+    # The backward pass to the vectors costs as much as the forward pass.
+    flops = 2 * forward * trained["token_passes"] / len(passage)
     began = time.perf_counter()
     check = decoding.check(lm, mem, first_given=recipe.first_scored > 1)
     decode = time.perf_counter() - began
@@ -274,11 +269,12 @@ def ratios(table: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) -> pd.Dat
             "with failures, and the metric": (*failing, float(b.once_seconds.iloc[0])),
         }
         for name, (*columns, once) in spent.items():
-            their, our, they_decode, we_decode = (np.asarray(column, float) for column in columns)
+            numbers = np.array(columns, float)
 
-            def ratio(i: np.ndarray, t: Any = (their, they_decode), o: Any = (our, we_decode), once: Any = once) -> Any:
+            def ratio(i: np.ndarray, numbers: np.ndarray = numbers, once: float = once) -> Any:
+                their_seconds, our_seconds, they_decode, we_decode = numbers[:, i].sum(1)
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    return (t[0][i].sum() / t[1][i].sum()) / ((o[0][i].sum() + once) / o[1][i].sum())
+                    return (their_seconds / they_decode) / ((our_seconds + once) / we_decode)
 
             values = np.array([ratio(i) for i in drawn])
             enough = np.isnan(values).mean() <= 0.05  # NaN: a draw in which no passage decodes

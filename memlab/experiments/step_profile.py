@@ -62,12 +62,12 @@ def profile_steps(lm: FrozenLM, shapes: Sequence[tuple[int, int]], *, repeats: i
 
     ``share_linear`` counts only products with weights, ``share`` also those of attention (except on a GPU, where they
     are inside fused kernels). Peak memory is what the process (or the GPU) holds above the loaded model while the step
-    runs. A shape that is captured as a CUDA graph has a second row, ``replayed``, without a peak: a graph holds its
+    runs. A shape that is captured as a CUDA graph has a second row, ``replayed``, without a peak: a graph keeps its
     memory all the time.
     """
-    out = []
-    for rows, tokens in shapes:
-        step = training_step(lm, rows, tokens)
+    rows = []
+    for passages, tokens in shapes:
+        step = training_step(lm, passages, tokens)
         with eager():
             step()
             with _Products() as products:
@@ -83,9 +83,9 @@ def profile_steps(lm: FrozenLM, shapes: Sequence[tuple[int, int]], *, repeats: i
                 seconds = sorted(timed(step) for _ in range(repeats))
                 peak = np.nan if replayed else peak_memory(step, lm.device)
             middle = statistics.median(seconds)
-            out.append(
+            rows.append(
                 {
-                    "passages": rows,
+                    "passages": passages,
                     "tokens": tokens,
                     "replayed": replayed,
                     "seconds": middle,
@@ -102,7 +102,7 @@ def profile_steps(lm: FrozenLM, shapes: Sequence[tuple[int, int]], *, repeats: i
                     "device": device_name(lm.device),
                 }
             )
-    return pd.DataFrame(out)
+    return pd.DataFrame(rows)
 
 
 def _is_replayed(lm: FrozenLM, step: Callable[[], None]) -> bool:

@@ -88,7 +88,7 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str]) -> None:
 def write_table(table: pd.DataFrame, file: Path | None) -> None:
     """Write Parquet, or CSV for a name that ends in ``.csv``; do nothing if ``file`` is None.
 
-    The file is replaced as a whole or not at all, because a later run may resume from it. Raises
+    The file is replaced completely or not at all, because a later run may resume from it. Raises
     ``TableNotWrittenError``.
     """
     if file is None:
