@@ -1,6 +1,6 @@
 """Results report: writes the tables of ``data/bench/README.md`` from the Parquet and CSV files next to it.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Its writer is in ``report_training`` or
+A table is between ``<!-- table: NAME -->`` and ``<!-- end -->``. Its writer is in ``report_training`` or
 ``report_vectors``.
 """
 
@@ -26,7 +26,7 @@ def markdown(heads: Iterable[str], rows: Rows) -> str:
 
 
 def rewrite_tables(text: str) -> str:
-    """``text`` with the content of each marked table written anew.
+    """``text`` with each marked table written again.
 
     Raises ``ReportError`` if a name has no writer, or if a writer's table has no place in the text.
     """
@@ -35,13 +35,13 @@ def rewrite_tables(text: str) -> str:
         raise ReportError(f"no writer for the table {unknown[0]!r}. Use one of {', '.join(TABLES)}, or add a writer.")
     if unused := [name for name in TABLES if name not in names]:
         raise ReportError(f"the report has no place for the table {unused[0]!r}. Add its two marker lines.")
-    return MARKED.sub(lambda found: found[1] + markdown(*TABLES[found[2]]()) + found[3], text)
+    return MARKED.sub(lambda match: match[1] + markdown(*TABLES[match[2]]()) + match[3], text)
 
 
 def write_report(file: Path | None = None, *, check: bool = False) -> list[str]:
-    """Write the tables of ``file`` anew (default: ``data/bench/README.md``). Returns the names of those that changed.
+    """Update the tables of ``file`` (default: ``data/bench/README.md``). Returns the names of those that changed.
 
-    With ``check`` the file stays as it is.
+    With ``check`` the file is not written.
     """
     file = file or data_folder() / "bench" / "README.md"
     before = file.read_text(encoding="utf-8")

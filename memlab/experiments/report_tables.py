@@ -17,25 +17,24 @@ from memlab.measures.statistics import share_interval
 
 Rows = Iterable[Iterable[object]]
 Table = tuple[Iterable[str], Rows]
-Writer = Callable[[], Table]
 
-TABLES: dict[str, Writer] = {}
-"""Name of a table in the README -> its writer, which returns the column heads and the rows."""
+TABLES: dict[str, Callable[[], Table]] = {}
+"""Name of a table in the README -> function that returns the column heads and the rows."""
 
 
 class ReportError(MemlabError, ValueError):
-    """The report and its writers do not fit together; the message names the table."""
+    """The report and its writers do not fit together. The message names the table."""
 
     exit_code = 2
 
 
-def table(name: str) -> Callable[[Writer], Writer]:
-    """Register a writer under the name of its table."""
+def table(name: str, heads: str = "") -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    """Register a writer under the name of its table. It returns rows under ``heads``, or (heads, rows) without."""
 
-    def register(writer: Writer) -> Writer:
+    def register(writer: Callable[[], Any]) -> Callable[[], Any]:
         if name in TABLES:
             raise ReportError(f"two writers have the name {name!r}. Give one of them another name.")
-        TABLES[name] = writer
+        TABLES[name] = (lambda: (heads.split(" | "), writer())) if heads else writer
         return writer
 
     return register
@@ -46,9 +45,9 @@ def table(name: str) -> Callable[[Writer], Writer]:
 
 def share(hits: Any) -> str:
     """``hits`` (n,), true or false, as "3/4 [0.30, 0.95]": with a 95 % Wilson interval."""
-    found = int(np.sum(hits))
-    low, high = share_interval(found, len(hits))
-    return f"{found}/{len(hits)} [{low:.2f}, {high:.2f}]"
+    count = int(np.sum(hits))
+    low, high = share_interval(count, len(hits))
+    return f"{count}/{len(hits)} [{low:.2f}, {high:.2f}]"
 
 
 def spread(values: pd.Series, spec: str = "g") -> str:
@@ -57,7 +56,7 @@ def spread(values: pd.Series, spec: str = "g") -> str:
 
 
 def ends(values: Iterable[float], spec: str = "g") -> str:
-    """Smallest and largest value, or the one value there is."""
+    """Smallest and largest value, or one value if they are equal."""
     numbers = [*values]
     low, high = format(min(numbers), spec), format(max(numbers), spec)
     return low if low == high else f"{low} – {high}"
@@ -66,8 +65,3 @@ def ends(values: Iterable[float], spec: str = "g") -> str:
 def percent(value: float) -> str:
     """A share as "64 %"."""
     return f"{100 * value:.0f} %"
-
-
-def joined(cells: Iterable[str]) -> str:
-    """Cells of several settings in one row."""
-    return "; ".join(cells)

@@ -1,14 +1,12 @@
-"""Tables of the report about training: the search, the speed, the place of the vector. See ``report_tables``."""
+"""Tables of the report about training: search, speed, position of the vector. See ``report_tables``."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pandas as pd
 
 from memlab.experiments.optimizer_study import halves, ranking
 from memlab.experiments.recovery import shares, summary
-from memlab.experiments.report_tables import Table, ends, joined, percent, share, spread, table
+from memlab.experiments.report_tables import Rows, Table, ends, percent, share, spread, table
 from memlab.experiments.sink_position import PLAIN
 from memlab.experiments.sink_position import summary as sink_summary
 from memlab.experiments.speed import ratios
@@ -46,27 +44,23 @@ SCREEN: dict[str, tuple[str, ...]] = {
 """Row of the table -> contenders of the screen."""
 
 
-@table("optimizer-screen")
-def _optimizer_screen() -> Table:
+@table("optimizer-screen", "setting | exact | steps, median | token passes per exact passage")
+def _optimizer_screen() -> Rows:
     runs = stored("recipe-screen")
     places = ranking(runs).set_index("contender")
     exact = runs.groupby("contender").exact.agg(share)
-    rows = []
     for setting, names in SCREEN.items():
-        found = [places.loc[name] for name in names]
-        rows.append((
-            setting,
-            exact[names[0]] if len(names) == 1 else joined(row.exact for row in found),
-            joined(f"{row.median_steps:g}" if row.share > 0.5 else "–" for row in found),
-            joined(f"{row.passes_per_exact:,.0f}" if row.share else "–" for row in found),
-        ))  # fmt: skip
-    return ("setting", "exact", "steps, median", "token passes per exact passage"), rows
+        rows = places.loc[[*names]]
+        steps = [f"{row.median_steps:g}" if row.share > 0.5 else "–" for row in rows.itertuples()]
+        passes = [f"{row.passes_per_exact:,.0f}" if row.share else "–" for row in rows.itertuples()]
+        hits = exact[names[0]] if len(names) == 1 else "; ".join(rows.exact)
+        yield setting, hits, "; ".join(steps), "; ".join(passes)
 
 
 @table("optimizer-final")
 def _optimizer_final() -> Table:
-    found = halves(stored("recipe-final"))
-    return found.columns, found.to_numpy()
+    final = halves(stored("recipe-final"))
+    return final.columns, final.to_numpy()
 
 
 RECOVERY = {
@@ -78,7 +72,7 @@ RECOVERY = {
     "originals-6x160": "the first 6 originals",
 }
 MOST_STEPS = 400
-"""Budget of the default recipe, steps: what a failure counts as."""
+"""Budget of the default recipe in steps. A failed run counts with it."""
 
 
 def recovery_runs(name: str) -> pd.DataFrame:
@@ -86,21 +80,18 @@ def recovery_runs(name: str) -> pd.DataFrame:
     return pd.read_csv(data_folder() / "bench" / f"recovery-{name}.csv")
 
 
-@table("recovery-lengths")
-def _recovery_lengths() -> Table:
-    rows = []
+@table("recovery-lengths", f"texts | tokens | exact | steps, median (a failure counts as {MOST_STEPS}) | file")
+def _recovery_lengths() -> Rows:
     for name, texts in RECOVERY.items():
         runs = recovery_runs(name)
-        label = shares(runs).label.iloc[-1]
         steps = runs.steps.where(runs.exact, MOST_STEPS).median()
-        rows.append((texts, runs.tokens.iloc[0], label, f"{steps:g}", f"`recovery-{name}.csv`"))
-    return ("texts", "tokens", "exact", f"steps, median (a failure counts as {MOST_STEPS})", "file"), rows
+        yield texts, runs.tokens.iloc[0], shares(runs).label.iloc[-1], f"{steps:g}", f"`recovery-{name}.csv`"
 
 
 @table("recovery-published")
 def _recovery_published() -> Table:
-    found = summary(recovery_runs("originals-32"))
-    return ("reading", *found.columns), ((name, *found.loc[name]) for name in found.index)
+    readings = summary(recovery_runs("originals-32"))
+    return ("reading", *readings.columns), readings.reset_index().to_numpy()
 
 
 # Speed -----------------------------------------------------------------------------------------------------------
@@ -119,100 +110,88 @@ OVER = {
 }
 
 
-@table("speed")
-def _speed() -> Table:
+@table("speed", " | default | paper2025")
+def _speed() -> Rows:
     runs = stored("speed")
     runs = runs[runs.device == next(iter(MACHINES))]
-    columns = {
-        "default": runs[runs.method == "memlab"],
-        "paper2025": runs[runs.method == "paper2025"],
-    }
-    cells: dict[str, Callable[[pd.DataFrame], str]] = {
-        "decode": lambda t: f"{t.decoded.sum()}/{len(t)}",
-        "steps, median (smallest – largest)": lambda t: spread(t.steps, ",.0f"),
-        "seconds per passage, median (smallest – largest)": lambda t: spread(t.seconds, ",.1f"),
-        "token passes per second, median": lambda t: f"{t.tokens_per_second.median():.0f}",
-        "share of the core's matrix-product rate, median": lambda t: percent(t.machine_share.median()),
-        "peak memory above the model": lambda t: f"{t.peak_gib.max():.2f} GiB",
-    }  # fmt: skip
-    return ("", *columns), ((name, *(cell(t) for t in columns.values())) for name, cell in cells.items())
+    both = [runs[runs.method == method] for method in ("memlab", "paper2025")]
+    yield "decode", *(f"{t.decoded.sum()}/{len(t)}" for t in both)
+    yield "steps, median (smallest – largest)", *(spread(t.steps, ",.0f") for t in both)
+    yield "seconds per passage, median (smallest – largest)", *(spread(t.seconds, ",.1f") for t in both)
+    yield "token passes per second, median", *(f"{t.tokens_per_second.median():.0f}" for t in both)
+    yield "share of the core's matrix-product rate, median", *(percent(t.machine_share.median()) for t in both)
+    yield "peak memory above the model", *(f"{t.peak_gib.max():.2f} GiB" for t in both)
 
 
-@table("speed-ratios")
-def _speed_ratios() -> Table:
+@table("speed-ratios", "processor, one core | tokens | over | passages | their time over ours")
+def _speed_ratios() -> Rows:
     runs = stored("speed")
     both_lengths = set(runs.device[(runs.method == "paper2025") & (runs.tokens == 32)])
     all_tokens = ratios(runs[runs.device.isin(both_lengths)]).assign(tokens="16 and 32")
     short = ratios(runs[runs.tokens == 16]).query("over == 'both decode'").assign(tokens="16")
-    rows = [
-        (MACHINES[row.device], row.tokens, OVER[row.over], row.passages,
-         format(Estimate(row.ratio, row.low, row.high), ".0f"))
-        for row in pd.concat([all_tokens, short]).itertuples()
-    ]  # fmt: skip
-    return ("processor, one core", "tokens", "over", "passages", "their time over ours"), rows
+    for row in pd.concat([all_tokens, short]).itertuples():
+        ratio = Estimate(row.ratio, row.low, row.high)
+        yield MACHINES[row.device], row.tokens, OVER[row.over], row.passages, f"{ratio:.0f}"
 
 
-@table("step-cpu")
-def _step_cpu() -> Table:
-    rows = [
-        (f"{row.passages} x {row.tokens}", f"{row.seconds:.2f} s [{row.fastest:.2f}, {row.slowest:.2f}]",
-         f"{row.linear_seconds:.2f} s", f"{row.attention_seconds:.2f} s", percent(row.share), f"{row.peak_gib:.2f} GiB")
-        for row in stored("step").itertuples()
-    ]  # fmt: skip
-    heads = ("passages x tokens", "a step [fastest, slowest]", "products with weights", "attention's products",
-             "their share", "peak memory above the model")  # fmt: skip
-    return heads, rows
+@table(
+    "step-cpu",
+    "passages x tokens | a step [fastest, slowest] | products with weights | attention's products | their share | "
+    "peak memory above the model",
+)
+def _step_cpu() -> Rows:
+    for row in stored("step").itertuples():
+        step = f"{row.seconds:.2f} s [{row.fastest:.2f}, {row.slowest:.2f}]"
+        products = f"{row.linear_seconds:.2f} s", f"{row.attention_seconds:.2f} s", percent(row.share)
+        yield f"{row.passages} x {row.tokens}", step, *products, f"{row.peak_gib:.2f} GiB"
 
 
-@table("step-gpu")
-def _step_gpu() -> Table:
-    found = stored("step-gpu")
-    rows = [
-        (f"{row.passages} x {row.tokens}",
-         f"{1e3 * row.seconds:.0f} ms [{1e3 * row.fastest:.0f}, {1e3 * row.slowest:.0f}]",
-         f"{1e3 * row.linear_seconds:.0f} ms", percent(row.share_linear), f"{row.tflops:.0f} TFLOP/s",
-         f"{row.peak_gib:.1f} GiB")
-        for row in found[found.linear_seconds.notna()].itertuples()
-    ]  # fmt: skip
-    heads = ("passages x tokens", "a step [fastest, slowest]", "products with weights", "their share",
-             "matrix products per second, with attention", "peak memory above the model")  # fmt: skip
-    return heads, rows
+@table(
+    "step-gpu",
+    "passages x tokens | a step [fastest, slowest] | products with weights | their share | "
+    "matrix products per second, with attention | peak memory above the model",
+)
+def _step_gpu() -> Rows:
+    steps = stored("step-gpu")
+    for row in steps[steps.linear_seconds.notna()].itertuples():
+        step = f"{1e3 * row.seconds:.0f} ms [{1e3 * row.fastest:.0f}, {1e3 * row.slowest:.0f}]"
+        products = f"{1e3 * row.linear_seconds:.0f} ms", percent(row.share_linear), f"{row.tflops:.0f} TFLOP/s"
+        yield f"{row.passages} x {row.tokens}", step, *products, f"{row.peak_gib:.1f} GiB"
 
 
 @table("step-graphs")
 def _step_graphs() -> Table:
-    found = stored("step-gpu")
-    found = found[found.linear_seconds.isna()]
-    found = found.assign(shape=found.passages.astype(str) + " x " + found.tokens.astype(str))
-    shapes = [*dict.fromkeys(found["shape"])]
+    steps = stored("step-gpu")
+    steps = steps[steps.linear_seconds.isna()]
+    steps = steps.assign(shape=steps.passages.astype(str) + " x " + steps.tokens.astype(str))
+    shapes = [*dict.fromkeys(steps["shape"])]
     rows = []
-    for (dtype, captured), some in found.groupby(["dtype", "replayed"], sort=False):
+    for (dtype, captured), some in steps.groupby(["dtype", "replayed"], sort=False):
         times = 1e3 * some.set_index("shape").seconds
-        cells = [f"{times[s]:.3g}" if s in times else "" for s in shapes]
+        cells = [f"{times[shape]:.3g}" if shape in times else "" for shape in shapes]
         rows.append((f"{dtype}, {'captured' if captured else 'launched'}", *cells))
     return ("passages x tokens", *shapes), rows
 
 
-# The place of the vector -------------------------------------------------------------------------------------------
+# The position of the vector ----------------------------------------------------------------------------------------
 
 
-@table("sink-position")
-def _sink_position() -> Table:
-    found = sink_summary(stored("sink"))
-    of = {model: rows.set_index("placement") for model, rows in found.groupby("model", sort=False)}
-    placements = [name for name in found.placement.unique() if name != PLAIN]
-    rows: list[tuple[object, ...]] = []
+@table(
+    "sink-position",
+    "model | steps with the vector alone, median | steps with *s* before, relative | steps with *s* after, relative | "
+    "attention on position 0: vector alone | *s* before",
+)
+def _sink_position() -> Rows:
     toys = []
-    for model, t in of.items():
-        steps, seen = t["steps, over without"], t["attention on position 0"]
+    for model, rows in sink_summary(stored("sink")).groupby("model", sort=False):
+        t = rows.set_index("placement")
+        before, after = (name for name in t.index if name != PLAIN)
+        ratio, attention = t["steps, over without"], t["attention on position 0"]
         if model.startswith("toy:"):
-            numbers = [float(steps[name].split()[0]) for name in placements]
-            toys.append((t.steps[PLAIN], *numbers, seen[PLAIN], seen[placements[0]]))
+            relative = [float(ratio[name].split()[0]) for name in (before, after)]
+            toys.append((t.steps[PLAIN], *relative, attention[PLAIN], attention[before]))
         else:
-            rows.append((model, f"{t.steps[PLAIN]:g}", *(steps[name] for name in placements),
-                         f"{seen[PLAIN]:.2f}", f"{seen[placements[0]]:.2f}"))  # fmt: skip
+            seen = f"{attention[PLAIN]:.2f}", f"{attention[before]:.2f}"
+            yield model, f"{t.steps[PLAIN]:g}", ratio[before], ratio[after], *seen
     columns, specs = zip(*toys, strict=True), ("g", ".2f", ".2f", ".2f", ".2f")
-    rows.append((f"{len(toys)} toys", *(ends(column, spec) for column, spec in zip(columns, specs, strict=True))))
-    heads = ("model", "steps with the vector alone, median", "steps with *s* before, relative",
-             "steps with *s* after, relative", "attention on position 0: vector alone", "*s* before")  # fmt: skip
-    return heads, rows
+    yield f"{len(toys)} toys", *(ends(column, spec) for column, spec in zip(columns, specs, strict=True))
