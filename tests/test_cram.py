@@ -288,7 +288,8 @@ def test_a_store_that_fails_midway_loses_no_result(toy, store, monkeypatch):
     def full(mem):
         calls.append(mem)
         if len(calls) == 3:
-            raise store.cannot_write(OSError(28, "No space left on device"))
+            with store.writing():
+                raise OSError(28, "No space left on device")
         return put(mem)
 
     monkeypatch.setattr(store, "put", full)
@@ -473,7 +474,7 @@ def test_a_redacted_file_of_another_result_is_replaced(toy, store, lie):
     assert store.get(mem.key).token_ids.tolist() == passage.ids.tolist()
 
 
-def test_a_diverged_passage_and_one_out_of_memory_harm_no_other(toy, store, monkeypatch):
+def test_a_diverged_passage_and_one_out_of_memory_do_not_affect_others(toy, store, monkeypatch):
     """Through the runner. The first is stored and says that it diverged. The second is recorded as failed."""
     passages, recipe = random_passages(toy, 5, 4), Recipe.default(k=4, budget=60)
     plan = Plan.of(toy, passages, recipe)

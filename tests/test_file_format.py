@@ -1,4 +1,4 @@
-"""Bad files in a store, chosen and random: each is refused with its name and reason, and hides no other file."""
+"""Bad files in a store, chosen and random: each is refused with its name and reason, and does not hide other files."""
 
 import dataclasses
 import hashlib
@@ -137,7 +137,7 @@ def test_no_code_in_a_file_is_run(among, tmp_path):
     store, file, _ = among
     file.write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
     assert isinstance(store.verify()[MEM.key], DamagedError)
-    with pytest.warns(UserWarning, match="1 files left out"):
+    with pytest.warns(UserWarning, match="1 files are left out"):
         store.table()
     assert not (tmp_path / "ran").exists()
     pickle.loads(file.read_bytes())  # the pickle works: without protection it would run
@@ -208,7 +208,7 @@ def test_a_migration_that_fails_is_reported_as_damage(among, monkeypatch):
         assert store.fetch(MEM.key) is None
 
 
-def test_an_unreadable_failure_record_hides_no_other(store):
+def test_an_unreadable_failure_record_does_not_hide_others(store):
     store.record_failure("1" * 64, "out of luck")
     (store.path / "failures" / f"{'2' * 64}.json").write_text("")
     errors = store.failures()

@@ -56,7 +56,7 @@ def test_a_file_that_was_replaced_is_read_again(store, eager):
     assert store.table().steps.tolist() == [77]
 
 
-def test_no_flipped_bit_of_an_index_is_believed(store, eager):
+def test_every_flipped_bit_of_an_index_is_detected(store, eager):
     fill(store, 60)
     plain = store.table()
     file = store.path / "index.parquet"
@@ -68,7 +68,7 @@ def test_no_flipped_bit_of_an_index_is_believed(store, eager):
         pd.testing.assert_frame_equal(store.table(), plain, check_dtype=False)
 
 
-def test_a_row_from_a_newer_memlab_hides_no_other(store, eager):
+def test_a_row_from_a_newer_memlab_does_not_hide_other_rows(store, eager):
     fill(store, 3)
     store.table()
     file = store.path / "index.parquet"

@@ -95,7 +95,8 @@ def decode_command(
 
 def _summary(lm: Any, store: Store, mem: MemVector) -> dict[str, Any]:
     """What ``--json`` prints of one result. Loss in bits a token, margin in logits."""
-    from memlab.decoding.decode import EXACT, decode
+    from memlab.decoding.decode import decode
+    from memlab.results.checks import EXACT
 
     exact_check = next(c for c in mem.checks if c.settings == EXACT)
     return {

@@ -17,8 +17,7 @@ from memlab.results.checks import PORTABLE, Check
 from memlab.results.mem_vector import MemVector, VectorError
 from memlab.scoring.objective import Batch, Row, true_margin
 
-_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-EXACT = PORTABLE[0]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def require_weights(lm: FrozenLM, mem: MemVector) -> None:
@@ -57,8 +56,8 @@ def decode(
     >>> decode(lm, mems)[0].tolist()
     [5, 9, 2]
 
-    Vectors with equal context length go through the model together, ``batch`` at a time, without padding. Rounding, and
-    so a token now and then, may depend on the batch. Therefore "exact" means a check at batch 1. ``on_token`` is called
+    Vectors with equal context length go through the model together, ``batch`` at a time, without padding. Rounding
+    depends on the batch, so a token may too. Therefore "exact" means a check at batch 1. ``on_token`` is called
     after each token with the number of tokens in its batch so far. If it returns True, that batch ends early.
     """
     for mem in mems:
@@ -123,15 +122,9 @@ def check(
 
 
 def check_portable(lm: FrozenLM, mem: MemVector) -> MemVector:
-    """The same vector with the checks that ``mem.portable`` needs. Checks that it has already are not repeated."""
-    existing = {c.settings for c in mem.checks}
-    return mem.with_checks(
-        *(
-            check(lm, mem, dtype=t, batch=b, cache=c, first_given=f)
-            for t, b, c, f in PORTABLE
-            if (t, b, c, f) not in existing
-        )
-    )
+    """The same vector with the checks that ``mem.portable`` needs. Checks that the vector has are not repeated."""
+    missing = [settings for settings in PORTABLE if settings not in {c.settings for c in mem.checks}]
+    return mem.with_checks(*(check(lm, mem, dtype=t, batch=b, cache=c, first_given=f) for t, b, c, f in missing))
 
 
 def teacher_forced(
@@ -140,7 +133,7 @@ def teacher_forced(
     """(accuracy, loss in bits per token, smallest margin) while the true tokens are fed. Not a proof of decoding."""
     require_weights(lm, mem)
     row = Row.of(mem, first_scored)
-    scores, _ = Batch(lm, [row]).scores([torch.tensor(mem.mem)], _NAMES[dtype])
+    scores, _ = Batch(lm, [row]).scores([torch.tensor(mem.mem)], _DTYPES[dtype])
     accuracy = float(scores.right[0] / scores.scored[0])
     return accuracy, float(scores.loss[0] / np.log(2)), float(scores.min_margin[0])
 
@@ -149,9 +142,9 @@ def _stream(
     lm: FrozenLM, mems: Sequence[MemVector], dtype: str, *, given: Iterable[int] = (), cache: bool = True
 ) -> Iterator[torch.Tensor]:
     """Logits (b, V), one token after another; the argmax is fed back. All contexts must have equal length."""
-    if dtype not in _NAMES:
-        raise ValueError(f"dtype={dtype!r}; expected one of {', '.join(_NAMES)}")
-    torch_dtype = _NAMES[dtype]
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype={dtype!r}; expected one of {', '.join(_DTYPES)}")
+    torch_dtype = _DTYPES[dtype]
     fed = torch.stack([torch.cat([context_of(lm, m), lm.embed(list(given))]) for m in mems])
     logits, past = lm.step(torch_dtype, embeddings=fed)
     while True:

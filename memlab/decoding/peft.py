@@ -30,7 +30,7 @@ def export_peft(mem: MemVector, folder: str | os.PathLike[str], lm: FrozenLM | N
 
     The adapter's virtual tokens are everything before the text: embeddings of the prefix tokens, the vectors, and
     embeddings of the suffix tokens. ``lm`` is the vector's model; it is loaded if it is not given. To get the text,
-    call ``generate`` without a token of its own:
+    call ``generate`` with an empty input:
     ``generate(input_ids=torch.empty(1, 0, dtype=torch.long), max_new_tokens=n, do_sample=False, eos_token_id=None)``.
     Raises ``ModelError`` if ``lm`` has other weights than the vector's model.
     """
@@ -58,9 +58,6 @@ def export_peft(mem: MemVector, folder: str | os.PathLike[str], lm: FrozenLM | N
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"prompt_embeddings": rows}
     metadata = {"memlab": json.dumps({"key": mem.key, "tokens": mem.n, "fingerprint": mem.fingerprint})}
-    for name, data in (
-        (ADAPTER, tensor_bytes(tensors, metadata)),
-        (CONFIG, json.dumps(settings, indent=1).encode()),
-    ):
-        atomic_write(folder / name, data)
+    atomic_write(folder / ADAPTER, tensor_bytes(tensors, metadata))
+    atomic_write(folder / CONFIG, json.dumps(settings, indent=1).encode())
     return folder

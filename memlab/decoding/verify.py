@@ -75,7 +75,7 @@ def _wrong(lm: FrozenLM, mem: MemVector) -> str | None:
     if mem.redaction:
         same_text = mem.matches(decode(lm, [mem], batch=1)[0])
         return None if same_text else f"it decodes to another text than its hash names; {then}"
-    now = check(lm, mem)
-    if now.exact:
+    new = check(lm, mem)
+    if new.exact:
         return None
-    return f"token {(now.first_wrong or 0) + 1} of {now.tokens} is wrong, by {-now.margin:.3g} logits; {then}"
+    return f"token {(new.first_wrong or 0) + 1} of {new.tokens} is wrong, by {-new.margin:.3g} logits; {then}"

@@ -82,7 +82,7 @@ def import_tar(store: Store, file: Path) -> ImportReport:
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, MemoryError, OverflowError, ValueError) as error:
         raise StoreError(
             f"{file} is not a complete tar file: {error}. {len(report.added)} results were imported. "
-            "Get the file again and repeat the import: results that are there are skipped."
+            "Get the file again and repeat the import: results that the store has are skipped."
         ) from error
     except OSError as error:
         raise StoreError(f"{file} cannot be read: {error.strerror or error}. Check the path.") from error
@@ -118,20 +118,14 @@ def _import_member(store: Store, tar: tarfile.TarFile, member: tarfile.TarInfo, 
 
 
 def _write(store: Store, source: Any, temporary: Path) -> None:
-    """Copy a member to a file. A write error becomes a ``StoreError``; a read error is the tar's."""
-    try:
+    """Copy a member to a file. Only a write error becomes a ``StoreError``: a read error is an error of the tar."""
+    with store.writing():
         temporary.parent.mkdir(parents=True, exist_ok=True)
         target = temporary.open("wb")
-    except OSError as error:
-        raise store.cannot_write(error) from error
     with target:
         while data := source.read(1 << 20):
-            try:
+            with store.writing():
                 target.write(data)
-            except OSError as error:
-                raise store.cannot_write(error) from error
-        try:
+        with store.writing():
             target.flush()
             os.fsync(target.fileno())
-        except OSError as error:
-            raise store.cannot_write(error) from error

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 
 from memlab.results.metadata import TOKENS, stored
 
+EXACT = ("float32", 1, True, False)
+PORTABLE = (EXACT, ("bfloat16", 1, True, False), ("float32", 1, False, False), ("float32", 8, True, False))
+"""Settings that a portable vector passes: the exact check, and one each in bfloat16, without cache, in a batch of 8."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -45,21 +49,12 @@ class Check:
     @property
     def exact(self) -> bool:
         """Passed from the vector alone, in float32, batch 1, with the cache. Only this is called exact."""
-        return self.passed and self.settings == ("float32", 1, True, False)
+        return self.passed and self.settings == EXACT
 
     @property
     def settings(self) -> tuple[str, int, bool, bool]:
         """(dtype, batch, cache, first_given)."""
         return self.dtype, self.batch, self.cache, self.first_given
-
-
-PORTABLE = (
-    ("float32", 1, True, False),
-    ("bfloat16", 1, True, False),
-    ("float32", 1, False, False),
-    ("float32", 8, True, False),
-)
-"""Settings that a portable vector passes: the exact check, and one each in bfloat16, without cache, in a batch of 8."""
 
 
 def portability(checks: Iterable[Check]) -> bool | None:

@@ -103,7 +103,7 @@ def _read_raw_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not Path(path).exists():
         raise VectorError(f"There is no file {path}. Check the path.")
     if not Path(path).is_file():  # reading from a pipe would wait for ever
-        raise VectorError(f"{path} cannot be read: it is not a regular file")
+        raise VectorError(f"{path} cannot be read: it is not a regular file. Give a file that memlab wrote.")
     if Path(path).stat().st_size == 0:
         raise DamagedError(f"{path} is damaged: it is empty")
     try:
@@ -112,7 +112,7 @@ def _read_raw_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     except safetensors.SafetensorError as error:
         raise DamagedError(f"{path} is damaged or not a safetensors file: {error}") from None
     except OSError as error:
-        raise VectorError(f"{path} cannot be read: {error}") from None
+        raise VectorError(f"{path} cannot be read: {error}. Check its permissions.") from None
     if "memlab" not in entries:
         raise DamagedError(f"{path} is a safetensors file, but memlab did not write it: it has no 'memlab' metadata")
     try:
@@ -121,7 +121,7 @@ def _read_raw_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError("it is not an object with a schema")
         if _deeper_than(metadata, DEEPEST):
             raise ValueError(f"it is nested more than {DEEPEST} levels deep")
-        # Python's parser accepts values that are not JSON (NaN, infinity, half a character) and fails on them later.
+        # Python's parser accepts values that are not JSON (NaN, infinity, a lone surrogate) and fails on them later.
         json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise DamagedError(

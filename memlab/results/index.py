@@ -1,7 +1,7 @@
 """The table of a store in one Parquet file, so that a hundred thousand results are listed in a second.
 
-The result files decide. The index is rebuilt from them if it is missing, damaged or of another version, and updated if
-files were added, removed or changed. Any program may write it at any time, because it is replaced as a whole.
+The index only repeats what the result files say. It is rebuilt if it is missing, damaged or of another version, and
+updated if files were added, removed or changed. Any program may write it at any time: each write replaces all of it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def table(root: Path, suffix: str, *, write: bool = True) -> pd.DataFrame:
         with contextlib.suppress(OSError):  # on a read-only or full disk the table is only slower
             _write(rows, root / NAME)
     if damaged:
-        warnings.warn(f"{len(damaged)} files left out, `memlab store verify` names all: {damaged[0]}", stacklevel=3)
+        warnings.warn(
+            f"{len(damaged)} files are left out. `memlab store verify` names all. The first: {damaged[0]}", stacklevel=3
+        )
     # The name of a recipe depends on today's named recipes, so the index stores the recipe and not its name.
     names = {canonical: _name(canonical) for canonical in rows.recipe.unique()}
     named = rows[list(COLUMNS)].assign(recipe=rows.recipe.map(names))
@@ -151,7 +153,7 @@ def _read(file: Path) -> pd.DataFrame:
         rows = opened.to_pandas()
         if (opened.schema.metadata or {}).get(b"memlab_index") == str(VERSION).encode():
             return rows[[*COLUMNS, *_FILE]]
-    except Exception:  # a damaged index fails in many ways, and the result files have all of it
+    except Exception:  # a damaged index fails in many ways; it is rebuilt from the result files
         pass
     return _empty()
 

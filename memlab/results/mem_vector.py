@@ -113,7 +113,7 @@ class MemVector:
 
     @property
     def key(self) -> str:
-        """64 hex digits that name the inputs of the training, and not its outcome."""
+        """64 hex digits that name the inputs of the training, not its outcome."""
         if self.redaction:
             return str(self.redaction["key"])
         return make_key(self.fingerprint, self.token_ids, self.prefix_ids, self.suffix_ids, self.recipe, self.parent)
@@ -137,7 +137,7 @@ class MemVector:
 
     @property
     def portable(self) -> bool:
-        """Whether it is exact, and passed in bfloat16, without cache and in a batch of 8. Untested counts as False."""
+        """Whether it passed in each setting of ``PORTABLE``. False also if one of these checks is missing."""
         return portability(self.checks) is True
 
     @property
@@ -207,7 +207,7 @@ class MemVector:
                 rounded = self.mem.astype(np.float16).astype(np.float32)
             if not np.isfinite(rounded).all():
                 raise VectorError(
-                    f"This vector has {np.abs(self.mem).max():.6g}, but float16 ends at 65504. Use bfloat16."
+                    f"This vector has a number {np.abs(self.mem).max():.6g}, but float16 ends at 65504. Use bfloat16."
                 )
         else:  # bfloat16 is the upper half of a float32
             raw = self.mem.view(np.uint32)
@@ -215,7 +215,7 @@ class MemVector:
         return self.with_mem(rounded, f"cast {dtype}")
 
     def prune(self, kept: float) -> Self:
-        """Set numbers of each vector to 0, except a share ``kept``: those of the largest size."""
+        """Keep the share ``kept`` of each vector's numbers, the largest in absolute value. Set the others to 0."""
         if not 0 < kept <= 1:
             raise VectorError(f"kept={kept} is not possible; expected a share above 0 and at most 1")
         size = np.abs(self.mem)
@@ -226,9 +226,9 @@ class MemVector:
         """Set a random ``share`` of all numbers to 0."""
         if not 0 <= share <= 1:
             raise VectorError(f"share={share} is not possible; expected 0 to 1")
-        left = self.mem.copy().reshape(-1)
-        left[np.random.default_rng(seed).permutation(left.size)[: round(share * left.size)]] = 0
-        return self.with_mem(left.reshape(self.mem.shape), f"dropout {share} seed {seed}")
+        flat = self.mem.copy().reshape(-1)
+        flat[np.random.default_rng(seed).permutation(flat.size)[: round(share * flat.size)]] = 0
+        return self.with_mem(flat.reshape(self.mem.shape), f"dropout {share} seed {seed}")
 
     def redacted(self) -> Self:
         """Without the text: a hash replaces the token ids. Text id, offsets, length and key stay."""
@@ -241,10 +241,10 @@ class MemVector:
         )
 
     def restored(self, ids: Sequence[int] | np.ndarray) -> Self:
-        """The opposite of ``redacted``, for those who have the token ids. Refuses other ids."""
+        """The opposite of ``redacted``: ``ids`` are the removed token ids. Raises ``VectorError`` for other ids."""
         if not self.matches(ids):
             raise VectorError(
-                f"These {len(ids)} ids are not the {self.n} that were removed from {self.key[:12]}. Give those."
+                f"These {len(ids)} ids are not the {self.n} that were removed from {self.key[:12]}. Give those ids."
             )
         return dataclasses.replace(self, token_ids=np.asarray(ids, np.int64), redaction=None)
 
@@ -277,7 +277,9 @@ class MemVector:
                 **md.read_fields(cls, metadata),
             )
         except RecipeError as error:  # a newer memlab may have written it, so the file is not damaged
-            raise VectorError(f"{path} has a recipe that this memlab does not know: {error}") from None
+            raise VectorError(
+                f"{path} has a recipe that this memlab does not know: {error}. Install a newer memlab."
+            ) from None
         except KeyError as error:
             raise DamagedError(f"{path} is damaged: it has no tensor {error}") from None
         except VectorError as error:
@@ -336,7 +338,7 @@ def hash_ids(ids: np.ndarray) -> str:
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
-    # A copy, because the caller may go on to change its own array.
+    # A copy, because the caller may later change its own array.
     array = array.copy()
     array.flags.writeable = False
     return array

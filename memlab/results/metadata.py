@@ -62,14 +62,14 @@ def _fields(cls: type) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def properties_of(cls: type) -> dict[str, Any]:
     """{field: JSON schema} of a dataclass."""
-    return {name: how["schema"] for name, how in _fields(cls)}
+    return {name: form["schema"] for name, form in _fields(cls)}
 
 
 def write_fields(instance: Any) -> dict[str, Any]:
     """{field: JSON value} of an instance."""
-    return {name: how["write"](getattr(instance, name)) for name, how in _fields(type(instance))}
+    return {name: form["write"](getattr(instance, name)) for name, form in _fields(type(instance))}
 
 
 def read_fields(cls: type, metadata: dict[str, Any]) -> dict[str, Any]:
     """{field: value}, the arguments of ``cls``. The metadata must match the schema."""
-    return {name: how["read"](metadata[name]) for name, how in _fields(cls)}
+    return {name: form["read"](metadata[name]) for name, form in _fields(cls)}

@@ -13,7 +13,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +91,7 @@ class Store:
                 yield from (p for p in folder.iterdir() if p.name[0] != ".") if folder.is_dir() else [folder]
 
     def find(self, prefix: str) -> str:
-        """The one key that starts with ``prefix`` (at least 4 characters). Raises ``StoreError`` for none or many."""
+        """The one key that starts with ``prefix`` (at least 4 characters). Raises ``StoreError`` if none or many do."""
         if len(prefix) < 4:
             raise StoreError(f"Key {prefix!r} is too short. Give at least 4 of its 64 characters.")
         keys = [k for k in self.keys() if k.startswith(prefix)]
@@ -116,14 +116,12 @@ class Store:
         return CheckpointStore(self.path / "unfinished")
 
     def check_writable(self) -> None:
-        """Raise ``StoreError`` if the store cannot be written. Call it before an hour of training, and not after."""
+        """Raise ``StoreError`` if the store cannot be written. Call it before a long training."""
         probe = self.path / "objects" / f".probe-{uuid.uuid4().hex}"
-        try:
+        with self.writing():
             probe.parent.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"memlab")
             probe.unlink()
-        except OSError as error:
-            raise self.cannot_write(error) from error
 
     def put(self, vector: MemVector) -> str:
         """Store a result and return its key. If the store has the key, the first file stays."""
@@ -133,23 +131,19 @@ class Store:
         key, data = vector.key, vector.to_bytes()
         if key in self:
             self.fetch(key)  # moves a damaged file away
-        try:
-            with atomic_file(self.file(key), data) as temporary:
-                link_if_absent(temporary, self.file(key))
-        except OSError as error:
-            raise self.cannot_write(error, [vector]) from error
+        with self.writing([vector]), atomic_file(self.file(key), data) as temporary:
+            link_if_absent(temporary, self.file(key))
         return key
 
     def quarantine(self, key: str) -> Path | None:
         """Move a file to ``quarantine/``, so that its key can be trained again. None: the file is gone."""
         target = self.path / "quarantine" / f"{key}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
-        try:
+        with self.writing():
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self.file(key), target)
-        except FileNotFoundError:  # another program moved it first
-            return None
-        except OSError as error:
-            raise self.cannot_write(error) from error
+            try:
+                os.replace(self.file(key), target)
+            except FileNotFoundError:  # another program moved it first
+                return None
         return target
 
     def fetch(self, key: str) -> MemVector | None:
@@ -185,7 +179,9 @@ class Store:
         wrong: dict[str, Exception] = {}
         for path in self._files():
             if not _is_key(path):
-                wrong[str(path.relative_to(self.path))] = StoreError(f"{path} is not a result: its name is not a key")
+                wrong[str(path.relative_to(self.path))] = StoreError(
+                    f"{path} is not a result: its name is not a key. Move it away."
+                )
                 continue
             try:
                 self.get(path.stem)
@@ -209,10 +205,8 @@ class Store:
         """Write ``index.parquet`` again. Returns the number of results, and what is wrong with other files."""
         from memlab.results import index
 
-        try:
+        with self.writing():
             return index.rebuild(self.path, _SUFFIX)
-        except OSError as error:
-            raise self.cannot_write(error) from error
 
     def gc(self, *, older: float = 3600, dry: bool = False) -> list[Path]:
         """Remove temporary files of killed writers, and failures and checkpoints of finished keys. Returns the files.
@@ -239,10 +233,8 @@ class Store:
     def record_failure(self, key: str, error: str) -> None:
         """Record why the run of a key failed. A later result replaces the record."""
         file = self.path / "failures" / f"{key}.json"
-        try:
+        with self.writing():
             atomic_write(file, json.dumps({"key": key, "error": error}).encode())
-        except OSError as problem:
-            raise self.cannot_write(problem) from problem
 
     def failures(self) -> dict[str, str]:
         """{key: error} of the runs that failed and have no result."""
@@ -256,14 +248,18 @@ class Store:
                 errors[file.stem] = error
         return errors
 
-    def cannot_write(self, error: OSError, unsaved: list[MemVector] | None = None) -> StoreError:
-        """The error to raise if writing failed."""
-        return StoreError(
-            f"The store {self.path} cannot be written: {error.strerror or error}. "
-            "Free some space, fix the permissions, or choose another folder (--store, MEMLAB_STORE).",
-            unsaved,
-            full=error.errno in (errno.ENOSPC, errno.EDQUOT),
-        )
+    @contextmanager
+    def writing(self, unsaved: list[MemVector] | None = None) -> Iterator[None]:
+        """Raise ``StoreError`` for any ``OSError`` inside this context. ``unsaved`` goes into that error."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"The store {self.path} cannot be written: {error.strerror or error}. "
+                "Free some space, fix the permissions, or choose another folder (--store, MEMLAB_STORE).",
+                unsaved,
+                full=error.errno in (errno.ENOSPC, errno.EDQUOT),
+            ) from error
 
 
 def link_if_absent(temporary: Path, final: Path) -> None:
