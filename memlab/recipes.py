@@ -1,8 +1,8 @@
 """How a mem vector is trained: one frozen, hashable value with every setting that the training may vary.
 
-The key of a stored result contains ``Recipe.canonical()``: the recipe's JSON *without the fields at their default*. A
-field that is added later therefore leaves old keys alone. For the same reason **the default of a field never changes**:
-a better default recipe is a better ``Recipe.default()``, with its values written out.
+The key of a stored result contains ``Recipe.canonical()``: the recipe's JSON *without the fields at their default*.
+Therefore a new field does not change old keys. For the same reason **the default of a field never changes**: better
+values are written out in ``Recipe.default()``.
 
 ``OPTIMIZERS``, ``SCHEDULES`` and ``STOP_RULES`` are the tables of names that a recipe may use. One line adds an entry.
 """
@@ -28,7 +28,6 @@ OPTIMIZERS = {
 }
 """{name: "module:Class"}. ``make_optimizer`` imports the class when it is needed, so that recipes do not need torch."""
 
-
 SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "constant": lambda step, budget: 1.0,
     "cosine": lambda step, budget: 0.5 * (1 + math.cos(math.pi * (step / max(budget, 1)))),
@@ -38,7 +37,7 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
 
 
 class StopRule(Protocol):
-    """Decides whether training ends early. It is asked only if every scored token is right, teacher-forced."""
+    """Decides whether training ends early. It is called only if every scored token is right, teacher-forced."""
 
     def worth_a_decode(self, recipe: Recipe, min_margin: float) -> bool:
         """Whether vectors with this smallest teacher-forced margin (logits) should be decoded."""
@@ -91,7 +90,7 @@ class RecipeError(MemlabError, ValueError):
 
 
 def look_up(table: Mapping[str, Entry], field: str, name: object) -> Entry:
-    """The entry of that name in a table. Raises ``RecipeError`` with all names of the table if there is none."""
+    """The entry of that name in a table. Raises ``RecipeError``, which lists all names, for another name."""
     if not isinstance(name, str) or name not in table:
         raise RecipeError(f"recipe.{field} is {name!r}; expected one of: {', '.join(table)}")
     return table[name]
@@ -196,7 +195,7 @@ class Recipe:
 
     @classmethod
     def growing(cls, **changes: Any) -> Self:
-        """The default for texts that may be too long. Training starts with 8 tokens. Whenever all are right, it adds 8.
+        """The default for texts that may be too long. Training starts with 8 tokens. If all are right, it adds 8 more.
 
         The idea is Progressive Cramming (arXiv 2607.21231), which adds 1 token at a time. The length at the end is a
         horizon, found in one run. A run ends if a stage takes longer than ``patience``, or at ``token_budget``.
@@ -211,7 +210,7 @@ class Recipe:
 
     @classmethod
     def paper2025(cls, **changes: Any) -> Self:
-        """The protocol of Kuratov et al. (ACL 2025, arXiv 2502.13063), exactly.
+        """The protocol of Kuratov et al. (ACL 2025, arXiv 2502.13063).
 
         The vector is at position 0, and tokens 2 to N are scored. AdamW with lr 0.01, betas (0.9, 0.9) and weight
         decay 0.01 runs for at most 5,000 steps. Training ends when the teacher-forced accuracy of the scored tokens is
@@ -238,9 +237,9 @@ class Recipe:
 
         The text grows token by token. Each stage starts from the result of the last stage. Training ends when a stage
         is not all right, teacher-forced, within 10,000 steps. AdamW with lr 0.1; the first token is scored too; no
-        token before the vector. Settings that the paper leaves open are as in arXiv 2502.13063, because their code is
-        derived from that code. Their step size falls along a cosine over the run of all stages, and changes little
-        within one stage. Here it is constant.
+        token before the vector. Settings that the paper leaves open are as in arXiv 2502.13063, because the paper's
+        code is derived from the code of that one. The paper's step size falls along a cosine over all stages, and
+        changes little within one stage. Here it is constant.
         """
         theirs = dict(
             prefix="none",
@@ -270,12 +269,12 @@ class Recipe:
 
     def canonical(self) -> str:
         """Canonical JSON: sorted keys, no spaces, no field at its default. Part of a result's key."""
-        changed = {
-            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
-        }
-        # 2 and 2.0 are the same step size, so they must give the same key.
-        plain = {n: float(v) if isinstance(f, float) else v for n, v in changed.items() for f in [_default(n)]}
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+        changed = {}
+        for f in dataclasses.fields(self):
+            if (value := getattr(self, f.name)) != f.default:
+                # 2 and 2.0 are the same step size, so they must give the same key.
+                changed[f.name] = float(value) if isinstance(f.default, float) else value
+        return json.dumps(changed, sort_keys=True, separators=(",", ":"))
 
     def to_json(self) -> str:
         """All fields as JSON, for people and files. ``from_json`` reads it."""
@@ -296,14 +295,14 @@ class Recipe:
             raise RecipeError(f"this recipe is a JSON {type(fields).__name__}. Give an object of Recipe's fields.")
         fields = {name: value for name, value in fields.items() if name not in RETIRED or value != RETIRED[name]}
         known = {f.name for f in dataclasses.fields(cls)}
-        if strange := sorted(set(fields) - known):
-            raise RecipeError(f"a recipe has no field {', '.join(strange)}; its fields are: {', '.join(sorted(known))}")
+        if unknown := sorted(set(fields) - known):
+            raise RecipeError(f"a recipe has no field {', '.join(unknown)}; its fields are: {', '.join(sorted(known))}")
         return base.replace(**fields) if base else cls(**fields)
 
     @property
     def name(self) -> str:
         """Name for tables: the nearest of ``NAMED`` and the fields that differ, for instance ``default k=2 seed=1``."""
-        # Compare as if k were 1: k vectors grow by k times as many tokens, and that should not change the name.
+        # Compare as if k were 1: k vectors grow by k times the tokens, and that should not change the name.
         one = self.replace(k=1, seed=0, grow=self.grow // self.k if self.grow % self.k == 0 else self.grow)
         best = min(NAMED, key=lambda n: len(one._differences(Recipe.named(n))))
         return " ".join([best, *self._differences(Recipe.named(best))])
@@ -330,7 +329,3 @@ def _are_ids(value: Any) -> bool:
     return isinstance(value, tuple) and all(
         isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**63 for i in value
     )
-
-
-def _default(field: str) -> Any:
-    return Recipe.__dataclass_fields__[field].default

@@ -107,7 +107,7 @@ def random_words(count: int = 1, *, words: int = 400, seed: int = 0) -> list[Tex
 
 
 def classics(path: str | Path | None = None) -> list[Text]:
-    """Passages of novels from a JSON lines file, which memlab may not ship: ``path``, or ``MEMLAB_CLASSICS``."""
+    """Passages of novels from a JSON lines file, which memlab may not distribute: ``path``, or ``MEMLAB_CLASSICS``."""
     file = path or os.environ.get("MEMLAB_CLASSICS")
     if not file:
         raise TextError(
@@ -124,10 +124,10 @@ def from_path(path: str | Path, *, column: str | None = None) -> list[Text]:
     """
     path = Path(path).expanduser()
     try:
-        folder = path.is_dir()
+        is_folder = path.is_dir()
     except OSError as error:  # a folder without permission, or a text instead of a file name
         raise TextError(f"{str(path)[:80]!r} cannot be read: {error.strerror}. Give a text with --text.") from None
-    if folder:
+    if is_folder:
         files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in PLAIN + TABLES)
         if not files:
             raise TextError(f"There is no text in {path}. Put files there that end in {', '.join(PLAIN + TABLES)}.")
@@ -137,21 +137,20 @@ def from_path(path: str | Path, *, column: str | None = None) -> list[Text]:
     ending = path.suffix.lower()
     if ending not in TABLES:
         return [Text(path.stem, _plain(path), path.name)]
-    rows = _rows(path, ending)
     texts = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(_rows(path, ending)):
         if not isinstance(row, dict):
             raise TextError(f"{path}, row {number + 1}, is {row!r:.80}. Give an object with a text column.")
         name = column or next((c for c in _COLUMNS if c in row), None)
         if name is None or name not in row:
             raise TextError(
-                f"{path} has no column {column or ' or '.join(_COLUMNS)}. Its columns are: {', '.join(map(str, row))}."
+                f"{path} has no column {column or ' or '.join(_COLUMNS)}. Give one of: {', '.join(map(str, row))}."
             )
         value = row[name]
         if not isinstance(value, str) or not value.strip():
             raise TextError(f"{path}, row {number + 1}: column {name!r} has no text, but {value!r:.80}. Correct it.")
-        name = row.get("id")
-        texts.append(Text(f"{path.stem}-{number}" if name in (None, "") else str(name), value, path.name))
+        text_id = row.get("id")
+        texts.append(Text(f"{path.stem}-{number}" if text_id in (None, "") else str(text_id), value, path.name))
     if not texts:
         raise TextError(f"{path} has no rows. Give another file.")
     return texts
@@ -168,7 +167,7 @@ def hugging_face(dataset: str, *, split: str = "validation", column: str = "text
         texts = []
         for number, row in zip(range(count), rows, strict=False):
             if column not in row:
-                raise TextError(f"Data set {dataset} has no column {column!r}. Its columns are: {', '.join(row)}.")
+                raise TextError(f"Data set {dataset} has no column {column!r}. Give one of: {', '.join(row)}.")
             texts.append(Text(f"{dataset.rpartition('/')[2]}-{split}-{number}", row[column], f"hf:{dataset}/{split}"))
     except TextError:
         raise
@@ -192,7 +191,7 @@ class Source:
     load: Callable[[int | None, int, int], Sequence[Text]]
     """Function of (count, seed, words per text)."""
     unlimited: bool = False
-    """True: it generates or downloads as many texts as are asked for, so never ask it for all."""
+    """True: it generates or downloads any number of texts, so a caller must give ``count``."""
 
 
 SOURCES: dict[str, Source] = {
@@ -207,7 +206,7 @@ SOURCE_NAMES = ", ".join([*SOURCES, "hf:DATASET"])
 
 
 def is_unlimited(name: str) -> bool:
-    """Whether a source generates or downloads as many texts as are asked for. Files and folders do not."""
+    """Whether a source generates or downloads any number of texts. Files and folders do not."""
     return name.startswith("hf:") or (name in SOURCES and SOURCES[name].unlimited)
 
 
@@ -233,7 +232,7 @@ def load_texts(name: str, *, count: int | None = None, seed: int = 0, words: int
         missing = False
     if missing:
         raise TextError(
-            f"{name!r} is not a text source, and there is no file or folder {path}. Sources: {SOURCE_NAMES}."
+            f"{name!r} is not a text source, and there is no file or folder {path}. Give one of: {SOURCE_NAMES}."
         )
     return from_path(path)[:count]
 

@@ -124,7 +124,7 @@ def test_origin_is_an_absolute_path_for_folders_and_the_name_for_presets(tmp_pat
 # Families
 
 
-def test_the_table_of_families_is_true_of_each_toy(any_toy):
+def test_the_table_of_families_matches_each_toy(any_toy):
     """Cache name, attention modules and residual dtype, measured on the toy."""
     family = any_toy.family
     assert families.FAMILIES[family.model_type] is family
@@ -341,7 +341,7 @@ def test_the_papers_start_is_the_second_half_of_the_sentences(bytes_tokenizer):
 def test_impossible_passages_are_refused(toy):
     for text, tokens, reason in [
         ("Hello.", 0, "at least 1 token"),
-        ("Hello.", 7, "has 6 tokens .* 7 were asked for"),
+        ("Hello.", 7, "has 6 tokens .* 7 are needed"),
         ("Hello.", 512, "context of 512"),
         ("Hello. " * 100, None, r"longer than .* --tokens N"),
         ("Gr\u00fc\u00df Gott", None, "cannot encode"),

@@ -123,7 +123,7 @@ def test_texts_by_name(tmp_path, monkeypatch):
     assert len(load_texts("random", count=2)) == 2
 
 
-def test_a_name_that_is_no_source_and_no_file_is_refused_with_the_names_of_the_sources(tmp_path):
+def test_an_unknown_source_is_refused_with_the_names_of_the_sources(tmp_path):
     with pytest.raises(TextError, match=r"no file or folder orignals\.") as caught:
         load_texts("orignals")
     assert all(name in str(caught.value) for name in [*SOURCES, "hf:DATASET"])
@@ -149,7 +149,7 @@ def test_hugging_face_data_sets(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     assert [t.string for t in load_texts("pg19", count=2)] == ["Book 0.", "Book 1."]
     assert calls == [("emozilla/pg19", "validation", True)]
-    with pytest.raises(TextError, match=r"no column 'body'\. Its columns are: text"):
+    with pytest.raises(TextError, match=r"no column 'body'\. Give one of: text"):
         hugging_face("a/b", column="body")
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=lambda *_, **__: 1 / 0))
     with pytest.raises(TextError, match="could not be read: ZeroDivisionError"):

@@ -15,8 +15,8 @@ ALPHABET = sorted(set(string.printable) - set("\r\t\x0b\x0c"))
 CONTEXT = 512
 WIDTH = 384
 STD = 0.1
-"""Standard deviation of a toy's weights. With the usual 0.02 a random model is too flat to be steered. With a much
-larger value it is chaotic, and no training finds one vector for eight tokens."""
+"""Standard deviation of a toy's weights. With the usual 0.02 the input hardly changes what a random model writes.
+With a much larger value the model is chaotic, and no training finds one vector for eight tokens."""
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,11 @@ class ForwardPass:
     def losses(
         self, model: Any, embeddings: torch.Tensor, at: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(nats, margin), float32 (rows,), at the positions ``at`` (rows,) of ``embeddings`` (b, s, d).
+        """(nats, margin), float32 (n,), at the n positions ``at`` of ``embeddings`` (b, s, d).
 
-        ``at`` counts positions over all b rows. ``nats`` is the cross-entropy of ``targets`` (rows,). ``margin`` is
-        the target's logit minus the best other logit; it has no gradient. The pass is causal and has no mask, so
-        padding belongs on the right.
+        ``at`` counts positions over all b rows. ``nats`` is the cross-entropy of ``targets`` (n,). ``margin`` is the
+        target's logit minus the best other logit; it has no gradient. The pass is causal and has no mask, so padding
+        belongs on the right.
         """
         split, attention = self._choice or self._choose()
         with _attention(model, attention if embeddings.shape[1] <= self._longest else None):
@@ -68,14 +68,14 @@ class ForwardPass:
 
     @torch.no_grad()
     def _choose(self) -> tuple[bool, str | None]:
-        """(backbone and head can be called separately, attention to use), as far as the results stay the same."""
+        """The fastest ``choice`` that gives the logits of the model's own forward."""
         model = self._model
         probe = self._probe.to(next(model.parameters()).device)
         # The scale comes from many tokens: a single one may be a padding token, whose embedding is often zero.
         embedding = model.get_input_embeddings()
         tokens = torch.arange(min(256, embedding.num_embeddings), device=probe.device)
         probe = probe * embedding(tokens).std()
-        own = model(inputs_embeds=probe, use_cache=False).logits
+        expected = model(inputs_embeds=probe, use_cache=False).logits
 
         def same(attention: str | None) -> bool:
             try:
@@ -83,9 +83,9 @@ class ForwardPass:
                     hidden = model.base_model(inputs_embeds=probe, use_cache=False).last_hidden_state
                 head = model.get_output_embeddings()
                 logits = linear(hidden, head.weight, getattr(head, "bias", None))
-            except Exception:  # this family has another structure, so its own forward is used
+            except Exception:  # this family has another structure, so use the model's own forward
                 return False
-            return logits.shape == own.shape and bool((logits - own).norm() < 1e-4 * own.norm())
+            return logits.shape == expected.shape and bool((logits - expected).norm() < 1e-4 * expected.norm())
 
         split = same(None)
         attention = {"cpu": PLAIN, "cuda": FUSED}.get(probe.device.type)
@@ -109,19 +109,19 @@ class _Losses(torch.autograd.Function):
         bias: torch.Tensor | None,
         targets: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        wanted = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(hidden) if wanted else None
+        with_gradient = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(hidden) if with_gradient else None
         vocabulary = hidden.shape[-1] if weight is None else weight.shape[0]
         size = max(1, LOGITS_AT_ONCE.get(hidden.device.type, 1 << 25) // vocabulary)
         nats, margins = [], []
         for start in range(0, len(hidden), size):
             rows = slice(start, start + size)
             logits = hidden[rows].clone() if weight is None else linear(hidden[rows], weight, bias)
-            loss, margin, change = _scored(logits, targets[rows], wanted)
+            loss, margin, d_logits = _scored(logits, targets[rows], with_gradient)
             nats.append(loss)
             margins.append(margin)
             if gradient is not None:
-                gradient[rows] = change if weight is None else change @ weight
+                gradient[rows] = d_logits if weight is None else d_logits @ weight
         if gradient is not None:
             ctx.save_for_backward(gradient)
         loss, margin = torch.cat(nats), torch.cat(margins)
@@ -134,20 +134,22 @@ class _Losses(torch.autograd.Function):
         return (gradient * upstream[0][:, None]).to(gradient.dtype), None, None, None
 
 
-def _scored(logits: torch.Tensor, targets: torch.Tensor, wanted: bool) -> tuple[torch.Tensor, torch.Tensor, Any]:
+def _scored(
+    logits: torch.Tensor, targets: torch.Tensor, with_gradient: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(nats, margin, d nats / d logits) of a block of logits (r, V), which is overwritten."""
     index = targets[:, None]
     true = logits.gather(1, index).float()
-    shares = torch.softmax(logits, -1)
-    share = shares.gather(1, index).squeeze(1).float()
-    # In bfloat16 a share near 1 is coarse, but the sum of the other shares is precise.
-    rest = shares.scatter_(1, index, 0).sum(-1, dtype=torch.float32)
-    nats = torch.where(share < 0.5, -share.clamp_min(1e-38).log(), -torch.log1p(-rest.clamp_max(0.75)))
+    probabilities = torch.softmax(logits, -1)
+    p = probabilities.gather(1, index).squeeze(1).float()
+    # In bfloat16 a probability near 1 is coarse, but the sum of the other probabilities is precise.
+    rest = probabilities.scatter_(1, index, 0).sum(-1, dtype=torch.float32)
+    nats = torch.where(p < 0.5, -p.clamp_min(1e-38).log(), -torch.log1p(-rest.clamp_max(0.75)))
     nats = nats + 0 * rest  # the clamps hide a NaN; this brings it back
     margin = true.squeeze(1) - logits.scatter_(1, index, -torch.inf).amax(-1).float()
-    if wanted:
-        shares.scatter_(1, index, -rest[:, None].to(shares.dtype))
-    return nats, margin, shares
+    if with_gradient:
+        probabilities.scatter_(1, index, -rest[:, None].to(probabilities.dtype))
+    return nats, margin, probabilities  # p - 1 for the target, p for the others
 
 
 def _short_attention(
@@ -162,8 +164,8 @@ def _short_attention(
     query = query.reshape(b * groups, heads // groups * s, e)
     key, value = key.reshape(b * groups, s, e), value.reshape(b * groups, s, value.shape[-1])
     bias = mask[0, 0].to(query.dtype).repeat(heads // groups, 1)
-    shares = torch.baddbmm(bias, query, key.mT, alpha=scaling).softmax(-1)
-    return (shares @ value).view(b, heads, s, -1).transpose(1, 2), None
+    weights = torch.baddbmm(bias, query, key.mT, alpha=scaling).softmax(-1)
+    return (weights @ value).view(b, heads, s, -1).transpose(1, 2), None
 
 
 def _fused_attention(

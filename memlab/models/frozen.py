@@ -58,7 +58,7 @@ class FrozenLM:
         self.tokenizer = tokenizer
         self.name, self.revision = name, revision
         self.dtype = dtype or best_dtype(self.device)
-        """Dtype of training passes. Never of an exact check."""
+        """Dtype of training passes. Exact checks always use float32."""
         self.lock = threading.RLock()
         """Held during each forward pass, because notebook callbacks come from several threads."""
         self.loaded_with: dict[str, Any] = {}
@@ -138,9 +138,9 @@ class FrozenLM:
 
     @cached_property
     def embedding_stats(self) -> dict[str, float]:
-        """``std`` of all numbers, and mean ``norm`` of a row, of the embedding module's *output* over the vocabulary.
+        """``std`` of all numbers and mean ``norm`` of a row, for the embedding module's *output* over the vocabulary.
 
-        The output, because Gemma scales inside the module.
+        Gemma scales inside the module, so its weights would give other values.
         """
         if self._facts and (stored := self._facts.known.get("embedding_stats")):
             return dict(stored)
@@ -204,8 +204,8 @@ class FrozenLM:
 
         The passage begins at the first sentence that starts at or after character ``start``. ``start="paper"`` splits
         the first 1,024 tokens into sentences and begins at the second half of them (arXiv 2502.13063). The passage
-        has no special tokens. If the cut would split a character, the ids would not decode to the source: then the
-        cut moves back by at most 7 tokens. Raises ``PassageError``.
+        has no special tokens. If the cut would split a character, it moves back by at most 7 tokens. Raises
+        ``PassageError``.
         """
         text = text if isinstance(text, Text) else Text("typed", text, "typed")
         return self._cutter.cut(text, tokens, start)
@@ -260,11 +260,10 @@ class FrozenLM:
         targets: torch.Tensor,
         dtype: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(nats, margin), float32 (rows,), of ``targets`` (rows,) at the positions ``at`` (rows,) of ``embeddings``.
+        """(nats, margin), float32 (n,), of ``targets`` (n,) at the n positions ``at`` of ``embeddings`` (b, s, d).
 
-        ``embeddings`` is (b, s, d). ``at`` is ascending, and counts positions over all rows; see
-        ``ForwardPass.losses``. In bfloat16 the losses contain the rounding of the head, so stopping rules and checks
-        use float32.
+        ``at`` is ascending, and counts positions over all b rows; see ``ForwardPass.losses``. In bfloat16 the losses
+        contain the rounding of the head, so stopping rules and checks use float32.
         """
         return self._pass.losses(self.weights(dtype), embeddings.to(dtype), at, targets)
 

