@@ -182,7 +182,7 @@ def test_a_wrong_replay_is_detected(toy, graphs, monkeypatch):
 
 @pytest.mark.parametrize("switch", ["MEMLAB_CUDA_GRAPHS", "MEMLAB_REPLAY"])
 def test_cuda_graphs_are_used_only_if_switched_on(toy, monkeypatch, switch):
-    """By the variable of today, or by its old name."""
+    """By the current variable, or by its old name."""
     monkeypatch.setattr(toy, "device", torch.device("cuda"))
     monkeypatch.setattr(toy, "graph_cache", None)
     assert graph_cache_of(toy) is None

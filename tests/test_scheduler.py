@@ -48,7 +48,7 @@ def test_200_mixed_passages_need_little_padding_and_none_is_lost(toy, store):
 
 
 def test_out_of_memory_shrinks_the_batch_and_nothing_else(toy, store, monkeypatch):
-    """Passes of more than 30 positions fail. All passages are trained all the same, each step once."""
+    """Passes of more than 30 positions fail. All passages are still trained, each step once."""
     passages = random_passages(toy, 10, 6)
     expected = {m.key: m for m in cram(toy, passages, Recipe.default(k=4), progress=False)}
     real, refused = Batch.scores, []

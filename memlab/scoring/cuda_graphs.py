@@ -26,10 +26,9 @@ from memlab.models import FrozenLM
 from memlab.scoring.memory import free_bytes, out_of_memory
 
 WORTH = {torch.bfloat16: 1 << 40, torch.float32: 1 << 38}
-"""Largest positions x weights for which capture pays. In a larger pass the work hides the launches."""
+"""Largest positions x weights that are worth a capture. In a larger pass the work hides the launches."""
 CAPTURE_AT = 3
-"""The use of a shape, counted from 1, at which it is captured. Capture costs about three passes and the allocator's
-cache."""
+"""A shape is captured when it is used for this time. Capture costs about three passes and the allocator's cache."""
 MAX_GRAPHS = 8
 """Captured passes per model. The one that was not used for the longest time is dropped first."""
 ROOM = 8
@@ -71,7 +70,7 @@ class CapturedPass:
 
     @torch.no_grad()
     def load(self, owner: object, layout: Layout) -> None:
-        """Fill the rows with those of ``owner``."""
+        """Load the rows of ``owner``."""
         self.loaded_by = None  # until everything is loaded
         self._flat.zero_()
         rows, size = self._shape
@@ -105,18 +104,18 @@ class CapturedPass:
     def capture(self) -> bool:
         """Capture the kernels of ``work`` and the memory they need. False: the GPU has too little free memory."""
         with torch.cuda.device(self._lm.device), _capturing:
-            before, side, debug_mode = torch.cuda.current_stream(), _stream(), torch.cuda.get_sync_debug_mode()
+            current, side, debug_mode = torch.cuda.current_stream(), _stream(), torch.cuda.get_sync_debug_mode()
             torch.cuda.empty_cache()
             reserved = torch.cuda.memory_reserved()
             try:
-                side.wait_stream(before)
+                side.wait_stream(current)
                 with torch.cuda.stream(side):
                     # A first pass without capture: libraries set up their state at the first call, which must not be
                     # captured. A pass that waits for the device fails here, where a failure has no other effect.
                     torch.cuda.set_sync_debug_mode("error")
                     self.work()
                     torch.cuda.set_sync_debug_mode(debug_mode)
-                before.wait_stream(side)
+                current.wait_stream(side)
                 need = torch.cuda.memory_reserved() - reserved
                 torch.cuda.empty_cache()
                 if free_bytes(self._lm.device) < ROOM * need:
@@ -126,7 +125,7 @@ class CapturedPass:
                     self._outputs = self.work()
             finally:
                 torch.cuda.set_sync_debug_mode(debug_mode)
-                torch.cuda.set_stream(before)  # a failed capture leaves another stream
+                torch.cuda.set_stream(current)  # a failed capture leaves another stream
         self._graph = graph
         return True
 
@@ -182,7 +181,7 @@ class GraphCache:
         self._graphs: OrderedDict[tuple[Any, ...], CapturedPass] = OrderedDict()
         self._seen: Counter[tuple[Any, ...]] = Counter()
         self.broken = ""
-        """Why nothing is captured any more; empty while it is."""
+        """Why capture was switched off. Empty while it is on."""
         self.replayed = 0
         """Number of replayed passes."""
 
@@ -243,7 +242,7 @@ class GraphCache:
         self.clear()
         warnings.warn(
             f"{lm.name}: passes are no longer replayed as CUDA graphs, and the last steps may be wrong "
-            f"({self.broken[:200]})",
+            f"({self.broken[:200]}). Training continues without graphs.",
             stacklevel=2,
         )
         with contextlib.suppress(RuntimeError):
@@ -254,7 +253,7 @@ _paused = ContextVar("memlab_cuda_graphs_paused", default=False)
 
 
 def graph_cache_of(lm: FrozenLM) -> GraphCache | None:
-    """The model's captured passes. None without a CUDA device, and unless an environment variable switches it on."""
+    """The model's captured passes. None without a CUDA device, or if no variable of ``SWITCHES`` is 1."""
     if lm.device.type != "cuda" or _paused.get() or "1" not in map(os.environ.get, SWITCHES):
         return None
     lm.graph_cache = lm.graph_cache or GraphCache()
@@ -268,7 +267,7 @@ def release_graphs(lm: FrozenLM) -> bool:
 
 @contextlib.contextmanager
 def eager() -> Iterator[None]:
-    """No CUDA graphs inside this block: for code that counts kernels, or compares."""
+    """Switch CUDA graphs off inside this context, for code that counts kernels or compares passes."""
     token = _paused.set(True)
     try:
         yield

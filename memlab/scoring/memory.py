@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
 
 from memlab.models import FrozenLM
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 MAX_POSITIONS = {"cpu": 1024, "cuda": 32768}
 """Largest number of positions per step. Larger steps are not faster per position: on two CPU cores, 2,048 positions
@@ -25,14 +28,14 @@ LAUNCH_COST = 64
 
 @dataclass
 class MemoryBudget:
-    """How many positions fit into memory. ``positions`` shrinks if memory runs out all the same."""
+    """How many positions fit into memory. ``positions`` is halved if memory still runs out."""
 
     positions: int
     """Positions at once, padding included."""
     bytes_per_position: float
     """Bytes that the backward pass keeps per position."""
     bytes_per_pair: float
-    """Bytes that it keeps per position and position of the row (attention weights, if they are kept)."""
+    """Bytes that it keeps per pair of positions of a row (attention weights, if they are kept)."""
     free: int
     """Free bytes when this was measured."""
 
@@ -134,3 +137,14 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL)
     )
+
+
+def in_halves(compute: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
+    """``compute(items)``, one result per item. If memory runs out, each half of the items is computed alone."""
+    try:
+        return compute(items)
+    except Exception as error:
+        if not out_of_memory(error) or len(items) < 2:
+            raise
+    half = len(items) // 2  # outside the handler, because the error holds what filled the memory
+    return in_halves(compute, items[:half]) + in_halves(compute, items[half:])

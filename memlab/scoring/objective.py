@@ -107,11 +107,12 @@ class Batch:
         Vectors and gradients are on the CPU, where optimizers work. The pass waits for the device only at its end.
         """
         with self.lm.lock, torch.set_grad_enabled(gradient):
+            ks = [m.shape[0] for m in mems]
             flat = torch.cat(list(mems)).detach().to(self.lm.device)
             graphs = graph_cache_of(self.lm) if gradient else None
             if graphs and (replayed := graphs.run(self.lm, self, self._layout, flat, dtype)):
-                table, slopes = (tensor.cpu() for tensor in replayed)
-                return self._scores(table.double()), list(slopes.split([m.shape[0] for m in mems]))
+                table, joined = (tensor.cpu() for tensor in replayed)
+                return self._scores(table.double()), list(joined.split(ks))
             flat.requires_grad_(gradient)
             embeddings = self._fixed.flatten(0, 1).index_copy(0, self._mems, flat).view_as(self._fixed)
             nats, margins = self.lm.losses(embeddings, self._scored, self._targets, dtype)
@@ -119,8 +120,8 @@ class Batch:
             gradients: list[torch.Tensor] = []
             if gradient:
                 # Passages share no variable, so the gradient of the sum holds each passage's own gradient.
-                (slopes,) = torch.autograd.grad(loss.sum(), flat)
-                gradients = list(slopes.cpu().split([m.shape[0] for m in mems]))
+                (joined,) = torch.autograd.grad(loss.sum(), flat)
+                gradients = list(joined.cpu().split(ks))
         return self._to_scores(loss, margins), gradients
 
     def _to_scores(self, loss: torch.Tensor, margins: torch.Tensor) -> Scores:

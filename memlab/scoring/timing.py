@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 import threading
 import time
@@ -16,6 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from memlab.models import FrozenLM
+from memlab.models.hardware import bfloat16_units
 from memlab.scoring.cuda_graphs import eager
 from memlab.scoring.memory import trim_memory
 from memlab.scoring.objective import Batch, Row
@@ -52,15 +54,15 @@ def peak_memory(work: Callable[[], Any], device: torch.device) -> int:
         work()
         return int(torch.cuda.max_memory_allocated(device) - before)
     # First free garbage (a model in a reference cycle, for instance) and the memory that the C library keeps.
-    # Otherwise the work could use that memory, and it would not be counted.
+    # Otherwise the work could use that memory, which would not be counted.
     trim_memory()
     process = psutil.Process()
     before = peak = process.memory_info().rss
-    over = threading.Event()
+    finished = threading.Event()
 
     def sample() -> None:
         nonlocal peak
-        while not over.wait(0.002):
+        while not finished.wait(0.002):
             peak = max(peak, process.memory_info().rss)
 
     sampler = threading.Thread(target=sample, daemon=True)
@@ -68,7 +70,7 @@ def peak_memory(work: Callable[[], Any], device: torch.device) -> int:
     try:
         work()
     finally:
-        over.set()
+        finished.set()
         sampler.join()
     return int(peak - before)
 
@@ -96,17 +98,13 @@ def device_name(device: torch.device) -> str:
     """Name of the GPU or the processor. A processor's name includes its vector units, because cloud providers use one
     name for several generations.
     """
-    import platform
-
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     name = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration):  # only Linux has this file
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
         name = next(s.partition(":")[2].strip() for s in lines if s.startswith("model name"))
-    features: Any = getattr(torch.cpu, "get_capabilities", dict)()
-    bf16_units = [unit for unit in ("avx512_bf16", "amx_bf16") if features.get(unit)]
-    units = [torch.backends.cpu.get_cpu_capability(), *bf16_units]
+    units = [torch.backends.cpu.get_cpu_capability(), *bfloat16_units()]
     return f"{device.type} {name} ({', '.join(unit.upper().replace('_', ' ') for unit in units)})"
 
 

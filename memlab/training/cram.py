@@ -23,7 +23,7 @@ from memlab.training.job import TrainingJob
 from memlab.training.scheduler import BatchScheduler
 
 CHECKPOINT_EVERY = 300.0
-"""Seconds between two rounds of checkpoints, which the store keeps."""
+"""Seconds between two rounds of checkpoints in the store."""
 CHECKPOINT_AFTER = 60.0
 """Seconds of training after which a passage is worth a checkpoint."""
 REDRAW_EVERY = 0.2
@@ -44,7 +44,7 @@ class Progress:
     passages: tuple[int, ...]
     """Indices in the list given to ``cram``."""
     steps: tuple[int, ...]
-    """Steps taken before the vectors that the next three fields describe."""
+    """Steps taken so far. The next three fields describe the vectors after these steps."""
     loss_bits: tuple[float, ...]
     """Cross-entropy, bits per scored token."""
     accuracy: tuple[float, ...]
@@ -58,7 +58,7 @@ class Progress:
     positions: int = 0
     """Positions fed in this step, padding included."""
     padding: int = 0
-    """How many of them were padding."""
+    """Number of these positions that were padding."""
     vectors: tuple[torch.Tensor, ...] = ()
     """The measured vectors, each (k, d) float32 on the CPU. They are never written to again."""
 
@@ -82,7 +82,7 @@ class CramInterrupted(KeyboardInterrupt):
         super().__init__(f"stopped with {len(finished)} passages finished and {len(unfinished)} begun")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CramInterrupted, (self.finished, self.unfinished)  # without this, another process could not send it back
+        return CramInterrupted, (self.finished, self.unfinished)  # so that another process can send it
 
 
 def cram(
@@ -124,9 +124,7 @@ def cram(
     try:
         _train(scheduler, done, store=store, portable=portable, progress=progress, on_step=on_step)
     except KeyboardInterrupt:
-        for job in [
-            job for job in scheduler.running if job.ended
-        ]:  # ended in this very step: only the decode is missing
+        for job in [job for job in scheduler.running if job.ended]:  # they ended in this step and lack only the decode
             done[job.key] = job.result()
             scheduler.running.remove(job)
         if store is not None:  # the interrupt may have come before the store had the result
@@ -204,7 +202,7 @@ def _train(
     progress: bool,
     on_step: Callable[[Progress], bool | None] | None,
 ) -> None:
-    """Train until no job waits or runs. Each result goes into ``done`` and the store when it comes."""
+    """Train until no job waits or runs. Each result goes into ``done`` and the store at once."""
     total, saved_at = len(done) + len(scheduler.waiting), time.perf_counter()
     with _ProgressBar(scheduler.waiting, len(done), show=progress) as bar:
         while scheduler.admit():
@@ -220,7 +218,7 @@ def _train(
                 try:
                     if portable and done[job.key].exact:
                         done[job.key] = decoding.check_portable(scheduler.lm, done[job.key])
-                finally:  # a batch of eight may need more memory than there is; the vector is exact all the same
+                finally:  # these checks may run out of memory, and the vector is exact without them
                     if store is not None:
                         _put(done[job.key], scheduler, store)
             if store is not None and time.perf_counter() - saved_at > CHECKPOINT_EVERY:
@@ -269,7 +267,7 @@ class _ProgressBar:
 
 
 def _save_checkpoints(scheduler: BatchScheduler, store: Store) -> None:
-    """Save every job that has trained long enough, until there is no more room. Preempted jobs are among them."""
+    """Save every job that has trained long enough, preempted jobs too. Stop if a checkpoint cannot be written."""
     for job in [*scheduler.running, *scheduler.waiting]:
         if job.age >= CHECKPOINT_AFTER and not job.ended and not job.save_checkpoint(store.unfinished):
             break
@@ -278,8 +276,8 @@ def _save_checkpoints(scheduler: BatchScheduler, store: Store) -> None:
 def _put(mem: MemVector, scheduler: BatchScheduler, store: Store) -> None:
     try:
         store.put(mem)
-    except StoreError as error:  # a result goes before checkpoints, which may have taken the room
-        # Checkpoints of jobs that have not begun belong to an earlier run. No memory holds their state, so they stay.
+    except StoreError as error:  # a result matters more than checkpoints, which may fill the disk
+        # Checkpoints of jobs that have not begun belong to an earlier run. They stay: their state is nowhere else.
         keys = {mem.key, *(job.key for job in [*scheduler.running, *scheduler.waiting] if job.age)}
         if not error.full or not any(store.unfinished.file(key).exists() for key in keys):
             raise

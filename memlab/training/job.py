@@ -78,7 +78,7 @@ class TrainingJob:
         self.last: Measurement
         """The newest scores."""
         self.ended = ""
-        """Why training is over: a stop rule's name, budget, patience or diverged. Empty while it is not."""
+        """Why training is over: a stop rule's name, budget, patience or diverged. Empty during training."""
         self.batch_info: dict[str, Any] = {}
         """The memory budget, for the provenance."""
         self.checkpoints: CheckpointStore | None = None
@@ -97,11 +97,11 @@ class TrainingJob:
         lm.check_ids(np.array(recipe.suffix, np.int64))
         lm.check_ids(passage.ids)
         if lm.context and self.row.length > lm.context:
-            room = lm.context - self.row.context + 1
+            longest = lm.context - self.row.context + 1
             raise PassageError(
                 f"{len(passage)} tokens after {self.row.context} positions of prefix, vectors and suffix exceed "
                 f"{lm.name}'s context of {lm.context} positions. "
-                + (f"Cut the passage to {room} tokens." if room > 0 else "Use fewer vectors (k).")
+                + (f"Cut the passage to {longest} tokens." if longest > 0 else "Use fewer vectors (k).")
             )
         if len(passage) < recipe.first_scored:
             raise PassageError(
@@ -132,7 +132,8 @@ class TrainingJob:
             except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
                 file = self.checkpoints.file(self.key)
                 warnings.warn(
-                    f"{file} is not a checkpoint of this training ({error}): the training begins anew", stacklevel=2
+                    f"{file} does not fit this training ({error}). The training starts again from the beginning.",
+                    stacklevel=2,
                 )
                 self._begin(progress)
 
@@ -164,7 +165,7 @@ class TrainingJob:
         return min(1.0, max(self.state.steps / max(self.recipe.budget, 1), by_tokens))
 
     def save_checkpoint(self, where: CheckpointStore) -> bool:
-        """Write everything that is needed to resume. False: no room."""
+        """Write everything that is needed to resume. False: it could not be written."""
         self.state.seconds = self.age
         optimizer = {f"optimizer.{name}": array for name, array in state_arrays(self.optimizer.state).items()}
         return where.save(self.key, state_arrays(self.state) | optimizer, self._compatibility())
@@ -193,7 +194,7 @@ class TrainingJob:
         return replace(self.row, token_ids=self.passage.ids[: self.state.length])
 
     def record_scores(self, loss: float, right: int, min_margin: float) -> bool:
-        """Record the scores of the current vectors. True: they may pass the stop rule, see ``confirm``."""
+        """Record scores of the current vectors (``loss``: nats). True: they may pass the stop rule, see ``confirm``."""
         state, recipe, total = self.state, self.recipe, len(self.passage)
         accuracy = right / (total - recipe.first_scored + 1)
         self.last = Measurement(state.steps, loss, accuracy, min_margin, state.mem)
@@ -205,7 +206,7 @@ class TrainingJob:
         candidate = all_right and self.stop_rule.worth_a_decode(recipe, min_margin)
         done = state.length if candidate else 0
         best = state.best
-        # In a growing text the longest prefix that was all right counts, not the most tokens of a longer prefix.
+        # In a growing text, the longest prefix without a wrong token counts more than right tokens of a longer prefix.
         if (done, right, -loss) > (best.done, best.right, -best.loss) and done >= best.done:
             # Patience counts from a better accuracy, not from a better loss; in a growing text, from its last growth.
             if done > best.done or (right > best.right and not recipe.grow):
@@ -243,7 +244,7 @@ class TrainingJob:
             self._add_to_trace(self.last.loss / np.log(2), self.last.accuracy)
 
     def apply_update(self, gradient: torch.Tensor) -> None:
-        """One optimizer step. It makes a new tensor, so that the measured one is never written to."""
+        """One optimizer step. It makes a new tensor, because a measured tensor is never written to."""
         self.state.mem = self.state.mem + self.optimizer.step(self.state.mem, gradient)
         self.state.steps += 1
 
@@ -252,7 +253,7 @@ class TrainingJob:
 
     def _add_to_trace(self, bits: float, accuracy: float) -> None:
         state = self.state
-        if state.steps % state.trace_every == 0 or self.ended:  # the last point always: it is the one people look for
+        if state.steps % state.trace_every == 0 or self.ended:  # readers need the last point
             state.trace.append((state.steps, bits, accuracy))
         if len(state.trace) >= TRACE_POINTS and not self.ended:  # keep half the points, twice as far apart
             state.trace_every *= 2

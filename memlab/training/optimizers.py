@@ -25,7 +25,7 @@ class Optimizer(ABC):
     class State:
         """Everything that changes from step to step. A checkpoint holds these fields, by name.
 
-        Fields are numbers, tensors or None. None means: not there before the first step.
+        Fields are numbers, tensors or None. None: no value before the first step.
         """
 
         steps: int = 0
@@ -96,10 +96,10 @@ class AdamW(Optimizer):
 class FullMatrix(Optimizer):
     """Full-matrix preconditioning with a normalised step. Each of the k vectors has its own matrix.
 
-    G is the decayed second moment of the gradient g (d, d), m its decayed mean, and l the largest eigenvalue of G. The
+    G (d, d) is the decayed second moment of the gradient, m (d,) its decayed mean, l the largest eigenvalue of G. The
     step is ``(G + damping * l)^(-1/2) m``, rescaled to the norm sqrt(d) and multiplied by the step size. (Full-matrix
-    AdaGrad, Duchi et al. 2011, with decay and momentum.) It pays because the objective is deterministic and has only a
-    few hundred dimensions.
+    AdaGrad, Duchi et al. 2011, with decay and momentum.) It is worth its cost because the objective is deterministic
+    and has only a few hundred dimensions.
 
     G is never formed. It equals H' diag(w) H, where H (h, d) holds the last h gradients. With B = diag(w)^(1/2) H, the
     identity ``(B'B + e)^(-1/2) B' = B' (BB' + e)^(-1/2)`` leaves an (h, h) problem for any d, and m is itself a mixture
@@ -156,11 +156,11 @@ class Rotation(Optimizer):
     """Vectors on a sphere: a step turns each vector by an angle, along a whitened gradient.
 
     A vector of large norm acts through its direction alone. Behind the model's normalisation its gradient shrinks as
-    one over the norm, and every step makes the vector longer. An optimizer with a free norm therefore slows down as one
-    over the steps, by accident. Here the norm is constant. Gradients are taken on the unit sphere, so that early and
-    late gradients have equal weight, and the schedule sets the angle. The model's preconditioner whitens coordinates.
-    In these coordinates the passage's gradients precondition as in ``FullMatrix``; the damping is the weight of the
-    model's preconditioner against them.
+    one over the norm, and every step makes the vector longer. With a free norm the turns therefore shrink as one over
+    the steps, by accident. Here the norm is constant. Gradients are taken on the unit sphere, so that early and late
+    gradients have equal weight, and the schedule sets the angle. The model's preconditioner whitens coordinates. In
+    these coordinates the passage's gradients precondition as in ``FullMatrix``; the damping is the weight of the
+    model's preconditioner relative to these gradients.
     """
 
     @dataclass

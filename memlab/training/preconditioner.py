@@ -1,13 +1,14 @@
 """The model's preconditioner: the second moment of the loss gradient at a random input vector, measured once per model.
 
 A vector of large norm acts through its direction. Models react to some directions a thousand times more than to others.
-Which directions these are depends on the model, not on the passage. Random directions before random tokens show them in
-seconds, and training needs far fewer steps in whitened coordinates (``memlab bench optimizer``).
+Which directions these are depends on the model, not on the passage. Gradients at random directions before random
+tokens show them in seconds, and training needs far fewer steps in whitened coordinates (``memlab bench optimizer``).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from weakref import WeakKeyDictionary
@@ -21,7 +22,7 @@ from tqdm.auto import tqdm
 from memlab.models import FrozenLM
 from memlab.models.sources import cache_folder
 from memlab.results.atomic import atomic_write
-from memlab.scoring.memory import out_of_memory
+from memlab.scoring.memory import in_halves
 from memlab.scoring.objective import Batch, Row
 
 SAMPLES = 768
@@ -53,7 +54,7 @@ class Preconditioner:
 
     @cached_property
     def digest(self) -> str:
-        """Short hash, for the provenance of vectors that were trained with it (its name on disk is ``metric``)."""
+        """Short hash, for the provenance of vectors that were trained with it (stored as ``metric``)."""
         data = b"".join(t.numpy().tobytes() for t in (self.basis, self.spectrum))
         return hashlib.sha256(data).hexdigest()[:16]
 
@@ -82,6 +83,10 @@ def _cached(lm: FrozenLM, progress: bool) -> Preconditioner:
 
 def measure_preconditioner(lm: FrozenLM, *, progress: bool = False) -> Preconditioner:
     """The model's preconditioner, measured now even if it is cached."""
+
+    def gradients(pairs: Sequence[tuple[Row, torch.Tensor]]) -> list[torch.Tensor]:
+        return Batch(lm, [row for row, _ in pairs]).scores([mem for _, mem in pairs], lm.dtype, gradient=True)[1]
+
     generator = torch.Generator().manual_seed(0)
     rng = np.random.default_rng(0)
     rows = []
@@ -90,21 +95,10 @@ def measure_preconditioner(lm: FrozenLM, *, progress: bool = False) -> Precondit
         passages = [Row(rng.integers(0, lm.vocabulary, TOKENS), lm.sink_prefix, (), 1) for _ in range(AT_ONCE)]
         units = [torch.nn.functional.normalize(torch.randn(1, lm.d, generator=generator)) for _ in passages]
         mems = [unit * (NORM * lm.d**0.5) for unit in units]
-        for unit, gradient in zip(units, _gradients(lm, passages, mems), strict=True):
+        for unit, gradient in zip(units, in_halves(gradients, [*zip(passages, mems, strict=True)]), strict=True):
             tangent = gradient - (gradient * unit).sum() * unit
             rows.append(torch.nn.functional.normalize(tangent))
-    gathered = torch.cat(rows).double()
+    samples = torch.cat(rows).double()
     # The SVD works on the smaller side: (d, d), or (samples, samples) for wide models.
-    _, values, basis = torch.linalg.svd(gathered / len(gathered) ** 0.5, full_matrices=False)
+    _, values, basis = torch.linalg.svd(samples / len(samples) ** 0.5, full_matrices=False)
     return Preconditioner(basis.float().contiguous(), values.square().float())
-
-
-def _gradients(lm: FrozenLM, passages: list[Row], mems: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Gradients (1, d) of all rows. If memory runs out, in halves: rows do not affect each other."""
-    try:
-        return Batch(lm, passages).scores(mems, lm.dtype, gradient=True)[1]
-    except Exception as error:
-        if not out_of_memory(error) or len(passages) < 2:
-            raise
-    half = len(passages) // 2  # outside the handler: the error holds what filled the memory
-    return _gradients(lm, passages[:half], mems[:half]) + _gradients(lm, passages[half:], mems[half:])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from memlab.models import FrozenLM
 from memlab.scoring.cuda_graphs import release_graphs
-from memlab.scoring.memory import MemoryBudget, group_by_length, measure_budget, out_of_memory
-from memlab.scoring.objective import Batch, Scores
+from memlab.scoring.memory import MemoryBudget, group_by_length, in_halves, measure_budget, out_of_memory
+from memlab.scoring.objective import Batch
 from memlab.training.job import TrainingJob
 
 
@@ -29,8 +30,8 @@ class BatchScheduler:
     def admit(self) -> int:
         """Start waiting jobs while memory allows (one job always may run). Returns the number of running jobs.
 
-        Memory is counted for the length that is trained now. If growing texts have come to need more than there is,
-        the newest jobs wait again, and keep their state.
+        Memory is counted for the length that is trained now. If growing texts need more than there is, the newest
+        jobs wait again, and keep their state.
         """
         if self._budget is None:
             self._budget = measure_budget(self.lm)
@@ -59,7 +60,7 @@ class BatchScheduler:
     def step(self) -> bool:
         """Score all running jobs, end those that are done, and let the others take a step.
 
-        False: memory ran out. Then no job has moved, nothing is lost, and half of the jobs wait again.
+        False: memory ran out. Then no job took a step. Captured passes were freed, or half of the jobs wait again.
         """
         try:
             measured = self._measure()
@@ -105,29 +106,23 @@ class BatchScheduler:
                 self._batches[signature] = Batch(self.lm, [rows[i] for i in group])
             batch, mems = self._batches[signature], [self.running[i].state.mem for i in group]
             scores, gradients = batch.scores(mems, self.lm.dtype, gradient=True)
-            measured |= dict(zip(group, zip(*_lists(scores), gradients, strict=True), strict=True))
+            columns = (scores.loss.tolist(), scores.right.tolist(), scores.min_margin.tolist(), gradients)
+            measured |= dict(zip(group, zip(*columns, strict=True), strict=True))
         return [measured[i] for i in range(len(self.running))]
 
-    def _confirm(self, candidates: list[TrainingJob], at_once: int = 8) -> None:
+    def _confirm(self, candidates: list[TrainingJob]) -> None:
         """Score candidates in float32, together (unless they just were). Decode those that still pass, one by one."""
         if self.lm.dtype == torch.float32:
             for job in candidates:
                 job.confirm(job.last.accuracy, job.last.min_margin)
             return
-        for some in (candidates[i : i + at_once] for i in range(0, len(candidates), at_once)):
-            try:
-                batch = Batch(self.lm, [job.row for job in some])
-                scores, _ = batch.scores([job.state.mem for job in some], torch.float32)
-            except Exception as error:
-                if not out_of_memory(error) or len(some) < 2:
-                    raise
-                scores = None  # tried again below, where the error no longer holds what filled the memory
-            if scores is None:
-                self._confirm(some, at_once=len(some) // 2)
-                continue
-            for job, accuracy, min_margin in zip(some, scores.right / scores.scored, scores.min_margin, strict=True):
-                job.confirm(float(accuracy), float(min_margin))
+        for start in range(0, len(candidates), 8):
+            chunk = candidates[start : start + 8]
+            for job, scores in zip(chunk, in_halves(self._float32_scores, chunk), strict=True):
+                job.confirm(*scores)
 
-
-def _lists(scores: Scores) -> tuple[list[float], list[int], list[float]]:
-    return scores.loss.tolist(), scores.right.tolist(), scores.min_margin.tolist()
+    def _float32_scores(self, jobs: Sequence[TrainingJob]) -> list[tuple[float, float]]:
+        """(accuracy, smallest margin in logits) of each job, teacher-forced."""
+        batch = Batch(self.lm, [job.row for job in jobs])
+        scores, _ = batch.scores([job.state.mem for job in jobs], torch.float32)
+        return list(zip((scores.right / scores.scored).tolist(), scores.min_margin.tolist(), strict=True))

@@ -24,7 +24,7 @@ class Best:
     right: int = -1
     loss: float = np.inf
     done: int = 0
-    """Length of the passage, or of the prefix then trained, if all tokens were right, with the recipe's margin."""
+    """Number of tokens then in training, if all were right with the recipe's margin; else 0."""
 
 
 @dataclass
@@ -89,7 +89,7 @@ def load_state_arrays(state: Any, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _names(state: Any) -> set[str]:
-    """The names of all arrays that a state may have, those of fields that are None included."""
+    """The names of all arrays that a state may have, also of fields that are None now."""
     inner = {f.name: getattr(state, f.name) for f in fields(state) if is_dataclass(getattr(state, f.name))}
     plain = {f.name for f in fields(state)} - set(inner)
     return plain | {f"{outer}.{name}" for outer, value in inner.items() for name in _names(value)}
