@@ -40,21 +40,21 @@ def theoretical_tokens(d: int, vocabulary: int, *, bits: float = 16, k: int = 1)
 
 
 def token_gain(hits_with: Any, hits_without: Any) -> Any:
-    """Tokens that are argmax with the vector, minus those without it, while the true text is fed (2502.13063)."""
+    """Tokens that are argmax with the vector minus those without it, teacher-forced (arXiv 2502.13063)."""
     return hits_with - hits_without
 
 
 def information_gain(bits_without: Sequence[float] | Any, bits_with: Sequence[float] | Any) -> float:
-    """Bits: cross-entropy (n,) without the vector minus that with it, summed over the tokens scored in both.
+    """Cost (n,) without the vector minus cost with it, bits, summed over the tokens that are scored in both.
 
-    A token that was not scored is NaN. This is the paper's C_H (arXiv 2502.13063) in bits; its tables are in nats.
+    NaN marks a token that was not scored. This is C_H of arXiv 2502.13063 in bits; the paper's tables are in nats.
     """
-    without, given = np.asarray(bits_without, float), np.asarray(bits_with, float)
-    if without.shape != given.shape:
+    before, after = np.asarray(bits_without, float), np.asarray(bits_with, float)
+    if before.shape != after.shape:
         raise ValueError(
-            f"There are {without.size} tokens without the vector and {given.size} with it. Give the same tokens twice."
+            f"There are {before.size} tokens without the vector and {after.size} with it. Give both for the same tokens."
         )
-    return float(np.nansum(without - given))
+    return float(np.nansum(before - after))
 
 
 def nats(bits: float) -> float:
@@ -68,7 +68,7 @@ def bits_of_nats(nats: Any) -> Any:
 
 
 def token_utilisation(gain: Any, d: int, vocabulary: int, *, bits: float = 16, k: int = 1) -> Any:
-    """Token gain divided by ``theoretical_tokens``, 0 to 1 (arXiv 2502.13063)."""
+    """Token gain divided by ``theoretical_tokens``, a share (arXiv 2502.13063)."""
     return gain / theoretical_tokens(d, vocabulary, bits=bits, k=k)
 
 
@@ -78,7 +78,7 @@ def bits_per_dimension(gain_bits: Any, d: Any, *, k: int = 1) -> Any:
 
 
 def compression_ratio(text_bytes: int, stored_bits: float) -> float:
-    """Size of the UTF-8 text divided by the stored size. Below 1, the text itself is smaller."""
+    """Size of the UTF-8 text divided by the stored size. If it is below 1, the text itself is smaller."""
     return 8 * text_bytes / stored_bits
 
 
@@ -94,42 +94,41 @@ def explain(
     ``right_*``: argmax while the true text is fed. ``decoded_right``: right in the free-running decode. Columns:
     ``measure paper2025 exact``, and ``why`` the two differ.
     """
-    without, given = np.asarray(bits_without, float), np.asarray(bits_with, float)
-    fed = np.asarray(right_with, bool)
+    bits_before, bits_after = np.asarray(bits_without, float), np.asarray(bits_with, float)
+    right_before, fed = np.asarray(right_without, bool), np.asarray(right_with, bool)
     free = np.asarray(decoded_right, bool)
-    before = np.asarray(right_without, bool)
     n = len(fed)
     wrong = np.flatnonzero(~free)
     reached = int(wrong[0]) if len(wrong) else n
     accuracy = float(fed[1:].mean()) if n > 1 else float("nan")
-    lost = "token 1 is never scored, and the true text is fed" if n > 1 else "with one token, nothing is scored"
-    first = without[0] - given[0]
-    at_first = f"token 1 gains {first:.1f} bits" if np.isfinite(first) else "without a vector, token 1 is not predicted"
+    why_lower = "token 1 is never scored, and the true text is fed" if n > 1 else "with one token, nothing is scored"
+    gain_1 = bits_before[0] - bits_after[0]
+    why_first = f"token 1 gains {gain_1:.1f} bits" if np.isfinite(gain_1) else "without a vector, token 1 has no cost"
     rows = [
         ("tokens scored", n - 1, n, "the published code leaves token 1 out"),
-        ("accuracy", accuracy, float(free.mean()), lost),
+        ("accuracy", accuracy, float(free.mean()), why_lower),
         ("holds the passage", accuracy >= 0.99, bool(free.all()), _verdict(accuracy >= 0.99, fed, reached, n)),
         (
             "tokens gained",
-            token_gain(fed[1:].sum(), before[1:].sum()),
-            token_gain(reached, before[:reached].sum()),
-            "argmax while the true text is fed, compared with tokens decoded before the first wrong one",
+            token_gain(fed[1:].sum(), right_before[1:].sum()),
+            token_gain(reached, right_before[:reached].sum()),
+            "paper2025 counts argmax while the true text is fed; exact counts tokens before the first wrong one",
         ),
         (
             "information gained, bits",
-            information_gain(without[1:], given[1:]),
-            information_gain(without[:reached], given[:reached]),
-            f"{at_first}; the exact column ends at the first wrong token",
+            information_gain(bits_before[1:], bits_after[1:]),
+            information_gain(bits_before[:reached], bits_after[:reached]),
+            f"{why_first}; the exact column ends at the first wrong token",
         ),
     ]
     return pd.DataFrame(rows, columns=["measure", "paper2025", "exact", "why"])
 
 
-def _verdict(held: bool, fed: np.ndarray, reached: int, n: int) -> str:
+def _verdict(passes: bool, fed: np.ndarray, reached: int, n: int) -> str:
     if reached == n:
-        return "decoded freely to the end" + ("" if held else ", but below 99 % by the published count")
+        return "decoded freely to the end" + ("" if passes else ", but below 99 % by the published count")
     where = f"decoding fails at token {reached + 1} of {n}"
-    if not held:
+    if not passes:
         return where
     if reached == 0:
         return f"{where}, which the published count leaves out"
@@ -142,10 +141,10 @@ def _verdict(held: bool, fed: np.ndarray, reached: int, n: int) -> str:
 
 
 def require_one_recipe(runs: pd.DataFrame) -> None:
-    """Raise ``MixedRecipesError`` if one model's runs use several recipes: pooled, they would describe none of them.
+    """Raise ``MixedRecipesError`` if one model's runs use several recipes: pooled, they would describe no recipe.
 
     ``runs``: ``recipe`` (its name), and ``model`` if there are several. The seed may differ, and k with the growth that
-    follows from it. The token budget may differ too: a run that ends by it is censored, not worse.
+    follows from k. The token budget may differ too: a run that it ends is censored, not worse.
     """
     if "recipe" not in runs:
         return
@@ -170,15 +169,15 @@ def paper_estimates(runs: pd.DataFrame, *, threshold: float = 0.99) -> pd.DataFr
     require_one_recipe(runs)
     for names, group in _groups(runs):
         means = group.groupby("length").accuracy.mean()
-        # The mean of seventeen times 0.99 is below 0.99 by a rounding error.
-        held = means[means >= threshold - 1e-9]
+        # 1e-9, because the mean of seventeen times 0.99 is below 0.99 by a rounding error.
+        passing = means[means >= threshold - 1e-9]
         failing = group[group.accuracy <= threshold + 1e-9]
         tokens = token_gain(failing.hits_with, failing.hits_without)
         gained = failing.bits_without - failing.bits_with
         rows.append(
             names
             | {
-                "max_tokens": int(held.index.max()) if len(held) else 0,
+                "max_tokens": int(passing.index.max()) if len(passing) else 0,
                 "runs": len(group),
                 "failing": len(failing),
                 "token_gain": tokens.mean(),
@@ -218,16 +217,16 @@ def _literal(text: str) -> Any:
 def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
     """One row per passage (and model, k, kind of text): its horizon, the cost of finding it, and where it failed.
 
-    ``horizon``: tokens of the longest prefix that a stored vector decodes freely. It may be a prefix of a longer text
-    that was not exact to its end. It is a certified lower bound. ``failed_at``: the shortest length (tokens) above it
-    that was ``tried`` and never exact; missing if there is none, and the horizon is then censored. It does not prove
-    that no vector could hold that length. It is the length of the attempt, or for a text that grew, the stage at which
-    it gave up. ``bits_at_failure``: the cost with the best vector at that length, bits a token.
+    ``horizon``: tokens of the longest prefix that a stored vector decodes freely, also if the text was longer and not
+    exact to its end. The horizon is a certified lower bound. ``failed_at``: the shortest ``tried`` length (tokens)
+    above the horizon; no vector was exact there. If it is missing, the horizon is censored. A failure does not prove
+    that no vector could hold that length. ``tried`` is the length of an attempt; if the text grew, the stage at which
+    growth ended. ``bits_at_failure``: the cost with the best vector at ``failed_at``, bits per token.
 
     All attempts must be of one recipe (``require_one_recipe``).
 
-    With the columns of ``probes.token_costs`` there are also ``horizon_bits`` and ``failed_bits``, the cost of these
-    prefixes without the vector, and the vector's gains on the first: ``token_gain``, ``information_gain_bits``.
+    With the columns of ``probes.token_costs`` there are more: ``horizon_bits`` and ``failed_bits``, the cost of the two
+    prefixes without the vector, and the gains on the horizon, ``token_gain`` and ``information_gain_bits``.
     """
     rows = []
     require_one_recipe(attempts)
@@ -254,15 +253,15 @@ def horizons(attempts: pd.DataFrame) -> pd.DataFrame:
             tried = int(first.tried.iloc[0]) if len(first) else 0
             row["failed_bits"] = float(np.nansum(first.token_bits_without.iloc[0][:tried])) if tried else None
         if "token_right_without" in group:
-            given = np.asarray(best.token_bits_with, float)[:reached]
+            after = np.asarray(best.token_bits_with, float)[:reached]
             row["token_gain"] = token_gain(reached, int(np.sum(np.asarray(best.token_right_without)[:reached])))
-            row["information_gain_bits"] = information_gain(without, given)
+            row["information_gain_bits"] = information_gain(without, after)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def outcomes(attempts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(exact, failed): one passage's exact attempts, and its failed attempts longer than all of those."""
+    """(exact, failed): one passage's exact attempts, and its failed attempts that are longer than every exact one."""
     exact = attempts[attempts.exact]
     return exact, attempts[~attempts.exact & (attempts.tokens > (exact.tokens.max() if len(exact) else 0))]
 
@@ -270,8 +269,8 @@ def outcomes(attempts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def exact_estimates(horizons: pd.DataFrame) -> pd.DataFrame:
     """Median exact horizon in tokens and bits, with 95 % intervals over passages, one row per group.
 
-    ``horizons``, one row per passage: ``horizon`` (tokens), ``horizon_bits``, ``failed_at`` (tokens). ``failed_at`` is
-    missing if no attempt failed above the horizon. The horizon is then a lower bound, and an interval may be open.
+    ``horizons``, one row per passage: ``horizon`` (tokens), ``horizon_bits``, ``failed_at`` (tokens). If ``failed_at``
+    is missing, no attempt failed above the horizon: the horizon is a lower bound, and an interval may be open.
     """
     rows = []
     for names, group in _groups(horizons):
@@ -290,10 +289,10 @@ def exact_estimates(horizons: pd.DataFrame) -> pd.DataFrame:
 
 
 def utilisations(horizons: pd.DataFrame, *, d: int, vocabulary: int) -> pd.DataFrame:
-    """How much of one vector is used, by kind of text: median gains over passages, and these per number of the vector.
+    """How much of one vector is used, by kind of text: median gains over passages, and gains relative to its size.
 
     ``horizons``, with one vector each: ``texts token_gain information_gain_bits``. Columns: ``token_gain`` (tokens),
-    ``token_utilisation`` (0 to 1, arXiv 2502.13063), ``information_gain_bits``, ``bits_per_dimension``.
+    ``token_utilisation`` (a share, arXiv 2502.13063), ``information_gain_bits``, ``bits_per_dimension``.
     """
     gains = horizons.groupby("texts", sort=False)[["token_gain", "information_gain_bits"]].median()
     return pd.DataFrame(

@@ -19,22 +19,22 @@ from memlab.measures.statistics import Estimate, bootstrap
 
 
 def saturation(bits_without: Sequence[float] | Any, bits_with: Sequence[float] | Any) -> float:
-    """C, bits: least-squares fit of with = max(0, without - C), the bits one vector removes (2502.13063, fig. 4).
+    """C, bits: least-squares fit of with = max(0, without - C) (arXiv 2502.13063, fig. 4). A vector removes C bits.
 
-    The slope is fixed at 1. The fit is exact: between the bits of two neighbouring texts, the cost is a parabola in C.
+    The slope is fixed at 1. The fit is exact: between the bits of two neighbouring texts, the error is a parabola in C.
     """
     x, y = np.asarray(bits_without, float), np.asarray(bits_with, float)
     order = np.argsort(x)
     x, y = x[order], y[order]
     if not len(x):
         return float("nan")
-    # For each i: if texts i, i+1, ... cost more than C, the best C is the mean of their loss, clipped to that range.
-    lost = x - y
-    above, count = lost[::-1].cumsum()[::-1], np.arange(len(x), 0, -1)
+    # For each i: if texts i, i+1, ... cost more than C, the best C is the mean of their gains, clipped to that range.
+    gains = x - y
+    above, count = gains[::-1].cumsum()[::-1], np.arange(len(x), 0, -1)
     c = np.clip(above / count, np.concatenate([[0.0], x[:-1]]), x)
     below = np.concatenate([[0.0], (y**2).cumsum()[:-1]])
-    cost = below + (lost**2)[::-1].cumsum()[::-1] - 2 * c * above + count * c**2
-    return float(c[np.argmin(cost)])
+    error = below + (gains**2)[::-1].cumsum()[::-1] - 2 * c * above + count * c**2
+    return float(c[np.argmin(error)])
 
 
 def saturation_interval(runs: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> Estimate:
@@ -53,22 +53,21 @@ def saturations(runs: pd.DataFrame) -> pd.DataFrame:
     """``saturation_interval`` by protocol, k and kind of text, and of all kinds together, with the fit's error.
 
     ``runs``: ``protocol k texts text_id exact tried tokens bits_without bits_with``. Only runs that were trained on all
-    their text count: a vector that grew was never trained on what follows the prefix it reached. ``C``: bits. ``off``:
-    root mean square error of the fit, bits. Kinds share one C if the fit to all kinds is about as good for each of
-    them.
+    their text count: a growing vector was never trained on what follows the prefix it reached. ``C``: bits. ``off``:
+    root mean square error of the fit, bits. Kinds share one C if ``off`` of all together is about as small as of each.
     """
     # After a concat with a table without rows, this column holds objects, and ~ of an object is not a negation.
     runs = runs.astype({"exact": bool})
-    whole = runs[runs.exact | (runs.tried == runs.tokens)] if "tried" in runs else runs
+    complete = runs[runs.exact | (runs.tried == runs.tokens)] if "tried" in runs else runs
     rows = []
-    for (protocol, k), group in whole.groupby(["protocol", "k"], sort=False):
+    for (protocol, k), group in complete.groupby(["protocol", "k"], sort=False):
         require_one_recipe(group)
         kinds = dict(tuple(group.groupby("texts", sort=False)))
-        for kind, some in {**kinds, **({"all": group} if len(kinds) > 1 else {})}.items():
-            c = saturation_interval(some)
-            missed = some.bits_with - np.maximum(0, some.bits_without - c.value)
-            failed = int((~some.exact).sum())
-            rows.append((protocol, k, kind, len(some), failed, c, float(np.sqrt(np.mean(missed**2)))))
+        for kind, part in {**kinds, **({"all": group} if len(kinds) > 1 else {})}.items():
+            c = saturation_interval(part)
+            residual = part.bits_with - np.maximum(0, part.bits_without - c.value)
+            failed = int((~part.exact).sum())
+            rows.append((protocol, k, kind, len(part), failed, c, float(np.sqrt(np.mean(residual**2)))))
     return pd.DataFrame(rows, columns=["protocol", "k", "texts", "runs", "not exact", "C", "off"])
 
 
@@ -76,7 +75,7 @@ def n50(size: Sequence[float] | Any, exact: Sequence[bool] | Any) -> float:
     """The size at which half the passages are exact: where a logistic fit of ``exact`` on log size crosses 1/2.
 
     Sizes are in tokens or in bits. A weak ridge keeps the slope finite if all exact sizes are below all failed ones.
-    NaN if all or none are exact.
+    NaN if all or no passages are exact, or if longer passages seem easier.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -147,12 +146,12 @@ def vectors_slope(horizons: pd.DataFrame, column: str = "horizon") -> float:
     search, not a limit.
     """
     # A bootstrap calls this thousands of times. Arrays, because pandas would need milliseconds per call.
-    held = horizons[column].to_numpy(float)
-    usable = held > 0
+    sizes = horizons[column].to_numpy(float)
+    usable = sizes > 0
     if "failed_at" in horizons:
         usable &= horizons.failed_at.notna().to_numpy()
     owner = pd.factorize(passages(horizons)[usable])[0]
-    x, y = (_less_means(np.log(v[usable]), owner) for v in (horizons.k.to_numpy(float), held))
+    x, y = (_centred(np.log(v[usable]), owner) for v in (horizons.k.to_numpy(float), sizes))
     return float((x * y).sum() / (x**2).sum()) if (x**2).sum() else float("nan")
 
 
@@ -165,7 +164,7 @@ def at_several_k(horizons: pd.DataFrame) -> pd.DataFrame:
 
 
 def doublings(horizons: pd.DataFrame) -> pd.DataFrame:
-    """Horizon with 2k vectors divided by that with k, per passage. 2: twice the vectors hold twice the text.
+    """Horizon with 2k vectors divided by the horizon with k, per passage. 2: twice the vectors hold twice the text.
 
     ``horizons``: ``text_id texts k horizon horizon_bits``; only the rows of ``at_several_k`` are read. One row per kind
     of text and doubling, and for all kinds together: ``texts k twice passages``, the median ratios in ``tokens`` and
@@ -188,7 +187,7 @@ def doublings(horizons: pd.DataFrame) -> pd.DataFrame:
 
 
 def passages(table: pd.DataFrame) -> np.ndarray:
-    """(rows,) an integer per passage.
+    """(rows,) the number of each row's passage.
 
     Rows of one ``text_id`` are different passages if they differ in model, kind of text, or first token.
     """
@@ -200,7 +199,7 @@ def passages(table: pd.DataFrame) -> np.ndarray:
     return number
 
 
-def _less_means(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
+def _centred(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """Each value minus the mean of its group."""
     return np.asarray(values - (np.bincount(owner, values) / np.bincount(owner))[owner]) if len(values) else values
 
@@ -214,7 +213,7 @@ def tokens_held(token_bits: Sequence[float] | Any, bits: float) -> int:
 
 
 def equal_information(token_bits: Sequence[float] | Any, bits: float) -> list[tuple[int, int]]:
-    """Consecutive windows (start, end) of tokens that cost ``bits`` each, to the nearest token.
+    """Consecutive windows (start, end), in tokens, that cost ``bits`` each, to the nearest token.
 
     A shorter rest at the end is left out. Raises ``ValueError`` unless ``bits`` > 0.
     """
@@ -239,7 +238,7 @@ def spread(horizons: pd.DataFrame, column: str) -> float:
 
 
 def charged(horizons: pd.DataFrame, bits: float) -> pd.DataFrame:
-    """Horizons in which every token costs ``bits`` more. 0 measures information; a very large charge measures length.
+    """Horizons where each token costs ``bits`` more. A charge of 0 measures information, a very large one length.
 
     ``horizons``: ``horizon horizon_bits``, and optionally ``failed_at failed_bits``.
     """
@@ -249,24 +248,24 @@ def charged(horizons: pd.DataFrame, bits: float) -> pd.DataFrame:
 
 
 def information_not_length(horizons: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """The paper's main claim as a test (arXiv 2502.13063): do kinds of text agree in bits although not in tokens?
+    """The main claim of arXiv 2502.13063 as a test: do kinds of text agree in bits, although they differ in tokens?
 
     ``horizons``, one row per passage: ``text_id texts horizon horizon_bits``, optionally ``failed_at failed_bits``. A
     horizon is known only to lie between the last success and the first failure. We use their geometric mean: a step of
     8 tokens is more bits in high-entropy text, so using the lower end would understate differences between kinds.
 
     Rows: ``tokens``, ``bits``, and ``tokens less bits``, the difference of the two spreads. ``spread``: see ``spread``,
-    octaves, with a bootstrap interval (passages drawn within their kind). ``p``: null model of passages dealt to kinds
-    at random (for the difference, a passage keeps its pair of tokens and bits). Kinds with equal limits have a spread
-    above 0, because means of a few passages differ. So ``p``, not the lower end, says if kinds differ; the upper end
-    says how much they may. ``left_out`` counts passages with horizon 0, which have no logarithm; if all passages of a
-    kind are left out, the row is NaN. ``censored`` counts horizons that are lower bounds; many of them in one kind make
-    the kinds look closer than they are.
+    octaves, with a bootstrap interval (passages drawn within their kind). ``p``: null model, passages assigned to kinds
+    at random (a passage keeps its pair of tokens and bits). Kinds with equal limits have a spread above 0, because
+    means of a few passages differ. So ``p``, not the lower end, shows if kinds differ; the upper end shows how much
+    they may differ. ``left_out`` counts passages with horizon 0, which have no logarithm. If all passages of a kind are
+    left out, the row is NaN. ``censored`` counts horizons that are lower bounds. Many of them in one kind make the
+    kinds look closer than they are.
     """
     table = horizons[(horizons.horizon > 0) & (horizons.horizon_bits > 0)].copy()
     for column, failed in (("horizon", "failed_at"), ("horizon_bits", "failed_bits")):
-        beyond = pd.to_numeric(table[failed]) if failed in table else table[column]
-        table[column] = np.sqrt(table[column] * beyond.fillna(table[column]))
+        first_failure = pd.to_numeric(table[failed]) if failed in table else table[column]
+        table[column] = np.sqrt(table[column] * first_failure.fillna(table[column]))
     columns = {"tokens": "horizon", "bits": "horizon_bits"}
     counts = {
         "left_out": len(horizons) - len(table),
@@ -277,15 +276,15 @@ def information_not_length(horizons: pd.DataFrame, *, draws: int = 2000, seed: i
     }
     measures["tokens less bits"] = lambda t: spread(t, "horizon") - spread(t, "horizon_bits")
     table = table[["text_id", "texts", *columns.values()]]  # drawn thousands of times: fewer columns are faster
-    whole = table.texts.nunique() == horizons.texts.nunique() and table.texts.nunique() > 1
-    nothing = Estimate(float("nan"), float("nan"), float("nan"))
+    testable = table.texts.nunique() == horizons.texts.nunique() and table.texts.nunique() > 1
+    unknown = Estimate(float("nan"), float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
-    dealt = [table.assign(texts=rng.permutation(table.texts.to_numpy())) for _ in range(draws if whole else 0)]
+    assigned = [table.assign(texts=rng.permutation(table.texts.to_numpy())) for _ in range(draws if testable else 0)]
     rows = []
     for unit, measure in measures.items():
-        estimate = bootstrap(measure, table, within="texts", draws=draws, seed=seed) if whole else nothing
-        shuffled = np.array([measure(t) for t in dealt])
-        p = float((1 + (shuffled >= estimate.value).sum()) / (1 + draws)) if whole else float("nan")
+        estimate = bootstrap(measure, table, within="texts", draws=draws, seed=seed) if testable else unknown
+        shuffled = np.array([measure(t) for t in assigned])
+        p = float((1 + (shuffled >= estimate.value).sum()) / (1 + draws)) if testable else float("nan")
         rows.append((unit, *estimate, p, *counts.values()))
     return pd.DataFrame(rows, columns=["unit", "spread", "low", "high", "p", *counts])
 
@@ -293,7 +292,7 @@ def information_not_length(horizons: pd.DataFrame, *, draws: int = 2000, seed: i
 def charges(horizons: pd.DataFrame, bits: Sequence[float], *, draws: int = 500) -> pd.DataFrame:
     """``information_not_length`` in bits, for several charges per token (``charged``): ``charge spread p``.
 
-    ``charge``: bits per token added to its own. Null model: see ``information_not_length``.
+    ``charge``: bits added per token. Null model: see ``information_not_length``.
     """
     rows = []
     for charge in bits:

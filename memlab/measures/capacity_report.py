@@ -9,7 +9,7 @@ from memlab.measures.statistics import Estimate, median_interval, share_interval
 
 
 def summaries(runs: pd.DataFrame, d: int, vocabulary: int) -> dict[str, pd.DataFrame]:
-    """The tables to show for a table of runs, by title; ``d`` and ``vocabulary`` are the model's."""
+    """Summaries of runs, by title. ``d`` (numbers per vector) and ``vocabulary`` (tokens) are the model's."""
     tables: dict[str, pd.DataFrame] = {}
     if not len(runs):
         return tables
@@ -80,7 +80,7 @@ def _n50_of_horizons(runs: pd.DataFrame, horizons: pd.DataFrame) -> pd.DataFrame
 
 
 def n50_of_fixed_lengths(runs: pd.DataFrame) -> pd.DataFrame:
-    """n50 in tokens and in bits where every passage was tried at every length: one row per k and kind of text, and all.
+    """n50 in tokens and in bits, if every passage was tried at every length: one row per k and kind of text, and all.
 
     Raises ``MixedRecipesError`` if the runs are of several recipes.
     """
@@ -111,7 +111,7 @@ def exact_at_equal_bits(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratio_of_horizons(horizons: pd.DataFrame, others: pd.DataFrame) -> Estimate:
-    """Median over passages of the horizon in one table over that in another, with a 95 % interval."""
+    """Horizon in ``horizons`` divided by horizon in ``others``: median over passages, with a 95 % interval."""
     pairs = horizons.merge(others, on="text_id", suffixes=("", "_other"))
-    # A horizon of 0 in ``others`` gives an infinite ratio, which a median can take; 0 over 0 counts as equal.
+    # A horizon of 0 in ``others`` gives an infinite ratio, which a median allows. 0 over 0 counts as equal.
     return median_interval((pairs.horizon / pairs.horizon_other.astype(float)).fillna(1))

@@ -1,7 +1,7 @@
-"""Lossless codecs to compare a mem vector with: general ones on the text's bytes, and arithmetic coding.
+"""Lossless codecs to compare a mem vector with: general codecs on the text's bytes, and arithmetic coding.
 
 The arithmetic coder takes the distribution of the next symbol as an argument. With a language model's distribution, the
-code is within a bit or two of the text's cross-entropy. No model here: ``experiments.codecs`` supplies one.
+code is within a bit or two of the text's cross-entropy. There is no model here: ``experiments.codecs`` supplies one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from memlab.errors import MemlabError
 
 
 class CodecError(MemlabError, ValueError):
-    """Data that cannot be decoded: it is damaged, or was coded with other distributions."""
+    """Data cannot be decoded: it is damaged, or was coded with other distributions."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def encode(symbols: Sequence[int], distributions: Iterable[np.ndarray]) -> Coded
 def decode(coded: Coded, count: int, next_shares: Callable[[list[int]], np.ndarray]) -> list[int]:
     """The ``count`` symbols of a code. ``next_shares`` returns the distribution (V,) after the symbols so far.
 
-    It must be bit for bit the distribution used in encoding. Raises ``CodecError`` if the code does not match.
+    That distribution must be bit for bit the one used in encoding. Raises ``CodecError`` if the code does not match.
     """
     value, unit = int.from_bytes(coded.data, "big"), 1 << 8 * len(coded.data)
     low, width, whole = 0, 1, 1
@@ -88,18 +88,18 @@ def decode(coded: Coded, count: int, next_shares: Callable[[list[int]], np.ndarr
     if _shortest(low, width, whole) != coded:
         raise CodecError(
             f"These {coded.bits} bits are not a code of {count} symbols under these distributions. Decode with "
-            "the model, number of symbols and machine that encoded them."
+            "the model, the machine and the number of symbols that were used to encode."
         )
     return symbols
 
 
 def ideal_bits(symbols: Sequence[int], distributions: Iterable[np.ndarray]) -> float:
-    """Cross-entropy of the symbols under those distributions, bits."""
+    """Cross-entropy of the symbols under the distributions, bits."""
     return float(-sum(np.log2(shares[symbol]) for symbol, shares in zip(symbols, distributions, strict=True)))
 
 
 def measured_with_all(sizes: pd.DataFrame) -> pd.DataFrame:
-    """The rows of passages that were stored with every codec: means of codecs compare only over the same passages.
+    """The rows of passages that were stored with every codec: only over the same passages can means be compared.
 
     ``sizes``, one row per passage and codec: ``text_id codec``.
     """

@@ -1,6 +1,6 @@
-"""Predicts how much of a text will fit before any training, from the bits of its tokens (one forward pass).
+"""Predicts, before any training, how much of a text will fit, from the bits of its tokens (one forward pass).
 
-The model of a vector: it has a budget in bits, and every token costs its bits plus a constant. With a constant of 0
+The assumption: a vector has a budget in bits, and every token costs its bits plus a constant. With a constant of 0
 only information counts, as arXiv 2502.13063 claims. With a large constant only length counts. The constant is fitted to
 the data. Arrays in, numbers out; no language model here.
 """
@@ -35,23 +35,23 @@ class Predictor:
     constant: float
     """Bits that each token costs in addition to its own."""
     slope: float
-    """The budget of k vectors is k**slope times that of one."""
+    """The budget of k vectors is k**slope budgets of one vector."""
     errors: tuple[float, ...]
     """log(true / predicted) of each passage by a fit without it, sorted. Intervals are quantiles of these.
 
-    For a passage measured at several k, one of its errors is drawn, because their mean would vary less than one error.
+    For a passage measured at several k, one of its errors is drawn. Their mean would vary less than a single error.
     """
     ks: tuple[int, ...] = (1,)
-    """Numbers of vectors that were measured. For other numbers the interval is too narrow: it is an extrapolation."""
+    """Numbers of vectors that were measured. Other numbers are extrapolations: their intervals are too narrow."""
 
     def horizon(self, token_bits: Sequence[float] | Any, k: int = 1, *, level: float = 0.9) -> Estimate:
         """Tokens, at most n, that k vectors will hold of a text with ``token_bits`` (n,), with a ``level`` interval.
 
-        The ends of the interval are quantiles of ``errors``. With too few passages for the level (19 for 0.9) the
-        interval is open: it starts at 1 token, or ends at the text's end.
+        The ends of the interval are quantiles of ``errors``. With too few passages for the level (fewer than 19 for
+        0.9) the interval is open: it starts at 1 token and ends at the text's end.
         """
         costs = np.nan_to_num(np.asarray(token_bits, float)) + self.constant
-        middle = _held(costs, self.budget * k**self.slope)
+        middle = _tokens_paid(costs, self.budget * k**self.slope)
         below, above = self._error((1 - level) / 2), self._error(1 - (1 - level) / 2)
         size = float(len(costs))
         return Estimate(min(size, middle), min(size, max(1.0, middle * below)), min(size, middle * above))
@@ -69,8 +69,8 @@ class Predictor:
     def vectors_needed(self, token_bits: Sequence[float] | Any, *, sure: float = 0.5) -> int:
         """Smallest k that holds the whole text, for a share ``sure`` of passages.
 
-        Raises ``ValueError`` if ``sure`` is above n / (n + 1) for n measured passages, and if more vectors did not hold
-        more of the measured passages.
+        Raises ``ValueError`` if ``sure`` is above n / (n + 1) for n measured passages, or if more vectors did not hold
+        more in the measured passages.
         """
         if self.slope <= 0:
             raise ValueError(
@@ -85,8 +85,8 @@ class Predictor:
             raise ValueError(
                 f"{n} passages measured are too few for sure={sure}. Measure more, or give at most {n / (n + 1):.2f}."
             )
-        want = float(costs.sum()) / slack
-        return max(1, int(np.ceil((want / self.budget) ** (1 / self.slope) - 1e-9)))
+        needed = float(costs.sum()) / slack
+        return max(1, int(np.ceil((needed / self.budget) ** (1 / self.slope) - 1e-9)))
 
 
 def fit(
@@ -98,10 +98,10 @@ def fit(
 ) -> Predictor:
     """A ``Predictor`` from rows of ``token_bits`` (an array of at least the horizon's length), ``horizons`` and ``ks``.
 
-    The constant has the smallest mean |log(true / predicted)| of ``CONSTANTS``. The budget is the median over passages.
-    The slope is 1 if only one k was measured. Each error is from a fit without one eighth of the passages, the error's
-    own included. ``passages`` names each row's passage (default: one passage per row). Raises ``ValueError`` for fewer
-    than ``LEAST`` passages, or for arguments of different lengths.
+    The constant is the one of ``CONSTANTS`` with the smallest mean |log(true / predicted)|. The budget is the median
+    over passages. The slope is 1 if only one k was measured. Each error is from a fit without one eighth of the
+    passages, the error's own included. ``passages`` names each row's passage (default: one passage per row). Raises
+    ``ValueError`` for fewer than ``LEAST`` passages, or for arguments of different lengths.
     """
     costs = [np.nan_to_num(np.asarray(bits, float)) for bits in token_bits]
     tokens, vectors = np.asarray(horizons, int), np.asarray(ks if ks is not None else [1] * len(costs))
@@ -123,7 +123,7 @@ def fit(
         if len(train) and len(left_out):
             constant, budget, slope = _fitted([costs[i] for i in train], tokens[train], vectors[train], owner[train])
             for i in map(int, left_out):
-                predicted = _held(costs[i] + constant, budget * vectors[i] ** slope)
+                predicted = _tokens_paid(costs[i] + constant, budget * vectors[i] ** slope)
                 errors.setdefault(int(owner[i]), []).append(float(np.log(tokens[i] / predicted)))
     constant, budget, slope = _fitted(costs, tokens, vectors, owner)
     drawn = tuple(sorted(of_passage[rng.integers(len(of_passage))] for of_passage in errors.values()))
@@ -163,20 +163,20 @@ def held_out(table: pd.DataFrame, *, by: str = "text_id", level: float = 0.9) ->
 
     ``table``: ``text_id horizon k token_bits``, and optionally ``texts``, which is then kept. ``by="texts"`` leaves out
     the passage's whole kind. There are two baselines, both at the same k: ``baseline`` is the mean horizon of all
-    passages in the fit, and ``own_kind`` that of those of the passage's kind (missing if there are none).
+    passages in the fit, and ``own_kind`` the mean horizon of those of the passage's kind (missing if there are none).
 
-    ``token_bits`` should extend far beyond the horizon. A prediction beyond their end continues at their mean cost. It
-    is not cut at the end, because the length at which a text was no longer tried would reveal the answer.
+    ``token_bits`` should extend far beyond the horizon. Beyond their end, tokens have their mean cost. A prediction is
+    not cut at that end, because the length at which a text was no longer tried would reveal the answer.
     """
     rows = []
-    for name, out in table.groupby(by, sort=False):
-        left = table[table[by] != name]
-        if left.text_id.nunique() < LEAST:
+    for name, left_out in table.groupby(by, sort=False):
+        others = table[table[by] != name]
+        if others.text_id.nunique() < LEAST:
             continue
-        model = _fit(left)
-        for row in out.itertuples():
+        model = _fit(others)
+        for row in left_out.itertuples():
             predicted = model.horizon(_endless(row.token_bits), int(row.k), level=level)
-            same_k = left[left.k == row.k]
+            same_k = others[others.k == row.k]
             same_kind = same_k[same_k.texts == row.texts] if "texts" in table else same_k.iloc[:0]
             base, own = (float(t.horizon.mean()) if len(t) else float("nan") for t in (same_k, same_kind))
             rows.append((row.text_id, getattr(row, "texts", None), row.k, row.horizon, *predicted, base, own))
@@ -186,7 +186,7 @@ def held_out(table: pd.DataFrame, *, by: str = "text_id", level: float = 0.9) ->
 
 
 def report(predicted: pd.DataFrame) -> dict[str, float]:
-    """``held_out`` in numbers: median absolute errors of fit and baselines (tokens), and the share in the interval."""
+    """Summary of ``held_out``: median absolute errors of fit and baselines (tokens), and the share in the interval."""
     return {
         "passages": len(predicted),
         "median_error": float((predicted.true - predicted.predicted).abs().median()),
@@ -202,13 +202,13 @@ def reports(predicted: pd.DataFrame) -> dict[int, dict[str, float]]:
 
 
 def _endless(token_bits: Sequence[float] | Any, times: int = 50) -> np.ndarray:
-    """The text, extended by ``times`` its length at its mean cost per token."""
+    """Token bits, extended by ``times`` their length at their mean."""
     bits = np.nan_to_num(np.asarray(token_bits, float))
     return np.concatenate([bits, np.full(times * len(bits), bits.mean())])
 
 
-def _held(costs: np.ndarray, budget: float) -> float:
-    """Tokens that ``budget`` pays for, the last one in part. Beyond the text, tokens have its mean cost."""
+def _tokens_paid(costs: np.ndarray, budget: float) -> float:
+    """Tokens that ``budget`` (bits) pays for, the last one in part. Beyond the text, tokens have its mean cost."""
     total = np.concatenate([[0.0], np.cumsum(costs)])
     if budget >= total[-1]:
         return len(costs) + (budget - total[-1]) / max(float(costs.mean()), 1e-9)
@@ -225,7 +225,7 @@ def _fitted(
 
 
 def _budget(spent: np.ndarray, owner: np.ndarray) -> float:
-    """Median over passages of the bits of one vector. A passage counts once, also if it was measured at several k."""
+    """Median over passages of the bits of one vector. A passage measured at several k counts once."""
     rows = np.bincount(owner)
     means = np.bincount(owner, np.log(np.maximum(spent, 1e-9)))[rows > 0] / rows[rows > 0]
     return float(np.exp(np.median(means)))
@@ -252,7 +252,7 @@ def _best_constant(costs: Sequence[np.ndarray], tokens: np.ndarray, ks: np.ndarr
     def loss(constant: float) -> float:
         spent, slope = _spent_per_vector(costs, tokens, ks, owner, constant)
         budgets = _budget(spent, owner) * ks**slope
-        predicted = [_held(bits + constant, budget) for bits, budget in zip(costs, budgets, strict=True)]
+        predicted = [_tokens_paid(bits + constant, budget) for bits, budget in zip(costs, budgets, strict=True)]
         return float(np.mean(np.abs(np.log(tokens / np.array(predicted)))))
 
     return min(CONSTANTS, key=loss)

@@ -1,4 +1,4 @@
-"""How far a vector can be moved before its text is lost: summaries of the tables that ``probes.perturbation`` makes.
+"""How far a vector can be moved before its text is lost: summaries of the tables of ``probes.perturbation``.
 
 Tables in, tables out, no model. Amounts and radii are shares of the vector's norm, unless a column says otherwise.
 """

@@ -1,4 +1,4 @@
-"""Do two spaces arrange the same things in the same way? Relative representations (arXiv 2209.15430) and a null model.
+"""Do two spaces arrange the same things similarly? Relative representations (arXiv 2209.15430) and a null model.
 
 Cosines in, numbers out, no model.
 """
@@ -30,7 +30,7 @@ class Agreement:
     correlation: Estimate
     """Mean Spearman correlation of a thing's cosines to all others in the two spaces; 95 % bootstrap over things."""
     retrieval: float
-    """Share of things whose most similar row in the other space is their own. By chance: 1 / n."""
+    """Share of things whose most similar row in the other space is that thing's row. By chance: 1 / n."""
     null: float
     """Mean correlation if things of one kind are exchanged in one of the spaces."""
     p: float
@@ -38,12 +38,12 @@ class Agreement:
 
 
 def agreement(a: Any, b: Any, kinds: Sequence[Any] | None = None, *, draws: int = 999, seed: int = 0) -> Agreement:
-    """Do two spaces agree? ``a`` and ``b`` (n, n): cosines of the same n things with each other, in either space.
+    """Do two spaces agree? ``a`` and ``b`` (n, n): cosines of the same n things with each other, one table per space.
 
     Relative representations (arXiv 2209.15430); the anchors of a thing are all other things. A thing's cosine to itself
     is left out: it is 1 in every space, and would make any two spaces agree. Null model: things exchanged (rows and
-    columns together) inside ``kinds`` (n,). So it does not count as agreement that both spaces separate prose from word
-    lists. Raises ``ValueError`` unless both tables are square, of one size, with at least four things.
+    columns together) inside ``kinds`` (n,), so that separating prose from word lists does not count as agreement.
+    Raises ``ValueError`` unless both tables are square, of one size, with at least four things.
     """
     from scipy.stats import rankdata
 
@@ -73,7 +73,7 @@ def agreement(a: Any, b: Any, kinds: Sequence[Any] | None = None, *, draws: int 
     alike = np.empty((n, n))
     for i in range(n):
         for j in range(n):
-            both = (np.arange(n) != i) & (np.arange(n) != j)  # neither may be its own anchor
+            both = (np.arange(n) != i) & (np.arange(n) != j)  # neither thing may be an anchor
             x, y = rankdata(first[i, both]), rankdata(second[j, both])
             alike[i, j] = unit(x - x.mean()) @ unit(y - y.mean())
     drawn = np.concatenate([[by_thing.mean()], rng.choice(by_thing, (2000, n)).mean(1)])

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import binom
 
 FEW = 6
-"""With fewer passages than this, no interval is given: resampling so few makes an estimate look too certain."""
+"""Fewer passages get no interval: resampling them would make an estimate look too certain."""
 
 
 class Estimate(NamedTuple):
@@ -29,7 +29,7 @@ def median_interval(values: Sequence[float] | Any, *, open_above: Sequence[bool]
     """Median with its 95 % interval over passages, from order statistics. No distribution is assumed or resampled.
 
     An end is infinite if there are too few values for it (fewer than ``FEW``). ``open_above`` marks values that are
-    only lower bounds. An upper end that falls on one of them is infinite too.
+    only lower bounds. If the upper end falls on a lower bound, it is infinite too.
     """
     array = np.asarray(values, float)
     order = np.argsort(array, kind="stable")
@@ -55,8 +55,8 @@ def of_draws(values: Sequence[float] | Any) -> Estimate:
 def share_interval(hits: float, of: int) -> tuple[float, float]:
     """(low, high): Wilson interval of the share ``hits / of``.
 
-    If trials come in clusters (seeds of one passage, say), give the clusters: ``hits`` is the sum of their shares, and
-    ``of`` is their number. This treats all trials of one cluster as a single trial, so the interval is rather too wide.
+    If trials come in clusters (seeds of one passage, say), ``hits`` is the sum of the clusters' shares and ``of`` is
+    the number of clusters. All trials of a cluster then count as one trial, so the interval is rather too wide.
     """
     z, p = 1.959963984540054, hits / of
     middle, half = p + z * z / (2 * of), z * np.sqrt(p * (1 - p) / of + z * z / (4 * of * of))
@@ -82,10 +82,8 @@ def bootstrap(
     if table[by].nunique() < FEW:
         return Estimate(float(statistic(table)), float("-inf"), float("inf"))
     rng = np.random.default_rng(seed)
-    strata = [
-        [np.flatnonzero(part) for part in _indicators(table[by].to_numpy(), np.flatnonzero(rows))]
-        for rows in (_indicators(table[within].to_numpy()) if within else [np.ones(len(table), bool)])
-    ]
+    groups = table[within].to_numpy() if within else np.zeros(len(table))
+    strata = [_by_label(table[by].to_numpy(), rows) for rows in _by_label(groups, np.arange(len(table)))]
     drawn = []
     for _ in range(draws):
         rows = [passages[i] for passages in strata for i in rng.integers(0, len(passages), len(passages))]
@@ -101,7 +99,7 @@ def rank_correlation(
     """Spearman's rank correlation of two columns, -1 to 1, with a bootstrap interval over passages (column ``by``).
 
     With ``within``, values are ranked inside each of that column's groups, and the ranks of all groups are correlated
-    together. What the groups' levels have in common then does not count.
+    together. A correlation between the groups' levels then does not count.
     """
     if within is None:
         return bootstrap(lambda t: t[x].corr(t[y], method="spearman"), table, by=by, draws=draws)
@@ -110,7 +108,7 @@ def rank_correlation(
 
 
 def rank_correlation_p(table: pd.DataFrame, x: str, y: str, *, draws: int = 999) -> float:
-    """One-sided p of a positive rank correlation: share of shuffles of ``y`` among rows that correlate as much.
+    """One-sided p of a positive rank correlation: share of shuffles of ``y`` that correlate at least as much.
 
     Each row must be one independent passage. The smallest p is 1 / (1 + ``draws``).
     """
@@ -122,10 +120,6 @@ def rank_correlation_p(table: pd.DataFrame, x: str, y: str, *, draws: int = 999)
     return float((1 + (shuffled >= observed - 1e-12).sum()) / (1 + draws))
 
 
-def _indicators(labels: np.ndarray, among: np.ndarray | None = None) -> list[np.ndarray]:
-    """One mask over all rows per label, restricted to the rows ``among``."""
-    allowed = np.ones(len(labels), bool)
-    if among is not None:
-        allowed[:] = False
-        allowed[among] = True
-    return [(labels == label) & allowed for label in dict.fromkeys(labels[allowed])]
+def _by_label(labels: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
+    """The rows of each label, in order of appearance, among these ``rows``."""
+    return [rows[labels[rows] == label] for label in dict.fromkeys(labels[rows])]

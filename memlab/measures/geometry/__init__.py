@@ -1,6 +1,6 @@
-"""What mem vectors look like: distances, maps, probes, dimensions, paths. Each measure comes with its null model.
+"""Geometry of mem vectors: distances, maps, probes, dimensions, paths. Each measure comes with its null model.
 
-Arrays in, numbers out, no model. ``x`` is (n, d): n vectors, or n solutions, each with its k vectors in one row. A null
+Arrays in, numbers out, no language model. ``x`` is (n, d): n solutions, each with its k vectors in one row. A null
 model is a permutation of the data, or random points with the data's spectrum. Every draw has a seed.
 """
 

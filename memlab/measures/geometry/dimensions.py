@@ -29,7 +29,7 @@ def intrinsic_dimension(x: Any) -> float:
 
     Maximum-likelihood form: (n - 1) / Σ log(second / first), Euclidean distances. It assumes points drawn at random.
     Steps of equal length along a path are not random, and look like many dimensions. With few points the estimate is
-    too low: compare it with that of ``spectrum_null``.
+    too low: compare it with the estimate for ``spectrum_null``.
     """
     rows = np.asarray(x, float)
     distance = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
@@ -42,8 +42,8 @@ def intrinsic_dimension(x: Any) -> float:
 def spectrum_null(x: Any, *, seed: int = 0) -> np.ndarray:
     """(n, d): n random points with exactly the mean and covariance of ``x``, and no other structure.
 
-    Points drawn from a Gaussian with that covariance would not have it themselves: a sample with few points in many
-    dimensions always looks narrower than its distribution.
+    Points drawn from a Gaussian with that covariance would not do: few points in many dimensions always look narrower
+    than their distribution.
     """
     rows = np.asarray(x, float)
     _, values, basis = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
@@ -54,14 +54,14 @@ def spectrum_null(x: Any, *, seed: int = 0) -> np.ndarray:
 
 
 def trajectory(steps: Sequence[int] | Any, path: Any, *, draws: int = 20, seed: int = 0) -> dict[str, float]:
-    """One training's path (m, d) in numbers: last step, norms, components for 99 % of its variance, how far it turns.
+    """One training's ``path`` (m, d) in numbers: last step, norms, components for 99 % of its variance, cosines.
 
     Null model for the components: the mean of ``draws`` random walks with steps of the same number and lengths, each in
-    a random direction. The cosines compare the path's start, and its middle, with its end. The start is left out of
-    the components, because it is noise and far shorter than the trained vector.
+    a random direction. The cosines compare the path's start, and its middle, with its end. The components leave out
+    the start, which is noise and far shorter than the trained vector.
     """
     points = np.asarray(path, float)
-    turned = cosines(points, points[-1:])[:, 0]
+    to_end = cosines(points, points[-1:])[:, 0]
     strides = np.linalg.norm(np.diff(points[1:], axis=0), axis=1, keepdims=True)
     rng = np.random.default_rng(seed)
     walks = (np.cumsum(strides * unit(rng.standard_normal((len(strides), points.shape[1]))), 0) for _ in range(draws))
@@ -73,6 +73,6 @@ def trajectory(steps: Sequence[int] | Any, path: Any, *, draws: int = 20, seed: 
         "norm, end": float(norms[-1]),
         "components for 99 %": components_for(points[1:]),
         "of random walks": float(np.mean([components_for(np.concatenate([walk[:1] * 0, walk])) for walk in walks])),
-        "cosine, start and end": float(turned[0]),
-        "cosine, half way and end": float(turned[len(turned) // 2]),
+        "cosine, start and end": float(to_end[0]),
+        "cosine, half way and end": float(to_end[len(to_end) // 2]),
     }

@@ -35,14 +35,14 @@ class Apart:
     ratio: Estimate
     """``within`` over ``between``. 1: vectors of one group are no nearer to each other than to the rest."""
     p: float
-    """Share of random regroupings whose ``within`` is as small. It is small if the groups hold together."""
+    """Share of random regroupings whose ``within`` is as small. A small p: the groups hold together."""
 
 
 def within_and_between(x: Any, groups: Sequence[Any], *, draws: int = 999, seed: int = 0) -> Apart:
     """Are vectors of one group nearer to each other (cosine distance) than to others? ``x`` (n, d), ``groups`` (n,).
 
-    With solutions grouped by passage, this tests the paper's claim that seeds of one text lie nearly as far apart as
-    different texts (arXiv 2502.13063). The bootstrap draws groups, because solutions of one passage are not independent
+    With solutions grouped by passage, this tests a claim of arXiv 2502.13063: seeds of one text lie nearly as far apart
+    as different texts. The bootstrap draws groups, because solutions of one passage are not independent
     passages. Null model: group labels shuffled among vectors. Raises ``ValueError`` for fewer than two groups, or if no
     group has two vectors.
     """
@@ -88,9 +88,9 @@ class OwnWord:
     share: float
     """Share of vectors whose own word is among their nearest words."""
     null: float
-    """Mean share if the words are dealt anew to the groups."""
+    """Mean share if the words are assigned to groups at random."""
     p: float
-    """Share of such deals that reach ``share``."""
+    """Share of random assignments that reach ``share``."""
 
 
 def own_among_nearest(
@@ -98,9 +98,9 @@ def own_among_nearest(
 ) -> OwnWord:
     """How often is a vector's own word among its nearest words? ``nearest`` (n, count), ``own`` (n,), ``groups`` (n,).
 
-    ``own`` is one word per group: the first word of a passage, say. Null model: the words are dealt anew to the groups,
-    and each group keeps all its vectors, because solutions of one passage are not independent. A plain share of n
-    vectors would look too certain. Raises ``ValueError`` if a group has several words.
+    ``own`` is one word per group: the first word of a passage, say. Null model: the words are assigned to groups at
+    random. A group keeps all its vectors, because solutions of one passage are not independent. Raises ``ValueError``
+    if a group has several words.
     """
     near, words = np.asarray(nearest), np.asarray(own)
     names, owner = np.unique(np.asarray(groups), return_inverse=True)
@@ -114,19 +114,19 @@ def own_among_nearest(
 
     rng = np.random.default_rng(seed)
     observed = share(np.arange(len(names)))
-    dealt = np.array([share(rng.permutation(len(names))) for _ in range(draws)])
-    return OwnWord(observed, float(dealt.mean()), float((1 + (dealt >= observed).sum()) / (1 + draws)))
+    null = np.array([share(rng.permutation(len(names))) for _ in range(draws)])
+    return OwnWord(observed, float(null.mean()), float((1 + (null >= observed).sum()) / (1 + draws)))
 
 
 def spherical_null(n: int, d: int, *, seed: int = 0) -> np.ndarray:
-    """(n, d) directions drawn uniformly. Null model for vectors that have nothing in common."""
+    """(n, d) directions, unit length, drawn uniformly. Null model for vectors that have nothing in common."""
     return unit(np.random.default_rng(seed).standard_normal((n, d)))
 
 
 def dropout_distance(share: Any) -> Any:
-    """Distance, in units of a vector's norm, that setting a random ``share`` of its numbers to zero moves it: √share.
+    """√share: how far a vector moves if a random ``share`` of its numbers is set to 0, as a share of its norm.
 
-    The expected squared distance is ``share`` times the squared norm, whatever the numbers are.
+    The expected squared distance is ``share`` times the squared norm, for any vector.
     """
     return np.sqrt(share)
 
@@ -146,7 +146,7 @@ def binned(values: Sequence[float] | Any, kinds: Sequence[Any], *, bins: int = 4
 
 
 def _block_sums(distance: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(sums, pairs), each (count, count): distances between the members of two groups, and how many pairs there are.
+    """(sums, pairs), each (count, count): summed distances between the members of two groups, and numbers of pairs.
 
     A vector's distance to itself is left out.
     """

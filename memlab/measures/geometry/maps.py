@@ -34,7 +34,7 @@ def flat_map(x: Any, how: Map = "pca", *, neighbours: int = 15, seed: int = 0) -
         from umap import UMAP
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the single thread that a seed needs, and deprecations it causes
+            warnings.simplefilter("ignore")  # a seed allows one thread only, and UMAP warns about that
             layout = UMAP(n_neighbors=min(neighbours, len(rows) - 1), metric="cosine", random_state=seed, n_jobs=1)
             return np.asarray(layout.fit_transform(rows))
     raise ValueError(f"There is no map how={how!r}. Use pca, umap or tsne.")

@@ -43,20 +43,20 @@ def barrier(t: Sequence[float], loss: Sequence[float]) -> float:
 def comparable_places(places: pd.DataFrame) -> pd.DataFrame:
     """The places that a path and its control can be compared at: the control is cut at half its length.
 
-    ``places``: ``way t`` and more, one row a place (``experiments.geometry_tables.path_table``). No place between two
-    solutions is farther than half the path from a solution. The control (``way`` is ``nowhere``) has one solution, at
-    t = 0, so its places beyond t = 0.5 are farther from a solution than any place of a path.
+    ``places``: ``way t`` and more, one row per place (``experiments.geometry_tables.path_table``). Between two
+    solutions, each place is at most half the path away from one. The control (``way`` is ``nowhere``) has one solution,
+    at t = 0. So beyond t = 0.5 the control is farther from a solution than any place of a path.
     """
     return places[(places.way != "nowhere") | (places.t <= 0.5)]
 
 
 def barriers(places: pd.DataFrame) -> pd.DataFrame:
-    """Paths by kind of text and way: ``kind way pairs exact_throughout barrier share``, in order of appearance.
+    """Paths by kind of text and path (``way``): ``kind way pairs exact_throughout barrier share``.
 
-    ``places``: ``kind way pair t text_id exact barrier``, one row a place. ``exact_throughout``: pairs with every place
-    exact. ``barrier``: median over pairs, bits a token. ``share``: median over pairs of the share (0 to 1) of places
-    that are exact. Both with a 95 % bootstrap interval that draws passages with all their pairs. The control
-    (``nowhere``) is counted at ``comparable_places`` only.
+    ``places``: ``kind way pair t text_id exact barrier``, one row per place. ``exact_throughout``: pairs with every
+    place exact. ``barrier``: median over pairs, bits per token. ``share``: median over pairs of the share (0 to 1) of
+    places that are exact. Both have a 95 % bootstrap interval that draws passages with all their pairs. Only
+    ``comparable_places`` of the control (``nowhere``) count.
     """
     by_pair = (
         comparable_places(places)
@@ -73,10 +73,10 @@ def barriers(places: pd.DataFrame) -> pd.DataFrame:
 
 
 def along_paths(places: pd.DataFrame) -> pd.DataFrame:
-    """Mean over pairs at each place, by way: ``way t bits right tokens exact``, at ``comparable_places``.
+    """Mean over pairs at each of the ``comparable_places``, by path (``way``): ``way t bits right tokens exact``.
 
-    ``places``: ``way t bits right tokens exact``. ``bits`` a token and tokens ``right`` are means; ``tokens`` is the
-    passages' length; ``exact`` is True where all pairs are exact.
+    ``places``: ``way t bits right tokens exact``. ``bits`` per token and tokens ``right`` are means; ``tokens`` is the
+    passages' length; ``exact`` is True if all pairs are exact.
     """
     return (
         comparable_places(places)
@@ -88,11 +88,12 @@ def along_paths(places: pd.DataFrame) -> pd.DataFrame:
 def exact_radius(
     holds: Callable[[float], bool], *, high: float, precision: float = 0.02, probes: int = 3
 ) -> tuple[float, float]:
-    """(holds, fails): radii that bracket where ``holds`` first turns False, to a ratio of 1 + ``precision``.
+    """(low, fails): radii between which ``holds`` first turns False; their ratio is at most 1 + ``precision``.
 
     ``holds(0)`` is assumed True. After bisection, ``probes`` places below the radius are tried too. If one of them
-    fails, the search continues below it, because a text can be lost and come back farther out. If ``holds(high)`` is
-    True, the result is (high, inf): the radius is censored. Raises ``ValueError`` unless ``high`` > 0.
+    fails, the search continues below that place, because a text can be lost and come back farther out. If
+    ``holds(high)`` is True, the result is (high, inf): the radius is censored. Raises ``ValueError`` unless ``high`` >
+    0.
     """
     if high <= 0:
         raise ValueError(f"high={high} leaves no radius to search. Give more than 0.")

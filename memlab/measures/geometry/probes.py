@@ -1,4 +1,4 @@
-"""Linear probes: what a classifier reads off vectors that it was not trained on."""
+"""Linear probes: what a classifier can read from vectors that it was not trained on."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def probe(
         )
     of_group = by_group.first().to_numpy()
     # Classes are weighted and accuracy is balanced: a label that is rare in the training half is common in the other
-    # half, so a classifier that follows label frequencies would score below chance.
+    # half. A classifier that follows label frequencies would score below chance.
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=500))
     folds = min(folds, int(pd.Series(of_group).value_counts().min()))
     if folds < 2:
