@@ -44,4 +44,4 @@ from memlab.charts.training import speed_chart as speed_chart
 from memlab.charts.training import training_curve as training_curve
 
 __all__ = [name for name, value in globals().items() if getattr(value, "__module__", "").startswith(__name__)]
-"""Everything above but the modules, for ``import *``."""
+"""The public names above, without the modules, for ``import *``."""

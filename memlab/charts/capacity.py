@@ -1,4 +1,4 @@
-"""Charts of capacity: how much vectors hold, in tokens and in bits, and how many bytes they take to store."""
+"""Charts of capacity: how much text vectors hold, in tokens and in bits, and how many bits their storage takes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TICKS = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
 
 
 def capacity_by_model(table: pd.DataFrame) -> Any:
-    """Tokens that one vector holds, by the theoretical capacity of its numbers; both axes are logarithmic.
+    """Tokens that one vector holds, by its theoretical capacity in tokens; both axes are logarithmic.
 
-    Columns ``model theoretical tokens low high method`` (``low``, ``high``: interval or spread, may be missing). Grey
-    lines mark 100 %, 10 % and 1 % of the theoretical capacity.
+    Columns ``model theoretical tokens low high method``. ``low`` and ``high`` are an interval or a spread, or missing.
+    Grey lines mark 100 %, 10 % and 1 % of the theoretical capacity.
     """
     domain = [450, 5000]
     lines = pd.DataFrame(
@@ -98,7 +98,7 @@ def more_vectors(table: pd.DataFrame) -> Any:
 
 
 def attempts_by_length(attempts: pd.DataFrame) -> Any:
-    """Attempts on one passage: the bits that its text still costs with the vector.
+    """Bits that the text still costs with the vector, by length in tokens: one point per attempt on a passage.
 
     Columns ``length bits_with exact seed``. Both axes start at 0. Exact vectors lie near 0 bits.
     """
@@ -155,10 +155,10 @@ def bits_along(bits_without: Any, bits_with: Any, exact_prefix: int) -> Any:
 
 
 def horizons_tokens_and_bits(table: pd.DataFrame) -> Any:
-    """Exact horizons by kind of text, in tokens on the left and in bits on the right; medians thick.
+    """Exact horizons by kind of text, in tokens on the left and in bits on the right. Thick ticks are medians.
 
-    Columns ``texts text_id horizon horizon_bits``. Both axes are logarithmic and span the same number of octaves: equal
-    ratios have equal lengths in both plots.
+    Columns ``texts text_id horizon horizon_bits``. Both axes are logarithmic and span the same number of octaves, so
+    equal ratios have equal lengths in both plots.
     """
     spans = {}
     for column in ("horizon", "horizon_bits"):
@@ -177,15 +177,15 @@ def horizons_tokens_and_bits(table: pd.DataFrame) -> Any:
             alt.Color("texts:N", legend=None, scale=_kinds(table)),
             tooltip=["text_id", alt.Tooltip(f"{column}:Q", format=".0f")],
         )
-        thick = base.mark_tick(thickness=4, size=42, color=GREY).encode(alt.X(f"median({column}):Q"))
-        return alt.layer(ticks, thick).properties(width=300, height=alt.Step(50))
+        medians = base.mark_tick(thickness=4, size=42, color=GREY).encode(alt.X(f"median({column}):Q"))
+        return alt.layer(ticks, medians).properties(width=300, height=alt.Step(50))
 
     left = strip("horizon", "exact horizon, tokens (log)", alt.Axis(labelFontSize=13, labelLimit=140))
     return alt.hconcat(left, strip("horizon_bits", "the same, bits (log)", None), spacing=30)
 
 
 def before_and_after(runs: pd.DataFrame, vector_bits: float) -> Any:
-    """Bits of a text with its vector, by bits without it, and the line ``with = max(0, without - vector_bits)``.
+    """Bits of a text with its vector, by bits without it. Dashed: ``with = max(0, without - vector_bits)``.
 
     Columns ``bits_without bits_with texts text_id length exact``.
     """
@@ -249,7 +249,7 @@ def codec_bars(table: pd.DataFrame) -> Any:
 
 
 def predictions(table: pd.DataFrame) -> Any:
-    """True horizons by predicted horizons with their intervals. Columns ``true predicted low high text_id``."""
+    """True horizons by predicted horizons and their intervals, tokens. Columns ``true predicted low high text_id``."""
     top = float(table[["true", "predicted"]].max().max()) * 1.1
     scale = alt.Scale(domain=[0, top], nice=False, clamp=True)
     same = (

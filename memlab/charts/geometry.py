@@ -35,7 +35,7 @@ def densities(binned: pd.DataFrame, *, title: str, log: bool = False) -> Any:
 
 
 def distance_matrix(matrix: Any, labels: list[str]) -> Any:
-    """Pairwise cosines ``matrix`` (n, n) as a heat map; ``labels`` (n,) name the vectors."""
+    """Heat map of the pairwise cosines ``matrix`` (n, n). ``labels`` (n,) are the names of the vectors."""
     cells = np.asarray(matrix, float)
     n = len(cells)
     rows, columns = np.divmod(np.arange(n * n), n)
@@ -96,7 +96,7 @@ def vector_map(table: pd.DataFrame, *, brush: alt.Parameter | None = None, title
 
 
 _PATH_COLOURS = {"line": ORANGE, "curve": BLUE, "nowhere": GREY}
-"""A path has the same colour in every chart."""
+"""The same colours in every chart."""
 
 
 def along_a_path(table: pd.DataFrame) -> Any:
@@ -119,9 +119,9 @@ def along_a_path(table: pd.DataFrame) -> Any:
 
 
 def from_text_to_text(table: pd.DataFrame, names: tuple[str, str]) -> Any:
-    """Right tokens of each passage on the line between their vectors. Columns ``t of_a of_b written``.
+    """Right tokens of two passages, along the line between their vectors. Columns ``t of_a of_b written``.
 
-    ``names`` are the names of the two passages.
+    ``names`` are the names of the passages a and b.
     """
     long = table.melt(["t", "written"], ["of_a", "of_b"], "passage", "tokens").replace(
         {"of_a": names[0], "of_b": names[1]}
@@ -158,10 +158,10 @@ def survival(table: pd.DataFrame, column: str, *, title: str) -> Any:
 
 
 def radii_by_direction(table: pd.DataFrame) -> Any:
-    """Exact radius by direction, one tick per vector, medians thick. Columns ``direction radius fails text_id margin``.
+    """Exact radius by direction, one tick per vector. Columns ``direction radius fails text_id margin``.
 
-    An arrow marks a radius whose search ended before any failure (``fails`` is infinite). Radii below 0.1 % are drawn
-    at 0.1 %.
+    Thick ticks are medians. An arrow marks a radius whose search ended before any failure (``fails`` is infinite).
+    Radii below 0.1 % are drawn at 0.1 %.
     """
     shown = table.assign(radius=table.radius.clip(lower=1e-3), open=~np.isfinite(table.fails.astype(float)))
     base = alt.Chart(shown.drop(columns="fails")).encode(
@@ -182,7 +182,7 @@ def radii_by_direction(table: pd.DataFrame) -> Any:
 
 
 def scatter(table: pd.DataFrame, x: str, y: str, *, x_title: str, y_title: str, tooltip: list[str]) -> Any:
-    """Column ``y`` by column ``x``, one point per row. ``tooltip``: the columns that the tooltip shows."""
+    """Column ``y`` by column ``x``, one point per row. ``tooltip`` lists the columns of the tooltip."""
     y_axis = alt.Y(f"{y}:Q", title=y_title, scale=alt.Scale(zero=False))
     return (
         alt.Chart(table)
@@ -248,9 +248,9 @@ def knocked_out(table: pd.DataFrame) -> Any:
 
 
 def token_waterfall(table: pd.DataFrame) -> Any:
-    """Bits of each token without the vector (``before``) and with it (``after``), and ``position token``."""
+    """Bits of each token without the vector and with it. Columns ``position token before after``."""
     shown = table.assign(label=[f"{p:>3} {t!r}" for p, t in zip(table.position, table.token, strict=True)])
-    # Sorted by name: without a cost before, the first token would come last.
+    # Sorted by label: Vega would put the first token last, because it has no cost without the vector.
     axis = alt.Axis(labelFont="monospace", labelFontSize=11, labelLimit=150)
     y = alt.Y("label:N", title=None, sort=shown.label.tolist(), axis=axis)
     tooltip: Any = ["token", alt.Tooltip("before:Q", format=".2f"), alt.Tooltip("after:Q", format=".4f")]

@@ -1,7 +1,7 @@
 """The theme of all charts, and their three outputs: a notebook, SVG text, a file.
 
-The theme has the colours of Okabe and Ito, which colour-blind readers can distinguish (the blue is lighter, for dark
-pages). Its greys are readable on white and on black. The background is transparent.
+Colour-blind readers can distinguish its colours: they are those of Okabe and Ito, with a lighter blue for dark pages.
+Its grey is readable on white and on black. The background is transparent.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def to_svg(chart: alt.TopLevelMixin) -> str:
 
     with alt.theme.enable("memlab"):
         svg: str = vl_convert.vegalite_to_svg(json.dumps(chart.to_dict(validate=False)))
-    # The reader's font may be wider than the font measured here. Text then runs over the edge instead of being cut off.
+    # A reader's font may be wider than the font measured here. Without this, text at the edge would be cut off.
     return svg.replace("<svg ", '<svg style="overflow:visible" ', 1)
 
 

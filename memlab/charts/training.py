@@ -15,13 +15,13 @@ def training_curve(
 ) -> alt.HConcatChart:
     """Loss and accuracy of one training. ``trace`` has ``step``, ``loss`` (bits per token), ``accuracy`` (0 to 1).
 
-    The step axis ends at ``budget`` at most. ``width`` and ``height`` are those of one of the two plots, in pixels.
+    The step axis ends at ``budget`` at most. ``width`` and ``height``: pixels of each of the two plots.
     """
     last = int(trace["step"].max()) if len(trace) else 0
     # The axis grows 40 steps at a time: otherwise a live curve would shrink at every step.
     edge = max(40, min(budget or 10**9, -(-(last + 1) // 40) * 40))
     x = alt.X("step:Q", title="step", scale=alt.Scale(domain=[0, edge], nice=False), axis=alt.Axis(tickCount=5))
-    few = len(trace) < 3  # a line with one point is invisible
+    few = len(trace) < 3  # then points are drawn too: a line through one point is invisible
     base = alt.Chart(trace).properties(width=width, height=height)
     loss = base.mark_line(color=BLUE, strokeWidth=2, point=few).encode(
         x, alt.Y("loss:Q", title="bits per token", scale=alt.Scale(zero=True)), tooltip=["step", "loss", "accuracy"]
@@ -61,10 +61,10 @@ def readings(table: pd.DataFrame) -> Any:
 
 
 def exact_by_step(curves: pd.DataFrame, *, highlight: str | None = None, width: int = 560, height: int = 260) -> Any:
-    """Share of passages that are exact by each step. Columns ``contender step share``; ``highlight`` is drawn thick."""
+    """Share of passages that are exact by each step. Columns ``contender step share``. ``highlight``: a thick line."""
     names = curves.contender.unique().tolist()
     colours = [BLUE, ORANGE, GREEN, PURPLE, "#E69F00", "#56B4E9", "#8C6D31", "#B0413E", "#6A5ACD", "#3F8F8B"]
-    # The browser's font may be wider than the font that the picture was measured with.
+    # Room for the legend: a browser's font may be wider than the font measured here.
     padding = {"left": 5, "top": 5, "bottom": 5, "right": 40}
     curves = curves.assign(width=[4 if name == highlight else 2 for name in curves.contender])
     return (
@@ -88,7 +88,7 @@ def exact_by_step(curves: pd.DataFrame, *, highlight: str | None = None, width: 
 
 
 def horizon_strip(table: pd.DataFrame) -> Any:
-    """Exact horizons in tokens, one tick per passage, medians thick. Columns ``method text_id source horizon``."""
+    """Exact horizons in tokens, one tick per passage. Thick: medians. Columns ``method text_id source horizon``."""
     base = alt.Chart(table[["method", "text_id", "source", "horizon"]]).encode(
         alt.X("horizon:Q", title="exact horizon, tokens"),
         alt.Y("method:N", title=None, sort=None, axis=alt.Axis(labelFontSize=13, labelLimit=200)),
@@ -117,14 +117,14 @@ def spectrum(values: Any, *, title: str = "share of the squared gradient") -> An
 
 
 def speed_chart(table: pd.DataFrame) -> Any:
-    """Seconds per passage, by method; medians thick. Columns ``method passage tokens decoded seconds``.
+    """Seconds per passage, by method. Thick: medians. Columns ``method passage tokens decoded seconds``.
 
     If a column ``device`` names several machines, each machine gets its own plot. The plots share the x axis.
     """
     order = table.groupby("method").seconds.median().sort_values().index.tolist()
     table = table.assign(
         outcome=table.decoded.map({True: "decodes", False: "does not"}),
-        # Spreads points of equal time vertically, equally in every run.
+        # Spreads points of equal time vertically. Not random, so that every run draws the same picture.
         jitter=table.groupby([name for name in ("device", "method") if name in table]).cumcount(),
     )
     base = alt.Chart(table).encode(

@@ -38,10 +38,10 @@ from memlab.results.store import Store
 
 
 def setup(model: str = "smollm2-135m", store: Store | None = None) -> tuple[FrozenLM, Store]:
-    """First line of a notebook: charts that work offline, the model, and a store (default: the user's own)."""
+    """Call this first in a notebook: charts work offline. Returns (model, store); the default store is your own."""
     charts.use_offline_renderer()
     return load(model), store if store is not None else Store()
 
 
 __all__ = [name for name, value in globals().items() if getattr(value, "__module__", "").startswith(__name__)]
-"""Everything above but the modules, for ``import *``."""
+"""The public names above, without the modules, for ``import *``."""

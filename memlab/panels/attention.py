@@ -1,4 +1,4 @@
-"""The panel inside the model: attention of the text to the vector, and the bits of each token."""
+"""Panel of attention: how much the text attends to the vector, and the bits of each token."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class AttentionPanel(LivePanel):
         self.lm, self.mems = lm, mems
         self._mass: pd.DataFrame | None = None
         self._name = ""
-        """The vector that the panel shows."""
+        """Passage and seed of the vector that the panel shows."""
         self.vector = dropdown("Vector", vector_options(mems))
         self.target = dropdown("Attention to", TARGETS)
         self.chart, self.bars, self.links = w.HTML(), w.HTML(), w.HTML()
@@ -60,8 +60,8 @@ class AttentionPanel(LivePanel):
         self.bars.value = charts.to_svg(chart)
         self.links.value = download_links("waterfall", table.to_csv(index=False), self.bars.value)
         self.result = mem
-        both = table.dropna()  # without a vector nothing predicts the first token, so it has one cost only
-        before, after = float(both.before.sum()), float(both.after.sum())
+        scored = table.dropna()  # without the vector, nothing predicts the first token: it has no cost
+        before, after = float(scored.before.sum()), float(scored.after.sum())
         self.show_status(f"Done: the vector saves {before - after:.0f} of {before:.0f} bits.")
 
     def _draw(self, _: Any = None) -> None:
@@ -70,7 +70,7 @@ class AttentionPanel(LivePanel):
         if not len(self._mass):
             self.chart.value = box("This model has no attention.", "memlab-text")
             return
-        name = {value: label for label, value in TARGETS}[self.target.value]
-        title = f"Share of the text's attention to {name}"
+        target = {value: label for label, value in TARGETS}[self.target.value]
+        title = f"Share of the text's attention to {target}"
         chart = charts.attention_map(self._mass, self.target.value, title=title, subtitle=self._name)
         self.chart.value = charts.to_svg(chart)

@@ -69,7 +69,7 @@ def _run_jobs(jobs: SimpleQueue[_Job | None]) -> None:
         work, done = job
         try:
             work()
-        except Exception:  # the next job runs nevertheless
+        except Exception:  # one failed job must not stop the next
             traceback.print_exc()
         done.set()
         del job, work, done  # they would keep the owner alive until the next job
@@ -108,14 +108,14 @@ class LivePanel(Panel):
         """Set ``stops=False`` for work that takes about two seconds or less: a Stop button would be useless."""
         self._stops = stops
         self.while_busy: list[w.Widget] = []
-        """Controls that are disabled while work runs, so that its result fits what they show."""
+        """Controls that are disabled while work runs, so that they still describe the result when it appears."""
         self.result: MemVector | None = None
         """The vector that the last run made; None if it failed."""
         self.stopping = threading.Event()
         """Set when Stop is pressed; ``work`` must look at it."""
         self._thread = WorkerThread()
         self.start = w.Button(description=action, button_style="primary", icon=icon, tooltip=tooltip)
-        self.halt = w.Button(description="Stop", icon="stop", disabled=True, tooltip="Stop, and show what there is")
+        self.halt = w.Button(description="Stop", icon="stop", disabled=True, tooltip="Stop, and show the result so far")
         self.status = w.HTML(status_line("Ready."))
         self.curve = w.HTML()
         self.outputs: list[w.HTML] = [self.curve]
@@ -153,7 +153,7 @@ class LivePanel(Panel):
     ) -> tuple[MemVector, pd.DataFrame, str]:
         """Cram one passage with live curves and status. Returns the vector, its trace, and a final status message.
 
-        If it was stopped, the vector is the best one so far. It is checked, but not stored.
+        After Stop, the vector is the best one so far. This vector is checked, but not stored.
         """
         start, drawn = time.perf_counter(), 0.0
         points: list[tuple[int, float, float]] = []
@@ -207,10 +207,10 @@ class LivePanel(Panel):
         except StoreError as error:
             self.result = next(iter(error.unsaved), None)
             rescue = " The vector is in panel.result. Save it with .save(path)." if self.result else ""
-            self.show_status(f"{error}.{rescue}", error=True)
+            self.show_status(f"{error}{rescue}", error=True)
         except MemlabError as error:
             self.show_status(str(error), error=True)
-        except Exception as error:  # nobody sees the traceback of a thread, so the status line says what happened
+        except Exception as error:  # the traceback of a thread is easily missed, so the status line shows the error
             self.show_status(f"{type(error).__name__}: {error}", error=True)
             raise
         finally:

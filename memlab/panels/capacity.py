@@ -1,4 +1,4 @@
-"""The panel of capacity runs: one stored run, decoded now, and judged by both protocols."""
+"""Panel of capacity runs: it decodes one stored vector and compares two protocols."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import numpy as np
 import pandas as pd
 
 from memlab import charts
-from memlab.decoding.decode import EXACT, decode
+from memlab.decoding.decode import decode
 from memlab.measures import capacity
 from memlab.models import FrozenLM
 from memlab.panels.base import LivePanel
 from memlab.panels.decoded import readout_html
 from memlab.panels.style import dropdown, plain_table
 from memlab.probes.token_costs import gains
+from memlab.results.checks import EXACT
 from memlab.results.store import Store
 
 
 def capacity_panel(lm: FrozenLM, runs: pd.DataFrame, store: Store | None = None) -> CapacityPanel:
-    """Pick a passage and one of its runs, decode its stored vector, and see how both protocols judge it.
+    """Pick a passage and one of its runs, decode the stored vector, and compare the results of both protocols.
 
     ``runs`` is a table of ``memlab capacity``. ``store`` holds its vectors (default: the bundled store).
     """
@@ -38,7 +39,7 @@ class CapacityPanel(LivePanel):
             tooltip="Read the stored vector and decode it freely, about 20 tokens per second",
         )
         self.lm, self.runs, self.store = lm, runs, store or Store.bundled()
-        # The exact protocol is the first choice, wherever the table has it.
+        # The exact protocol comes first, if the table has it.
         protocols = sorted(dict.fromkeys(runs.protocol), key=lambda name: name != "exact")
         self.protocol = dropdown("Protocol", protocols)
         self.kind, self.text, self.run = dropdown("Texts"), dropdown("Passage"), dropdown("Run")
@@ -88,7 +89,7 @@ class CapacityPanel(LivePanel):
         return runs[(runs.texts == self.kind.value) & (runs.text_id == self.text.value)]
 
     def _set_options(self, control: w.Dropdown, options: list[Any], on_change: Callable[..., None]) -> None:
-        """Replace the options and choose the first. ``on_change`` runs once, at the end, because each run draws."""
+        """Replace the options and choose the first. ``on_change`` runs once, at the end, because each call draws."""
         control.unobserve(on_change, "value")
         control.options = options
         control.index = 0
@@ -120,9 +121,9 @@ class CapacityPanel(LivePanel):
         self.show_status("Ready." if stored else absent)
 
     def _draw_attempts(self, k: int) -> str:
-        """SVG of the passage's attempts, or nothing if there is one only.
+        """SVG of the passage's attempts, or an empty string if there is only one.
 
-        An attempt that grew its text step by step is left out unless it is exact: it never trained on all of the text.
+        An attempt that grew its text step by step is left out unless it is exact: it was not trained on all its text.
         """
         runs = self._passage_runs()
         runs = runs[(runs.k == k) & (runs.exact | (runs.tried == runs.tokens))]

@@ -1,4 +1,4 @@
-"""The panel that crams a text with live curves, and shows what the vector decodes to."""
+"""Panel that crams a text with live curves, and shows what the vector decodes to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from memlab.texts import Text, originals
 
 OWN = "(my own words)"
 SHOWN = 1000
-"""Characters of a bundled text that the panel shows. An unedited text is crammed from the whole text."""
+"""The panel shows this many characters of a bundled text. If they are not edited, the complete text is used."""
 
 
 def cram_panel(lm: FrozenLM, store: Store | None = None) -> CramPanel:
@@ -67,7 +67,7 @@ class CramPanel(LivePanel):
         csv = trace.to_csv(index=False, float_format="%.6g")
         self.links.value = download_links(mem.key[:12], csv, self.curve.value)
         self.result = mem
-        self.show_status(outcome)  # last: a reader who sees "Done" must find everything in place
+        self.show_status(outcome)  # last: when "Done" appears, all results must be visible
 
     def _original(self) -> Text | None:
         return next((text for text in originals() if text.id == self.source.value), None)

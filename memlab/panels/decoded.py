@@ -1,4 +1,4 @@
-"""Decoded text as HTML: wrong tokens are marked, and the checks of the vector stand above it."""
+"""Decoded text as HTML: wrong tokens are marked, and a summary of the vector's checks is above the text."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import ipywidgets as w
 
-from memlab.decoding.decode import EXACT, decode
+from memlab.decoding.decode import decode
 from memlab.models import FrozenLM
 from memlab.panels.style import STYLE, box
+from memlab.results.checks import EXACT
 from memlab.results.mem_vector import MemVector
 
 
@@ -55,10 +56,10 @@ def marked(lm: FrozenLM, ids: Any, truth: Any) -> str:
 
 
 def token_pieces(lm: FrozenLM, ids: Any) -> list[str]:
-    """The characters that each token adds to the text. A character made of several tokens counts for its last token."""
-    pieces, written = [], ""
+    """(n,) the characters that each token adds to the text. A character of several tokens belongs to the last one."""
+    pieces, before = [], ""
     for i, token in enumerate(ids):
-        longer = lm.decode_ids(ids[: i + 1])
-        pieces.append(longer[len(written) :] if longer.startswith(written) else lm.decode_ids([token]))
-        written = longer
+        text = lm.decode_ids(ids[: i + 1])
+        pieces.append(text[len(before) :] if text.startswith(before) else lm.decode_ids([token]))
+        before = text
     return pieces

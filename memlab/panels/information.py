@@ -1,4 +1,4 @@
-"""The panel of information: what each token of a text costs the model, and how much of the text will fit."""
+"""Panel of information: what each token of a text costs the model, and how much of the text will fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from memlab.panels.style import box, dropdown, number_input, plain_table, text_a
 from memlab.texts import Text, originals
 
 READ = 4000
-"""Characters read from a bundled text: more than a few vectors hold, and read within seconds."""
+"""Characters read from a bundled text: more than eight vectors hold, and few enough to take only seconds."""
 _KS = (1, 2, 4, 8)
 
 
@@ -77,14 +77,14 @@ class InformationPanel(LivePanel):
         rows = []
         for k in _KS:
             horizon = self.predictor.horizon(self.bits, k)
-            whole = " (the whole text)" if horizon.value >= len(self.bits) else ""
+            complete = " (the whole text)" if horizon.value >= len(self.bits) else ""
             vectors = str(k) if k in self.predictor.ks else f"{k} (extrapolated)"
-            rows.append((vectors, f"{horizon.value:.0f}{whole}", f"{horizon.low:.0f} to {horizon.high:.0f}"))
+            rows.append((vectors, f"{horizon.value:.0f}{complete}", f"{horizon.low:.0f} to {horizon.high:.0f}"))
         try:
             needed = self.predictor.vectors_needed(self.bits)
             summary = f"<b>{needed}</b> vector{'s' * (needed > 1)} for the whole text."
         except ValueError as error:
-            summary = f"the number of vectors for the whole text is unknown. {html.escape(str(error))}."
+            summary = f"the number of vectors for the whole text is unknown. {html.escape(str(error))}"
         table = pd.DataFrame(rows, columns=["vectors", "tokens they will hold", "90 % interval"])
         summary = f'<div class="memlab-text">Predicted before any training: {summary}</div>'
         self.prediction.value = summary + plain_table(table)

@@ -1,4 +1,4 @@
-"""The panel of robustness: change a stored vector, and read what it still decodes to."""
+"""Panel of robustness: change a stored vector, and read what it still decodes to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from memlab.panels.decoded import readout_html
 from memlab.panels.style import download_links, dropdown, number_input, row
 from memlab.results.mem_vector import MemVector
 
-NOISE, DROPOUT, ROUNDING = "noise, % of its norm", "numbers set to 0, %", "rounded to bits"
+NOISE, DROPOUT, ROUNDING = "noise, % of the norm", "numbers set to 0, %", "rounding, bits per number"
 
 
 def move_panel(lm: FrozenLM, mems: list[MemVector]) -> MovePanel:
@@ -65,10 +65,10 @@ class MovePanel(LivePanel):
     def work(self) -> None:
         moved = self.moved()
         moved = moved.with_checks(check(self.lm, moved))
-        before = self.mems[self.vector.value]
+        stored = self.mems[self.vector.value]
         ids = decode(self.lm, [moved], batch=1)[0]
         self.decoded.value = readout_html(self.lm, moved, ids)
-        cosine = float(geometry.cosines(moved.mem.reshape(1, -1), before.mem.reshape(1, -1))[0, 0])
+        cosine = float(geometry.cosines(moved.mem.reshape(1, -1), stored.mem.reshape(1, -1))[0, 0])
         self.result = moved
         right = int((ids == moved.token_ids).sum())
         self.links.value = download_links("moved", _comparison_csv(self.lm, moved, ids))

@@ -1,4 +1,4 @@
-"""The panel of paths: the line and the curve between two solutions of one passage."""
+"""Panel of paths: the line and the curve between two solutions of one passage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The panel of a plan: jobs done, running and failed, the time left, and a Stop button."""
+"""Panel of a plan: jobs done, running and failed, the time left, and a Stop button."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ class RunPanel(LivePanel):
         stopped = self.stopping.is_set()
         missing = len(self.plan) - len(report.results)
         failures = f" {len(report.failed)} failed, see below." if report.failed else ""
-        more = f" {missing} are left: run it again." if missing and stopped else failures
+        hint = f" {missing} are left: run it again." if missing and stopped else failures
         outcome = f"{report.trained} trained now, {exact} of {len(table)} exact."
-        self.show_status(f"{'Stopped' if stopped else 'Done'}: {outcome}{more}")
+        self.show_status(f"{'Stopped' if stopped else 'Done'}: {outcome}{hint}")
 
     def _count_done(self) -> int:
         return sum(job.key in self.store for job in self.plan)
@@ -102,9 +102,9 @@ class RunPanel(LivePanel):
         self._drawn = elapsed
         self._show_counts(running=now.given_out, failed=now.failed)
         finished, left = self.bar.value - self._done_before, len(self.plan) - self.bar.value
-        # Long passages train first, so this estimate is rather too long than too short.
-        ahead = f", about {_duration(elapsed / finished * left)} left" if finished else ""
-        running = f"Running for {_duration(elapsed)}{ahead}"
+        # Long passages train first, so this estimate is more often too long than too short.
+        time_left = f", about {_duration(elapsed / finished * left)} left" if finished else ""
+        running = f"Running for {_duration(elapsed)}{time_left}"
         self.show_status(f"Stopping: {now.given_out} still training" if self.stopping.is_set() else running)
         return self.stopping.is_set()
 

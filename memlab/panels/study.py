@@ -1,4 +1,4 @@
-"""The panel of the optimizer study: how each setting changes the number of steps; one setting can be run again."""
+"""Panel of the optimizer study: how each setting changes the number of steps. A setting can be run again."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class StudyPanel(LivePanel):
         self.setting.options = names
         self.setting.value = names[0] if names else None
         self.start.disabled = not names
-        self.show_status("Ready." if names else "These settings did not win, and their code was removed.")
+        self.show_status("Ready." if names else "These settings did not win. Their code was removed.")
 
     @staticmethod
     def _can_run(group: pd.DataFrame, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The look of all panels: their style sheet, HTML snippets in its classes, and controls of equal width."""
+"""The look of all panels: style sheet, HTML snippets that use its classes, and controls of equal width."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def style_sheet() -> w.HTML:
 
 
 def box(content: str, *classes: str) -> str:
-    """HTML ``content`` behind a vertical bar, with more CSS classes.
+    """HTML ``content`` with a vertical bar at its left, and further CSS classes.
 
     >>> box("&lt;b&gt;", "memlab-text")
     '<div class="memlab-box memlab-text">&lt;b&gt;</div>'
@@ -48,7 +48,7 @@ def link_to(address: str, label: str) -> str:
 
 
 def download_links(name: str, csv: str, svg: str = "") -> str:
-    """Links to download a table, and a chart if ``svg`` is given. The data is in the links: no server is needed."""
+    """Links that download a table, and a chart if ``svg`` is given. They contain the data: no server is needed."""
 
     def link(data: str, kind: str, suffix: str, label: str) -> str:
         address = f"data:{kind};base64,{base64.b64encode(data.encode()).decode()}"

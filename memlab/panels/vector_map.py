@@ -1,4 +1,4 @@
-"""The panel of the map: vectors on a plane. Drag over points to read their texts."""
+"""Panel of a map: vectors on a plane. Drag over points to read their texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from memlab.results.mem_vector import MemVector
 from memlab.scoring.memory import trim_memory
 
 LISTED = 12
-"""The map lists at most this many picked vectors."""
+"""The largest number of picked vectors that the panel lists."""
 MENU = {"actions": {"export": {"svg": True, "png": True}, "source": False, "compiled": False, "editor": False}}
 """The menu of a chart in the page: save it as a picture, which the browser makes."""
 
@@ -100,7 +100,7 @@ class MapPanel(Panel):
                 flat = geometry.flat_map(self._x, method)
                 self._share[method] = geometry.neighbours_kept(self._x, flat)
                 self._flat[method] = flat
-                trim_memory()  # a layout leaves much memory behind; a drawing leaves less than a trim costs time
+                trim_memory()  # a layout leaves much memory behind; drawings leave too little to trim
             if method == self.method.value:
                 self._drawn = method
                 self._show(method)
