@@ -196,7 +196,7 @@ def test_02_where_the_vector_stands():
     assert trained.exact.all()
     summary = sink_position.summary(trained).set_index(["model", "placement"])
     ratio = summary["steps, over without"].map(lambda text: float(str(text).split()[0]))
-    (quarter,) = numbers(2, r"behind \*s\*, SmolLM2 needs (a quarter) of the steps")
+    (quarter,) = numbers(2, r"But after \*s\*, SmolLM2 needs (a quarter) of the steps")
     (fifths,) = numbers(2, r"Gemma needs (four fifths)")
     assert ratio["smollm2-135m", "s [mem] text"] == about(quarter)
     assert ratio["gemma-3-270m", "s [mem] text"] == about(fifths)
