@@ -115,14 +115,14 @@ def bench_optimizer(
     if stage not in STAGES:
         raise typer.BadParameter(f"{stage!r}; expected {' or '.join(STAGES)}", param_hint="STAGE")
     lm = load(model)
-    plan = STAGES[stage]
-    chosen = {
+    settings = STAGES[stage]
+    contenders = {
         question: {name: changes for name, changes in group.items() if not only or name in only}
-        for question, group in plan.contenders.items()
+        for question, group in settings.contenders.items()
     }
     table = study(
-        Session(lm, Store(store), log=typer.echo, progress=False), stage_passages(lm, plan, texts), chosen,
-        budget=plan.budget, seeds=plan.seeds, out=out,
+        Session(lm, Store(store), log=typer.echo, progress=False), stage_passages(lm, settings, texts), contenders,
+        budget=settings.budget, seeds=settings.seeds, out=out,
     )  # fmt: skip
     typer.echo(f"{lm!r}\n{ranking(table).to_string(index=False)}")
 
@@ -177,7 +177,7 @@ COMMANDS = {
     "store-crash": bench_store_crash,
     "store-scale": bench_store_scale,
 }
-"""Commands with options of their own. Any other experiment gets ``session_command``."""
+"""Commands with more options. Any other experiment gets ``session_command``."""
 
 
 def session_command(experiment: Experiment) -> Callable[..., None]:

@@ -55,7 +55,7 @@ def bench_horizon(
         Path | None, typer.Option(help="Parquet table; written after each round, and read to resume")
     ] = None,
 ) -> None:
-    """With --target, also what it takes to get further."""
+    """With --target, also retries failures with stronger settings."""
     import pandas as pd
 
     from memlab.experiments.growing import growing

@@ -44,7 +44,7 @@ def bench_store_crash(
     from memlab.experiments.store_stress import crash_writers
 
     if folder.exists():
-        raise typer.BadParameter(f"{folder} exists", param_hint="--folder")
+        raise typer.BadParameter(f"{folder} exists; give a new folder", param_hint="--folder")
     report = crash_writers(folder, count)
     typer.echo(
         f"{report.kills} kills, {report.writes} keys, begun {report.begun} times, {report.seconds:.0f} s; "
@@ -59,7 +59,7 @@ def bench_store_crash(
 def bench_store_scale(
     entries: Annotated[int, typer.Option(help="number of random results in the store")] = 100_000,
     folder: Annotated[
-        Path, typer.Option(help="store to write into; it is kept, and a smaller one is filled up")
+        Path, typer.Option(help="store to write into; it is kept, and the next run adds what is missing")
     ] = Path("large-store"),
 ) -> None:
     """Fills a store with random results. Needs no model."""

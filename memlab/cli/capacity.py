@@ -82,8 +82,8 @@ def capacity_command(
     as_json: JsonOption = False,
 ) -> None:
     """Measure how much text fits: exact horizons in tokens and bits, or the published estimators."""
-    chosen = protocol.split(",")
-    if unknown := [name for name in chosen if name not in PROTOCOLS]:
+    protocols = protocol.split(",")
+    if unknown := [name for name in protocols if name not in PROTOCOLS]:
         raise typer.BadParameter(f"{', '.join(unknown)}; expected {' or '.join(PROTOCOLS)}", param_hint="--protocol")
     ks = numbers(k, "--k")
     counts = _counts(count, ks)
@@ -92,7 +92,7 @@ def capacity_command(
     if begin != "paper" and not isinstance(begin, int):
         raise typer.BadParameter(f"{start!r}; expected a character's number, or paper", param_hint="--start")
     wanted, tokens = recipe_of(recipe, budget=budget, token_budget=token_budget), numbers(lengths, "--lengths")
-    # All files are read, because the first ones may be too short for many vectors. Random words are made as needed.
+    # All files are read, because the first ones may be too short for many vectors. Other sources have no end.
     by_kind = {
         name: load_texts(
             name,
@@ -118,18 +118,18 @@ def capacity_command(
 
     session = Session(lm, Store(store), read_table(out), lambda line: typer.echo(line, err=True), write, progress=False)
     common: dict[str, Any] = dict(ks=ks, counts=counts, start=begin)
-    if "exact" in chosen:
+    if "exact" in protocols:
         tables.append(
             capacity.exact(session, by_kind, lengths=span, first=first, attempts=attempts, recipe=wanted, **common)
         )
     for name, trained_by in (("paper2025", recipe_of("paper2025", budget=budget)), ("fixed", wanted)):
-        if name in chosen:
+        if name in protocols:
             tables.append(
                 capacity.fixed_lengths(session, by_kind, recipe=trained_by, protocol=name, lengths=tokens, **common)
             )
-    if "equal" in chosen:
-        cuts = numbers(bits, "--bits")
-        tables.append(capacity.equal_information(session, by_kind, bits=cuts, recipe=wanted, **common))
+    if "equal" in protocols:
+        costs = numbers(bits, "--bits")
+        tables.append(capacity.equal_information(session, by_kind, bits=costs, recipe=wanted, **common))
     runs = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
     write(runs.iloc[:0])
     shown = summaries(runs, lm.d, lm.vocabulary)
@@ -157,7 +157,7 @@ def predict_command(
     text: Annotated[str | None, typer.Option("--text", "-t", help="the text itself, instead of a file")] = None,
     k: Annotated[str, typer.Option("-k", "--k", help="numbers of vectors, such as 1,2,4")] = "1,2,4,8",
     runs: Annotated[
-        Path | None, typer.Option(help="table of memlab capacity to learn from [default: the bundled one]")
+        Path | None, typer.Option(help="table of memlab capacity to learn from [default: the bundled table]")
     ] = None,
     model: ModelOption = "smollm2-135m",
     as_json: JsonOption = False,
@@ -175,12 +175,12 @@ def predict_command(
     table = _measured_runs(runs, model)
     predictor, errors = prediction.of_runs(table), prediction.reports(prediction.held_out(prediction.measured(table)))
     lm, rows = load(model), []
-    # Leaves room for a sink prefix and the vectors. Of a longer text only what the model can read at once is used.
+    # The context also needs room for a sink prefix and the vectors. The rest of a longer text is not used.
     room = lm.context - 16 if lm.context else sys.maxsize
     for one in texts:
         passage = longest_passage(lm, one, room, 0)
         if len(passage) == room:
-            typer.echo(f"{one.id}: only its first {room} tokens, because {lm.name} reads no more at once", err=True)
+            typer.echo(f"{one.id}: only the first {room} tokens fit into the context of {lm.name}", err=True)
         bits = lm.token_bits(passage.ids)
         for vectors in ks:
             horizon = predictor.horizon(bits, vectors)
@@ -221,7 +221,7 @@ def _measured_runs(file: Path | None, model: str) -> pd.DataFrame:
 
 
 def _needed(predictor: Any, bits: Any) -> int | None:
-    """Vectors for the whole text; None if the measured passages do not say."""
+    """Vectors for the complete text; None if more vectors did not hold more in the measured passages."""
     try:
         return int(predictor.vectors_needed(bits))
     except ValueError:

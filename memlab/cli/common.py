@@ -148,7 +148,7 @@ def grid_of(text: str, first: int) -> range:
 
 
 def update_table(rows: pd.DataFrame, file: Path | None, columns: Iterable[str]) -> None:
-    """Write rows to a table, and keep its other rows: a run that stops here, or is of other texts, loses nothing.
+    """Write rows to a table and keep its other rows, so that neither a stopped run nor a run of other texts loses rows.
 
     Rows that agree in ``columns`` are the same run. The table is read now, because another program may have added rows.
     """

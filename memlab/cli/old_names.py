@@ -1,4 +1,4 @@
-"""Old names of commands and options. They work in this release; no help shows them. Delete this file after it."""
+"""Old names of commands and options. They work in this release, but no help shows them. Then delete this file."""
 
 from __future__ import annotations
 

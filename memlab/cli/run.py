@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @reports_errors
 def run_command(
-    file: Annotated[Path, typer.Argument(help="plan file (TOML): texts, tokens, and what else varies")],
+    file: Annotated[Path, typer.Argument(help="plan file (TOML) with texts, tokens, and other settings")],
     store: StoreOption = None,
     processes: Annotated[int, typer.Option(min=0, help="worker processes, one per GPU (0: train in this process)")] = 0,
     dask: Annotated[

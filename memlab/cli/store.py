@@ -55,7 +55,7 @@ def store_show(
 def store_verify(
     store: StoreOption = None,
     decode: Annotated[int, typer.Option(help="also decode this many of the exact vectors, drawn at random")] = 0,
-    seed: Annotated[int | None, typer.Option(help="seed of that draw [default: a new one each time]")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of the draw [default: a new one each time]")] = None,
     dry: Annotated[bool, typer.Option("--dry-run", help="report damaged files, but do not move them")] = False,
 ) -> None:
     """Read and re-hash every file. Damaged files are moved into quarantine."""
@@ -123,7 +123,7 @@ def store_gc(
 @store_app.command("index")
 @reports_errors
 def store_index(store: StoreOption = None) -> None:
-    """Rebuild index.parquet from the files. (It is also updated whenever the store is listed.)"""
+    """Rebuild index.parquet from the files. Listing the store also updates it."""
     opened = _existing(store)
     number, damaged = opened.reindex()
     for why in damaged:
@@ -136,7 +136,7 @@ def store_index(store: StoreOption = None) -> None:
 @store_app.command("add")
 @reports_errors
 def store_add(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE", help="vector files, or folders or stores of them")],
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE", help="vector files, folders or stores")],
     store: StoreOption = None,
 ) -> None:
     """Copy vector files into the store. Each file is re-hashed first."""
@@ -147,7 +147,7 @@ def store_add(
         try:
             mem = MemVector.load(file)
             if not mem.is_original:
-                raise VectorError(f"{file} was changed or interrupted, so it is not what its key names.")
+                raise VectorError(f"{file} was changed or interrupted. Add the original file.")
             if target.fetch(mem.key) is not None:
                 present += 1
                 continue
@@ -162,7 +162,7 @@ def store_add(
 
 
 def _vector_files(paths: list[Path]) -> Iterator[Path]:
-    """The files given, and those in folders. In a store, quarantine and checkpoints are left out."""
+    """The given files, and the files in given folders. In a store, quarantine and checkpoints are left out."""
     for path in paths:
         if not path.is_dir():
             yield path
@@ -204,7 +204,7 @@ def store_import(
 
 
 def _existing(path: Path | None) -> Store:
-    """The store at a path. One that was named by ``--store`` must exist: its name may be mistyped."""
+    """The store at a path. A store given by ``--store`` must exist, because its name may be mistyped."""
     store = Store(path)
     if path and not store.path.is_dir():
         raise StoreError(f"There is no store at {path}. Give the folder that holds objects/ (--store, MEMLAB_STORE).")
@@ -212,7 +212,7 @@ def _existing(path: Path | None) -> Store:
 
 
 def open_vector(result: str, store: Store) -> MemVector:
-    """The vector of a file, or of a key in the store (or the beginning of one)."""
+    """The vector of a file, or of a key in the store. The first characters of a key are enough."""
     if Path(result).is_file():
         return MemVector.load(result)
     if "/" in result or result.endswith(".safetensors"):

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from memlab.errors import MemlabError
 from memlab.models import FrozenLM, ModelError, Passage, PassageError, load
@@ -209,12 +210,15 @@ class _Stop:
 
 def _from_store(lm: FrozenLM, jobs: Sequence[Job], store: Store, portable: bool) -> dict[str, MemVector]:
     """The stored results of these jobs. ``cram`` reads them, restores token ids, and makes missing checks."""
-    stored = [job for job in jobs if job.key in store]
-    mems, _ = train_with_retries(
-        lm, [j.key for j in stored], [j.passage for j in stored], [j.recipe for j in stored],
-        [j.parent for j in stored], store, portable=portable,
-    )  # fmt: skip
+    mems, _ = _train(lm, [job for job in jobs if job.key in store], store, portable=portable)
     return {mem.key: mem for mem in mems}
+
+
+def _train(lm: FrozenLM, jobs: Sequence[Job], store: Store, **options: Any) -> tuple[list[MemVector], dict[str, str]]:
+    keys, passages, recipes, parents = (
+        [getattr(job, name) for job in jobs] for name in ("key", "passage", "recipe", "parent")
+    )
+    return train_with_retries(lm, keys, passages, recipes, parents, store, **options)
 
 
 def _missing_jobs(jobs: Sequence[Job], store: Store) -> tuple[list[Job], dict[str, str]]:
@@ -251,10 +255,7 @@ def _run_local(
         return stop(RunProgress(len(missing), finished + len(failed), len(failed), len(now.passages)))
 
     try:
-        mems, _ = train_with_retries(
-            lm, [j.key for j in jobs], [j.passage for j in jobs], [j.recipe for j in jobs], [j.parent for j in jobs],
-            store, portable=portable, progress=progress, on_step=on_step, failed=failed,
-        )  # fmt: skip
+        mems, _ = _train(lm, jobs, store, portable=portable, progress=progress, on_step=on_step, failed=failed)
     except CramInterrupted:
         if not stop.requested:
             raise
