@@ -213,7 +213,7 @@ def test_your_own_analysis(lab):
     page, store = opened(lab, "10_your_own_analysis.ipynb")
     panel = page.locator(RUNS).first
     assert "0 of 6 done" in panel.inner_text()
-    assert "were asked for" in panel.inner_text()  # the reason why the short text was left out
+    assert "are needed" in panel.inner_text()  # the reason why the short text was left out
     before = len(list(store.keys()))
     panel.locator("button:has-text('Run')").click()
     page.wait_for_selector(f"{RUNS} .memlab-status:has-text('Running for')", timeout=60_000)

@@ -70,7 +70,7 @@ def test_cram_shows_the_text_and_stores_the_vector(panel, store):
 def test_bad_input_is_explained_in_the_status_line(panel):
     panel.source.value = OWN
     assert panel.words.value == ""
-    for words, reason in [("", "is empty"), ("Hm", "8 were asked for"), ("<b>Gr\u00fc\u00df</b>", "cannot encode")]:
+    for words, reason in [("", "is empty"), ("Hm", "8 are needed"), ("<b>Gr\u00fc\u00df</b>", "cannot encode")]:
         panel.words.value = words
         panel.start.click()
         assert panel.wait(60) is None
