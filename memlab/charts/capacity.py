@@ -13,6 +13,7 @@ import pandas as pd
 from memlab.charts.theme import BLUE, GREEN, GREY, ORANGE, PURPLE
 
 _TICKS = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
+_OUTCOME = alt.Scale(domain=["exact", "not exact"], range=["circle", "cross"])
 
 
 def capacity_by_model(table: pd.DataFrame) -> Any:
@@ -113,10 +114,7 @@ def attempts_by_length(attempts: pd.DataFrame) -> Any:
                 "outcome:N", title=None, legend=alt.Legend(orient="right"),
                 scale=alt.Scale(domain=["exact", "not exact"], range=[BLUE, ORANGE]),
             ),
-            alt.Shape(
-                "outcome:N", title=None,
-                scale=alt.Scale(domain=["exact", "not exact"], range=["circle", "cross"]),
-            ),
+            alt.Shape("outcome:N", title=None, scale=_OUTCOME),
             tooltip=["length", "seed", "outcome", alt.Tooltip("bits_with:Q", format=".1f")],
         )
         .properties(width=520, height=170)
@@ -204,10 +202,7 @@ def before_and_after(runs: pd.DataFrame, vector_bits: float) -> Any:
             alt.X("bits_without:Q", title="bits the text costs without the vector"),
             alt.Y("bits_with:Q", title="bits with the vector"),
             alt.Color("texts:N", title=None, scale=_kinds(runs), legend=alt.Legend(orient="top-left")),
-            alt.Shape(
-                "outcome:N", title=None, legend=alt.Legend(orient="top-left"),
-                scale=alt.Scale(domain=["exact", "not exact"], range=["circle", "cross"]),
-            ),
+            alt.Shape("outcome:N", title=None, scale=_OUTCOME, legend=alt.Legend(orient="top-left")),
             tooltip=[
                 "text_id", "length", "outcome", alt.Tooltip("bits_without:Q", format=".0f"),
                 alt.Tooltip("bits_with:Q", format=".1f"),

@@ -8,9 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from memlab.charts.theme import BLUE, GREY, ORANGE, PURPLE
-
-_SHARE = alt.Axis(format="%", tickCount=5)
+from memlab.charts.theme import BLUE, GREY, ORANGE, PURPLE, SHARE
 
 
 def densities(binned: pd.DataFrame, *, title: str, log: bool = False) -> Any:
@@ -112,7 +110,7 @@ def along_a_path(table: pd.DataFrame) -> Any:
     loss = base.mark_line(strokeWidth=2).encode(alt.Y("bits:Q", title="bits per token"))
     points = base.transform_filter("datum.exact").mark_circle(size=50, opacity=1).encode(alt.Y("bits:Q"))
     share = base.mark_line(strokeWidth=2).encode(
-        alt.Y("share:Q", title="tokens right, decoded freely", scale=alt.Scale(domain=[0, 1]), axis=_SHARE)
+        alt.Y("share:Q", title="tokens right, decoded freely", scale=alt.Scale(domain=[0, 1]), axis=SHARE)
     )
     left = alt.layer(loss, points).properties(width=330, height=220, title="Loss (dots: exact)")
     return alt.hconcat(left, share.properties(width=330, height=220, title="Decoded text"), spacing=50)
@@ -145,13 +143,13 @@ def survival(table: pd.DataFrame, column: str, *, title: str) -> Any:
     Columns ``share low high tokens_right`` and ``column``, the size. ``title`` names the x axis.
     """
     base = alt.Chart(table).encode(
-        alt.X(f"{column}:Q", title=title, axis=_SHARE),
+        alt.X(f"{column}:Q", title=title, axis=SHARE),
         tooltip=[alt.Tooltip(f"{column}:Q", format=".0%"), alt.Tooltip("share:Q", format=".0%")],
     )
     y = alt.Scale(domain=[0, 1])
     band = base.mark_area(color=BLUE, opacity=0.2).encode(alt.Y("low:Q", scale=y, title=None), alt.Y2("high:Q"))
     line = base.mark_line(color=BLUE, strokeWidth=2, point=alt.OverlayMarkDef(color=BLUE)).encode(
-        alt.Y("share:Q", scale=y, title="still exact (line), tokens right (dashed)", axis=_SHARE)
+        alt.Y("share:Q", scale=y, title="still exact (line), tokens right (dashed)", axis=SHARE)
     )
     right = base.mark_line(color=ORANGE, strokeDash=[5, 4], strokeWidth=2).encode(alt.Y("tokens_right:Q", scale=y))
     return alt.layer(band, line, right).properties(width=480, height=240)
@@ -242,7 +240,7 @@ def knocked_out(table: pd.DataFrame) -> Any:
     y = alt.Scale(domain=[0, 1])
     band = base.mark_area(opacity=0.15).encode(alt.Y("low:Q", scale=y, title=None), alt.Y2("high:Q"))
     line = base.mark_line(strokeWidth=2, point=True).encode(
-        alt.Y("accuracy:Q", scale=y, title="tokens right, teacher-forced", axis=_SHARE)
+        alt.Y("accuracy:Q", scale=y, title="tokens right, teacher-forced", axis=SHARE)
     )
     return alt.layer(band, line).properties(width=520, height=260)
 

@@ -14,6 +14,7 @@ import altair as alt
 
 BLUE, ORANGE, GREEN, PURPLE = "#2A8CCB", "#D55E00", "#009E73", "#CC79A7"
 GREY = "#7b7f86"
+SHARE = alt.Axis(format="%", tickCount=5)
 _LITE5 = "application/vnd.vegalite.v5+json"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from memlab.charts.theme import BLUE, GREEN, GREY, ORANGE, PURPLE
+from memlab.charts.theme import BLUE, GREEN, GREY, ORANGE, PURPLE, SHARE
 
 
 def training_curve(
@@ -28,9 +28,7 @@ def training_curve(
     )
     accuracy = base.mark_line(color=ORANGE, strokeWidth=2, point=few).encode(
         x,
-        alt.Y(
-            "accuracy:Q", title="tokens right", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)
-        ),
+        alt.Y("accuracy:Q", title="tokens right", scale=alt.Scale(domain=[0, 1]), axis=SHARE),
         tooltip=["step", "loss", "accuracy"],
     )
     return alt.hconcat(
@@ -49,9 +47,7 @@ def readings(table: pd.DataFrame) -> Any:
     tooltip = ["recipe", "reading", "label"]
     base = alt.Chart(table)
     bars = base.mark_bar(height=14, opacity=0.85).encode(
-        alt.X(
-            "share:Q", title="share of passages", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)
-        ),
+        alt.X("share:Q", title="share of passages", scale=alt.Scale(domain=[0, 1]), axis=SHARE),
         y, yOffset=offset, color=colour, tooltip=tooltip,
     )  # fmt: skip
     whiskers = base.mark_rule(color=GREY, strokeWidth=2).encode(

@@ -52,7 +52,7 @@ def information_gain(bits_without: Sequence[float] | Any, bits_with: Sequence[fl
     before, after = np.asarray(bits_without, float), np.asarray(bits_with, float)
     if before.shape != after.shape:
         raise ValueError(
-            f"There are {before.size} tokens without the vector and {after.size} with it. Give both for the same tokens."
+            f"There are {before.size} tokens without the vector and {after.size} with it. Give the same tokens twice."
         )
     return float(np.nansum(before - after))
 
