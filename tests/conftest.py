@@ -86,6 +86,6 @@ def random_passages(lm, count=8, tokens=8, seed=0):
     return [lm.passage_of_ids(rng.integers(0, lm.vocabulary, tokens), name=f"random-{i}") for i in range(count)]
 
 
-def hears_sigint():
+def restore_sigint():
     """For a child process: restore SIGINT. A shell ignores SIGINT in background jobs, and children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -19,7 +19,7 @@ from memlab.cli.common import reports_errors
 from memlab.experiments.registry import EXPERIMENTS, Experiment
 from memlab.results.mem_vector import DamagedError, MemVector
 from memlab.results.store import Store, StoreError
-from tests.conftest import hears_sigint
+from tests.conftest import restore_sigint
 from tests.helpers import make_vector, unwritable
 
 TOY = ["--model", "toy:gemma3"]
@@ -265,7 +265,7 @@ def test_an_interrupt_exits_with_130_and_keeps_what_is_finished(tmp_path, sent):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=hears_sigint,
+        preexec_fn=restore_sigint,
     )
     for _ in range(600):
         if list((tmp_path / "store").rglob("*.safetensors")):

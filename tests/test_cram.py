@@ -24,7 +24,7 @@ from memlab import (
 )
 from memlab.training.cram import key_of
 from memlab.training.job import TrainingJob, initial_mem
-from tests.conftest import hears_sigint, random_passages
+from tests.conftest import restore_sigint, random_passages
 from tests.helpers import generated, unwritable
 
 
@@ -194,7 +194,7 @@ except KeyboardInterrupt as stop:
     print(type(stop).__name__, len(stop.finished), len(stop.unfinished))
 """
     command = [sys.executable, "-c", code]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=hears_sigint).stdout
+    out = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=restore_sigint).stdout
     assert out.split() == ["CramInterrupted", "1", "1"]
     assert len(list(Store(tmp_path).keys())) == 1
     assert not list(tmp_path.rglob("*.tmp"))
