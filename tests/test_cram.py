@@ -24,7 +24,7 @@ from memlab import (
 )
 from memlab.training.cram import key_of
 from memlab.training.job import TrainingJob, initial_mem
-from tests.conftest import restore_sigint, random_passages
+from tests.conftest import random_passages, restore_sigint
 from tests.helpers import generated, unwritable
 
 
