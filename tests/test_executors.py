@@ -137,7 +137,7 @@ def test_dask_gives_the_same_results_as_one_process(plan, local_report, tmp_path
         assert_same(run(plan, Store(tmp_path), executor=executor, chunk=4), local_report)
         with urllib.request.urlopen(executor.dashboard, timeout=10) as page:
             assert page.status == 200
-    with pytest.raises(w.WorkerError, match="Give local or local:NUMBER"), w.dask_workers("local:many"):
+    with pytest.raises(w.WorkerError, match="Give local, local:NUMBER, or an address"), w.dask_workers("local:many"):
         pass
     with pytest.raises(w.WorkerError, match="no Dask scheduler"), w.dask_workers("tcp://127.0.0.1:9"):
         pass
