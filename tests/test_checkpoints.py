@@ -72,6 +72,7 @@ def test_a_training_can_be_resumed_twice(toy, store, often):
     assert mem.steps == 40
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_only_the_steps_after_its_checkpoint(tmp_path):
     """A real process, killed with SIGKILL while it trains."""
     program = """

@@ -247,6 +247,7 @@ def test_a_loss_that_is_not_finite_ends_only_its_passage(toy):
     assert mems[1].exact
 
 
+@pytest.mark.slow
 def test_a_trace_has_at_most_100_points(toy):
     (mem,) = cram(toy, random_passages(toy, 1, 100), Recipe.default(budget=330), progress=False)
     assert 50 <= len(mem.trace["step"]) <= 100

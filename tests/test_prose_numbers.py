@@ -186,7 +186,7 @@ def test_02_norms_in_units_of_an_embeddings(real):
     assert real.d == directions
 
 
-def test_02_where_the_vector_stands():
+def test_02_steps_by_position_of_the_special_token():
     sink = table("sink")
     passages, tokens, placements = numbers(2, r"uses (\w+) passages of (\d+) tokens, each with all (\w+) placements")
     trained = sink[~sink.model.str.startswith("toy:")]
@@ -355,6 +355,7 @@ def test_04_in_bits_the_kinds_are_closer():
     assert (within.horizon_bits < within.horizon)[["originals", "classics"]].all()
 
 
+@pytest.mark.slow
 def test_04_predictions():
     nine, ten = numbers(4, r"whiskers show where (\w+) of (\w+) should lie")
     measured = prediction.measured(table("capacity"))
@@ -485,6 +486,7 @@ def test_06_the_same_texts():
 # 7: between two solutions --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_07_lines_and_curves():
     paths = geometry.barriers(table("geometry-paths")).set_index(["kind", "way"])
     tenth, twentieth = numbers(

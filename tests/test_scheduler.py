@@ -171,6 +171,7 @@ def test_provenance_records_the_memory_budget(toy):
     assert mem.provenance["token_passes"] == 8 * (mem.steps + 1)
 
 
+@pytest.mark.slow
 def test_growing_texts_share_the_batch_by_their_current_length(toy, store, monkeypatch):
     """There is room for one row of 60 tokens. Eight texts of 60 tokens begin with two tokens each, all at once."""
     monkeypatch.setitem(memory.MAX_POSITIONS, "cpu", 64)
