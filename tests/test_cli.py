@@ -401,3 +401,23 @@ def test_a_new_experiment_needs_only_its_registry_entry(cli, tmp_path, monkeypat
         assert result.exit_code == 0, result.output
         assert "counting\n<FrozenLM toy:gemma3" in result.stdout
         assert pd.read_parquet(tmp_path / "table.parquet").tokens.item() == tokens
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        (("store", "verify", "--decode", "-1"), "--decode"),
+        (("bench", "report", "--check", "--file", "absent.md"), "absent.md"),
+        (("bench", "optimizer", "screen", "--only", "nope", *TOY), "incumbent"),
+        (("bench", "step-profile", "0x4", *TOY), "0x4"),
+        (("bench", "store-scale", "--entries", "0"), "--entries"),
+        (("bench", "speed", "--against", "nope", "--count", "1", "-n", "4", *TOY), "paper2025, progressive2026"),
+        (("bench", "horizon", "--resume-from", "absent.parquet", *TOY), "absent.parquet"),
+        (("bench", "horizon", "--compare-with", "nope", *TOY), "progressive2026"),
+    ],
+)
+def test_bad_values_are_refused_before_any_work(cli, command, hint):
+    result = cli(*command)
+    assert result.exit_code == 2, result.output
+    assert hint in result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)

@@ -114,8 +114,11 @@ def bench_optimizer(
 
     if stage not in STAGES:
         raise typer.BadParameter(f"{stage!r}; expected {' or '.join(STAGES)}", param_hint="STAGE")
-    lm = load(model)
     settings = STAGES[stage]
+    names = [name for group in settings.contenders.values() for name in group]
+    if unknown := [name for name in only or [] if name not in names]:
+        raise typer.BadParameter(f"{unknown}; expected some of: {'; '.join(names)}", param_hint="--only")
+    lm = load(model)
     contenders = {
         question: {name: changes for name, changes in group.items() if not only or name in only}
         for question, group in settings.contenders.items()

@@ -49,7 +49,7 @@ def bench_horizon(
     store: StoreOption = None,
     resume_from: Annotated[
         Path | None,
-        typer.Option(help="table of this command or of memlab capacity; runs in it are not repeated"),
+        typer.Option(help="table of this command or of memlab capacity; runs in it are not repeated", exists=True),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Parquet table; written after each round, and read to resume")
@@ -69,6 +69,8 @@ def bench_horizon(
     lm = load(model, dtype=dtype)
     chosen = [text for name in texts or ["originals"] for text in load_texts(name, count=count)]
     wanted = recipe_of(recipe, budget=budget)
+    if compare_with:
+        recipe_of(compare_with)  # an unknown name is refused before hours of training
     earlier = [table for table in (read_table(out), read_table(resume_from)) if table is not None]
     method = "growing" if wanted.grow else "ladder"
 

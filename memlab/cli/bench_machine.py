@@ -57,7 +57,7 @@ def bench_store_crash(
 
 @reports_errors
 def bench_store_scale(
-    entries: Annotated[int, typer.Option(help="number of random results in the store")] = 100_000,
+    entries: Annotated[int, typer.Option(help="number of random results in the store", min=1)] = 100_000,
     folder: Annotated[
         Path, typer.Option(help="store to write into; it is kept, and the next run adds what is missing")
     ] = Path("large-store"),
@@ -71,6 +71,6 @@ def bench_store_scale(
 
 def _shape(text: str) -> tuple[int, int]:
     rows, _, tokens = text.partition("x")
-    if not (rows.isdigit() and tokens.isdigit()):
+    if not (rows.isdigit() and tokens.isdigit() and int(rows) and int(tokens)):
         raise typer.BadParameter(f"{text!r}; expected passages x tokens, such as 16x64", param_hint="SHAPES")
     return int(rows), int(tokens)

@@ -15,7 +15,9 @@ def bench_report(
     check: Annotated[
         bool, typer.Option("--check", help="change nothing; exit with 1 if a table is not up to date")
     ] = False,
-    file: Annotated[Path | None, typer.Option(help="report to update [default: data/bench/README.md]")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="report to update [default: data/bench/README.md]", exists=True, dir_okay=False)
+    ] = None,
 ) -> None:
     """Write the tables of the results report from the stored tables next to it. No model is loaded."""
     from memlab.experiments.report import write_report

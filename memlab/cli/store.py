@@ -54,8 +54,8 @@ def store_show(
 @reports_errors
 def store_verify(
     store: StoreOption = None,
-    decode: Annotated[int, typer.Option(help="also decode this many of the exact vectors, drawn at random")] = 0,
-    seed: Annotated[int | None, typer.Option(help="seed of the draw [default: a new one each time]")] = None,
+    decode: Annotated[int, typer.Option(help="also decode this many of the exact vectors, drawn at random", min=0)] = 0,
+    seed: Annotated[int | None, typer.Option(help="seed of the draw [default: a new one each time]", min=0)] = None,
     dry: Annotated[bool, typer.Option("--dry-run", help="report damaged files, but do not move them")] = False,
 ) -> None:
     """Read and re-hash every file. Damaged files are moved into quarantine."""

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from memlab.decoding import decode as decoding
 from memlab.experiments.tables import read_table, require_columns, write_table
 from memlab.models import FrozenLM, Passage
-from memlab.recipes import Recipe
+from memlab.recipes import Recipe, RecipeError
 from memlab.results.mem_vector import MemVector
 from memlab.scoring.timing import device_name, machine_rate, peak_memory, step_flops, training_step
 from memlab.training.cram import cram
@@ -97,6 +97,8 @@ def speed(
     first token given, because its code never trains that token; for the others from the vector alone. ``changes``:
     changes to the published recipes, which tests use to shorten them.
     """
+    if unknown := [method for method in against if method not in PUBLISHED]:
+        raise RecipeError(f"There is no published recipe {unknown[0]!r}. Use one of: {', '.join(PUBLISHED)}.")
     machine_values = (device_name(lm.device), torch.get_num_threads(), lm.name, lm.fingerprint)
     machine = dict(zip(MACHINE, machine_values, strict=True))
     table, others = _resumed(out, machine, log)
