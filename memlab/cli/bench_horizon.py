@@ -66,11 +66,9 @@ def bench_horizon(
     from memlab.models import load
 
     span = grid_of(lengths, first)
+    wanted, other = recipe_of(recipe, budget=budget), recipe_of(compare_with) if compare_with else None
     lm = load(model, dtype=dtype)
     chosen = [text for name in texts or ["originals"] for text in load_texts(name, count=count)]
-    wanted = recipe_of(recipe, budget=budget)
-    if compare_with:
-        recipe_of(compare_with)  # an unknown name is refused before hours of training
     earlier = [table for table in (read_table(out), read_table(resume_from)) if table is not None]
     method = "growing" if wanted.grow else "ladder"
 
@@ -91,10 +89,9 @@ def bench_horizon(
         table = horizon(labelled(method), chosen, lengths=span, first=first, attempts=attempts, recipe=wanted)
     reached = horizons(table)
     tables = {method: table.assign(way=method)}
-    if compare_with:
+    if compare_with and other:
         typer.echo(f"{compare_with}, with equal token passes")
         passes = dict(zip(reached.text_id, reached.token_passes, strict=True))
-        other = recipe_of(compare_with)
         grown = growing(labelled(compare_with), chosen, recipe=other, token_passes=passes, longest=span[-1])
         tables[compare_with] = grown.assign(way=compare_with)
     if target:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from memlab.decoding import decode as decoding
 from memlab.experiments.session import Session
-from memlab.measures.statistics import share_interval
+from memlab.measures.statistics import share_interval, share_label
 from memlab.models import PassageError
 from memlab.recipes import Recipe
 from memlab.results.checks import EXACT
@@ -103,8 +103,7 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
         for column, reading in READINGS.items():
             hits = int(group[column].sum())
             low, high = share_interval(hits, len(group))
-            label = f"{hits}/{len(group)} [{low:.2f}, {high:.2f}]"
-            rows.append((recipe, tokens, reading, hits / len(group), low, high, label))
+            rows.append((recipe, tokens, reading, hits / len(group), low, high, share_label(group[column] == 1)))
     return pd.DataFrame(rows, columns=["recipe", "tokens", "reading", "share", "low", "high", "label"])
 
 

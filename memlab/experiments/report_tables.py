@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from memlab.errors import MemlabError
-from memlab.measures.statistics import share_interval
 
 Rows = Iterable[Iterable[object]]
 Table = tuple[Iterable[str], Rows]
@@ -41,13 +39,6 @@ def table(name: str, heads: str = "") -> Callable[[Callable[[], Any]], Callable[
 
 
 # Cells -----------------------------------------------------------------------------------------------------------
-
-
-def share(hits: Any) -> str:
-    """``hits`` (n,), true or false, as "3/4 [0.30, 0.95]": with a 95 % Wilson interval."""
-    count = int(np.sum(hits))
-    low, high = share_interval(count, len(hits))
-    return f"{count}/{len(hits)} [{low:.2f}, {high:.2f}]"
 
 
 def spread(values: pd.Series, spec: str = "g") -> str:

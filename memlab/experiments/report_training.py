@@ -6,12 +6,12 @@ import pandas as pd
 
 from memlab.experiments.optimizer_study import halves, ranking
 from memlab.experiments.recovery import shares, summary
-from memlab.experiments.report_tables import Rows, Table, ends, percent, share, spread, table
+from memlab.experiments.report_tables import Rows, Table, ends, percent, spread, table
 from memlab.experiments.sink_position import PLAIN
 from memlab.experiments.sink_position import summary as sink_summary
 from memlab.experiments.speed import ratios
 from memlab.experiments.tables import stored
-from memlab.measures.statistics import Estimate
+from memlab.measures.statistics import Estimate, share_label
 from memlab.texts import data_folder
 
 # The search ------------------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ SCREEN: dict[str, tuple[str, ...]] = {
 def _optimizer_screen() -> Rows:
     runs = stored("recipe-screen")
     places = ranking(runs).set_index("contender")
-    exact = runs.groupby("contender").exact.agg(share)
+    exact = runs.groupby("contender").exact.agg(share_label)
     for setting, names in SCREEN.items():
         rows = places.loc[[*names]]
         steps = [f"{row.median_steps:g}" if row.share > 0.5 else "–" for row in rows.itertuples()]

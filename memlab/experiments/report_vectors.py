@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 
 from memlab.experiments.precision import survived
-from memlab.experiments.report_tables import Rows, Table, ends, share, table
+from memlab.experiments.report_tables import Rows, Table, ends, table
 from memlab.experiments.tables import stored
 from memlab.measures import geometry, prediction
 from memlab.measures.capacity import exact_estimates, horizons
 from memlab.measures.capacity_fits import doublings, saturations
 from memlab.measures.capacity_report import ratio_of_horizons
-from memlab.measures.statistics import median_interval
+from memlab.measures.statistics import median_interval, share_label
 from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store
 
@@ -101,7 +101,7 @@ def _published_protocol() -> Rows:
     runs = stored("capacity").query("protocol == 'paper2025'")
     for (texts, tokens), some in runs.groupby(["texts", "length"], sort=False):
         forced = f"{some.accuracy.mean():.3f}", f"{(some.accuracy == 1).sum()}/{len(some)}"
-        yield texts, tokens, *forced, share(some.exact), f"{some.steps.median():,g}"
+        yield texts, tokens, *forced, share_label(some.exact), f"{some.steps.median():,g}"
 
 
 # Stored form -------------------------------------------------------------------------------------------------------

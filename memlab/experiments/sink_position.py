@@ -16,7 +16,7 @@ import torch
 from memlab.decoding.decode import context_of
 from memlab.experiments.session import Session
 from memlab.experiments.tables import require_columns
-from memlab.measures.statistics import Estimate, bootstrap, share_interval
+from memlab.measures.statistics import Estimate, bootstrap, share_label
 from memlab.models import FrozenLM, Passage
 from memlab.probes.attention import attention_mass
 from memlab.recipes import Recipe
@@ -115,8 +115,6 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (model, placement), group in table.groupby(["model", "placement"], sort=False):
-        hits = int(group.exact.sum())
-        low, high = share_interval(hits, len(group))
         plain = table[(table.model == model) & (table.placement == PLAIN)].set_index("text_id").steps
         log_ratios = group.assign(
             log=np.log(group.steps.clip(1).to_numpy() / plain.clip(1).loc[group.text_id].to_numpy())
@@ -126,7 +124,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             {
                 "model": model,
                 "placement": placement,
-                "exact": f"{hits}/{len(group)} [{low:.2f}, {high:.2f}]",
+                "exact": share_label(group.exact),
                 "first token right": f"{int(group.first_right.sum())}/{len(group)}",
                 "steps": group.steps.median(),
                 "steps, over without": "1" if placement == PLAIN else format(ratio, ".2f"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from memlab.measures import capacity, capacity_fits
-from memlab.measures.statistics import Estimate, median_interval, share_interval
+from memlab.measures.statistics import Estimate, median_interval, share_label
 
 
 def summaries(runs: pd.DataFrame, d: int, vocabulary: int) -> dict[str, pd.DataFrame]:
@@ -104,9 +104,7 @@ def exact_at_equal_bits(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     capacity.require_one_recipe(runs)
     for (bits, kind, k), group in runs.groupby(["bits_asked", "texts", "k"], sort=False):
-        low, high = share_interval(group.exact.sum(), len(group))
-        share = f"{group.exact.sum()}/{len(group)} [{low:.2f}, {high:.2f}]"
-        rows.append((bits, kind, k, f"{group.length.median():.0f}", share))
+        rows.append((bits, kind, k, f"{group.length.median():.0f}", share_label(group.exact)))
     return pd.DataFrame(rows, columns=["bits", "texts", "k", "tokens, median", "exact"])
 
 

@@ -64,6 +64,13 @@ def share_interval(hits: float, of: int) -> tuple[float, float]:
     return float(max(0.0, low)), float(min(1.0, high))
 
 
+def share_label(hits: Any) -> str:
+    """``hits`` (n,), true or false, as "3/4 [0.30, 0.95]": with a 95 % Wilson interval."""
+    count = int(np.sum(hits))
+    low, high = share_interval(count, len(hits))
+    return f"{count}/{len(hits)} [{low:.2f}, {high:.2f}]"
+
+
 def bootstrap(
     statistic: Callable[[pd.DataFrame], float],
     table: pd.DataFrame,
