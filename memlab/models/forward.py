@@ -30,10 +30,19 @@ class ForwardPass:
     """Losses of one model. The weights may have any dtype.
 
     ``choice``: (whether backbone and head are called separately, name of the attention or None). Measured at the first
-    pass, unless it is given.
+    pass, unless it is given. ``takes_mask`` and ``changes_input``: see ``memlab.models.probe.Behaviour``.
     """
 
-    def __init__(self, model: Any, d: int, choice: tuple[bool, str | None] | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        d: int,
+        choice: tuple[bool, str | None] | None = None,
+        *,
+        takes_mask: bool = True,
+        changes_input: bool = False,
+    ) -> None:
+        self._takes_mask, self._changes_input = takes_mask, changes_input
         self._probe = torch.randn(2, 24, d, generator=torch.Generator().manual_seed(0))
         self._model = model
         if choice and choice[1]:
@@ -51,15 +60,21 @@ class ForwardPass:
         belongs on the right.
         """
         split, attention = self._choice or self._choose()
+        if self._changes_input:
+            embeddings = embeddings.clone()
         with _attention(model, attention if embeddings.shape[1] <= self._longest else None):
             if split:
                 hidden = model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
                 head = model.get_output_embeddings()
                 hidden = hidden.flatten(0, 1).index_select(0, at)  # a boolean mask would wait for the device
+                hidden = hidden.to(head.weight.dtype)  # Mamba's residual stream is float32 whatever its weights are
                 return _Losses.apply(hidden, head.weight, getattr(head, "bias", None), targets)
-            keep = torch.zeros(embeddings.shape[:2], dtype=torch.bool, device=at.device)
-            keep.view(-1)[at] = True
-            logits = model(inputs_embeds=embeddings, use_cache=False, logits_to_keep=keep).logits
+            if self._takes_mask:
+                keep = torch.zeros(embeddings.shape[:2], dtype=torch.bool, device=at.device)
+                keep.view(-1)[at] = True
+                logits = model(inputs_embeds=embeddings, use_cache=False, logits_to_keep=keep).logits.flatten(0, -2)
+            else:
+                logits = model(inputs_embeds=embeddings, use_cache=False).logits.flatten(0, 1).index_select(0, at)
         return _Losses.apply(logits, None, None, targets)
 
     def fused(self, size: int) -> bool:
@@ -75,12 +90,12 @@ class ForwardPass:
         embedding = model.get_input_embeddings()
         tokens = torch.arange(min(256, embedding.num_embeddings), device=probe.device)
         probe = probe * embedding(tokens).std()
-        expected = model(inputs_embeds=probe, use_cache=False).logits
+        expected = model(inputs_embeds=probe.clone(), use_cache=False).logits
 
         def same(attention: str | None) -> bool:
             try:
                 with _attention(model, attention):
-                    hidden = model.base_model(inputs_embeds=probe, use_cache=False).last_hidden_state
+                    hidden = model.base_model(inputs_embeds=probe.clone(), use_cache=False).last_hidden_state
                 head = model.get_output_embeddings()
                 logits = linear(hidden, head.weight, getattr(head, "bias", None))
             except Exception:  # this family has another structure, so use the model's own forward

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import threading
+import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from memlab.models.forward import ForwardPass
 from memlab.models.hardware import best_device, best_dtype
 from memlab.models.passages import Cutter, Passage, PassageError
 from memlab.models.presets import PRESETS
+from memlab.models.probe import Behaviour, cast, probe
 from memlab.models.sources import ModelError
 from memlab.texts import Text, TextSpan, originals
 
@@ -57,8 +59,7 @@ class FrozenLM:
         self.model = model.to(device=self.device, dtype=torch.float32).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name, self.revision = name, revision
-        self.dtype = dtype or best_dtype(self.device)
-        """Dtype of training passes. Exact checks always use float32."""
+        self._dtype = dtype
         self.lock = threading.RLock()
         """Held during each forward pass, because notebook callbacks come from several threads."""
         self.loaded_with: dict[str, Any] = {}
@@ -67,15 +68,21 @@ class FrozenLM:
         """CUDA graphs of this model, see ``memlab.scoring.cuda_graphs``."""
         self._facts = sources.Facts(folder) if folder else None
         self._other_dtypes: dict[torch.dtype, Any] = {torch.float32: self.model}
-        self._embedding = self.model.get_input_embeddings()
         config = self.model.config.get_text_config()
         self.family = family_of(config.model_type)
-        self.vocabulary = int(self._embedding.num_embeddings)
-        """Rows of the embedding. Token ids are smaller than this number."""
-        self.context = int(getattr(config, "max_position_embeddings", 0) or 0)
+        self.behaviour = self._measured_behaviour()
+        self._embedding = self.model.get_input_embeddings()
+        self.vocabulary = self.behaviour.vocabulary
+        """Number of tokens. Token ids are smaller than this number."""
+        self.context = max(0, int(getattr(config, "max_position_embeddings", 0) or 0))
         """Positions of the model; 0: no limit (state-space models)."""
         self._cutter = Cutter(tokenizer, name, self.vocabulary, self.context)
-        self._pass = ForwardPass(self.model, self.d)
+        self._pass = ForwardPass(
+            self.model,
+            self.d,
+            takes_mask=self.behaviour.takes_mask,
+            changes_input=self.behaviour.changes_input,
+        )
 
     @classmethod
     def from_model(cls, model: Any, tokenizer: Any = None, *, name: str = "my-model", **settings: Any) -> FrozenLM:
@@ -99,6 +106,30 @@ class FrozenLM:
         if self.folder is None or self.name in PRESETS or not (path := Path(self.name).expanduser()).exists():
             return self.name
         return str(path.absolute())
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Dtype of training passes. Exact checks always use float32."""
+        dtype = self._dtype or best_dtype(self.device)
+        if self._dtype is None and dtype != torch.float32:
+            try:
+                self.weights(dtype)
+            except ModelError as error:
+                warnings.warn(f"{error} Training uses float32.", stacklevel=2)
+                return torch.float32
+        return dtype
+
+    def _measured_behaviour(self) -> Behaviour:
+        import transformers
+
+        measured_with = {"torch": torch.__version__, "transformers": transformers.__version__}
+        stored = self._facts.known.get("behaviour") if self._facts else None
+        if stored and stored["measured_with"] == measured_with:
+            return Behaviour(**stored["values"])
+        behaviour = probe(self.model, self.family, self.name)
+        if self._facts:
+            self._facts.remember(behaviour={"measured_with": measured_with, "values": asdict(behaviour)})
+        return behaviour
 
     @property
     def has_files(self) -> bool:
@@ -245,12 +276,11 @@ class FrozenLM:
             return rows.float()
 
     def weights(self, dtype: torch.dtype) -> Any:
-        """The model with its weights in ``dtype``. Buffers (rotary frequencies, say) keep their dtype."""
+        """The model with its weights in ``dtype``. Raises ``ModelError`` if the model cannot run in it."""
         with self.lock:
             if dtype not in self._other_dtypes:
-                # deepcopy uses these parameters instead of the originals, tied ones too, so no weight is copied twice.
-                cast = {id(p): torch.nn.Parameter(p.to(dtype), requires_grad=False) for p in self.model.parameters()}
-                self._other_dtypes[dtype] = copy.deepcopy(self.model, dict(cast)).eval()
+                given = self.embed(torch.arange(min(4, self.vocabulary))[None])
+                self._other_dtypes[dtype] = cast(self.model, dtype, given, self.name)
             return self._other_dtypes[dtype]
 
     def losses(
@@ -281,12 +311,17 @@ class FrozenLM:
         cache: Any = None,
     ) -> tuple[torch.Tensor, Any]:
         """Feed ``embeddings`` (b, s, d) or ``ids`` (b, s) after ``cache``. Returns (last logits (b, V), cache)."""
-        model = self.weights(dtype)
-        fed = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings.to(dtype)}
+        model, name = self.weights(dtype), self.behaviour.cache_name
+        last: dict[str, Any] = {"logits_to_keep": 1} if self.behaviour.takes_mask else {}
         with self.lock:
+            if name is None:  # this model has no usable cache, so the "cache" is all that was fed
+                rows = self.embed(ids) if embeddings is None else embeddings
+                fed = rows if cache is None else torch.cat([cache, rows], 1)
+                return model(inputs_embeds=fed.to(dtype, copy=True), use_cache=False, **last).logits[:, -1].float(), fed
+            given = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings.to(dtype, copy=True)}
             # The cache needs the name of its family: Mamba ignores past_key_values and starts again, without an error.
-            out = model(**fed, use_cache=True, logits_to_keep=1, **{self.family.cache_name: cache})
-        return out.logits[:, -1].float(), getattr(out, self.family.cache_name)
+            out = model(**given, use_cache=True, **last, **{name: cache})
+        return out.logits[:, -1].float(), getattr(out, name)
 
     @torch.no_grad()
     def _nats(self, ids: Sequence[int] | np.ndarray, prefix: tuple[int, ...]) -> np.ndarray:
