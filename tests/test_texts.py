@@ -49,7 +49,7 @@ def test_random_words_are_seeded_and_common():
 
 
 def test_random_words_are_drawn_from_the_whole_list():
-    from memlab.texts import _common_words
+    from memlab.texts.sources import _common_words
 
     assert len(_common_words()) == 93_628  # counted apart from the code, see arXiv 2502.13063 for the idea
     ranks = {w: i for i, w in enumerate(_common_words())}
@@ -73,7 +73,7 @@ def test_tables(tmp_path, ending):
         ending, lambda: file.write_text("\n".join(json.dumps(r) for r in frame.to_dict("records")))
     )()
     assert [(t.id, t.string) for t in from_path(file)] == [("x", "First, with a comma."), ("y", "Second.")]
-    with pytest.raises(TextError, match="no column body"):
+    with pytest.raises(TextError, match="no column 'body'"):
         from_path(file, column="body")
 
 
@@ -85,7 +85,7 @@ def test_tables(tmp_path, ending):
         ("binary.bin", bytes(range(256)), "not UTF-8"),
         ("nul.txt", b"abc\0def", "NUL"),
         ("bad.jsonl", b'{"text": "a"}\n{oops', "line 2 is not JSON"),
-        ("list.jsonl", b"[1, 2]", "row 1"),
+        ("list.jsonl", b"[1, 2]", "line 1"),
         ("none.jsonl", b'{"text": null}', "has no text"),
         ("bad.parquet", b"PAR1 not really", "cannot be read as parquet"),
     ],
@@ -149,7 +149,7 @@ def test_hugging_face_data_sets(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     assert [t.string for t in load_texts("pg19", count=2)] == ["Book 0.", "Book 1."]
     assert calls == [("emozilla/pg19", "validation", True)]
-    with pytest.raises(TextError, match=r"no column 'body'\. Give one of: text"):
+    with pytest.raises(TextError, match=r"no column 'body'\. .* The columns are: text"):
         hugging_face("a/b", column="body")
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=lambda *_, **__: 1 / 0))
     with pytest.raises(TextError, match="could not be read: ZeroDivisionError"):
