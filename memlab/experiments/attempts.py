@@ -12,6 +12,7 @@ from memlab.experiments.session import Session
 from memlab.experiments.tables import require_columns
 from memlab.models import FrozenLM, Passage, PassageError
 from memlab.recipes import Recipe
+from memlab.results.checks import EXACT, latest
 from memlab.results.mem_vector import MemVector
 from memlab.sweeps.dispatch import RunProgress
 from memlab.sweeps.runner import Job, Plan, run
@@ -88,7 +89,7 @@ def finished_rows(rows: Sequence[Row | None]) -> list[Row]:
 
 def attempt_row(text: Text, tokens: int, seed: int, mem: MemVector) -> Row:
     """The outcome of one attempt, with the columns ``ATTEMPT``."""
-    check = mem.checks[0]
+    check = latest(mem.checks)[EXACT]
     return {
         "text_id": text.id,
         "source": text.source,

@@ -16,7 +16,7 @@ from memlab.experiments.session import Session
 from memlab.measures.statistics import share_interval, share_label
 from memlab.models import PassageError
 from memlab.recipes import Recipe
-from memlab.results.checks import EXACT
+from memlab.results.checks import EXACT, latest
 from memlab.results.store import StoreError
 from memlab.sweeps.runner import Plan, run
 from memlab.texts import Text
@@ -67,7 +67,7 @@ def recovery(
         given = next((c for c in mem.checks if c.first_given), None)
         if given is None and mem.n > 1:
             given = decoding.check(lm, mem, first_given=True)
-        alone = next(c for c in mem.checks if c.settings == EXACT)
+        alone = latest(mem.checks)[EXACT]
         rows.append(
             {
                 "recipe": mem.recipe.name,

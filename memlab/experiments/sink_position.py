@@ -20,6 +20,7 @@ from memlab.measures.statistics import Estimate, bootstrap, share_label
 from memlab.models import FrozenLM, Passage
 from memlab.probes.attention import attention_mass
 from memlab.recipes import Recipe
+from memlab.results.checks import EXACT, latest
 from memlab.results.mem_vector import MemVector
 from memlab.sweeps.runner import Plan, run
 from memlab.texts import Text
@@ -66,7 +67,7 @@ def _row(lm: FrozenLM, mem: MemVector) -> dict[str, Any]:
         "text_id": mem.text.id,
         "tokens": mem.n,
         "exact": mem.exact,
-        "first_right": mem.checks[0].first_wrong != 0,
+        "first_right": latest(mem.checks)[EXACT].first_wrong != 0,
         "steps": mem.steps,
         "accuracy": mem.teacher_forced,
         "bits": mem.loss_bits,

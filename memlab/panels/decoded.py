@@ -10,7 +10,7 @@ import ipywidgets as w
 from memlab.decoding.decode import decode
 from memlab.models import FrozenLM
 from memlab.panels.style import STYLE, box
-from memlab.results.checks import EXACT
+from memlab.results.checks import EXACT, latest
 from memlab.results.mem_vector import MemVector
 
 
@@ -21,7 +21,7 @@ def readout(lm: FrozenLM, mem: MemVector) -> w.HTML:
 
 def readout_html(lm: FrozenLM, mem: MemVector, ids: Any) -> str:
     """HTML of the decoded token ids ``ids`` (n,) of a vector, wrong tokens marked, with a summary above."""
-    exact_check = next((c for c in mem.checks if c.settings == EXACT), None)
+    exact_check = latest(mem.checks).get(EXACT)
     truth = ids if mem.redaction else mem.token_ids  # a redacted vector has no token ids to compare with
     right = int((ids == truth).sum())
     verdict = "<b>exact</b>" if mem.exact else "<b>not exact</b>"

@@ -57,9 +57,18 @@ class Check:
         return self.dtype, self.batch, self.cache, self.first_given
 
 
+def latest(checks: Iterable[Check]) -> dict[tuple[str, int, bool, bool], Check]:
+    """The last check of each setting, by its settings. It says what is known now."""
+    return {check.settings: check for check in checks}
+
+
+def exact_check(checks: Iterable[Check]) -> Check | None:
+    """The latest check in the settings of ``EXACT``, if it passed."""
+    check = latest(checks).get(EXACT)
+    return check if check and check.exact else None
+
+
 def portability(checks: Iterable[Check]) -> bool | None:
-    """Whether a check passed in each setting of ``PORTABLE``. None if a setting has no check."""
-    checks = list(checks)
-    if not {c.settings for c in checks} >= set(PORTABLE):
-        return None
-    return {c.settings for c in checks if c.passed} >= set(PORTABLE)
+    """Whether the latest check in each setting of ``PORTABLE`` passed. None if a setting has no check."""
+    known = latest(checks)
+    return all(known[settings].passed for settings in PORTABLE) if known.keys() >= set(PORTABLE) else None

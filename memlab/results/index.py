@@ -18,7 +18,7 @@ import pandas as pd
 
 from memlab.recipes import Recipe, RecipeError
 from memlab.results.atomic import temporary_sibling
-from memlab.results.checks import Check, portability
+from memlab.results.checks import Check, exact_check, portability
 from memlab.results.mem_vector import read_metadata
 
 NAME = "index.parquet"
@@ -54,9 +54,9 @@ _COLUMNS: dict[str, _Column] = {
     "k": _plain("k"),
     "recipe": lambda metadata, checks, recipe: recipe.canonical(),
     "seed": lambda metadata, checks, recipe: recipe.seed,
-    "exact": lambda metadata, checks, recipe: any(c.exact for c in checks),
+    "exact": lambda metadata, checks, recipe: exact_check(checks) is not None,
     "portable": lambda metadata, checks, recipe: portability(checks),
-    "margin": lambda metadata, checks, recipe: next((float(c.margin) for c in checks if c.exact), None),
+    "margin": lambda metadata, checks, recipe: float(check.margin) if (check := exact_check(checks)) else None,
     "teacher_forced": _real("teacher_forced"),
     "first_given": _first_given,
     "loss_bits": _real("loss_bits"),

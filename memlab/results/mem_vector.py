@@ -18,7 +18,7 @@ from memlab.recipes import Recipe, RecipeError
 from memlab.results import file_format
 from memlab.results import metadata as md
 from memlab.results.atomic import atomic_write
-from memlab.results.checks import Check, portability
+from memlab.results.checks import Check, exact_check, portability
 from memlab.results.file_format import DamagedError, VectorError, canonical_json
 from memlab.texts import TextSpan
 
@@ -132,18 +132,18 @@ class MemVector:
 
     @property
     def exact(self) -> bool:
-        """Whether this vector passed an exact check."""
-        return any(c.exact for c in self.checks)
+        """Whether this vector passed its latest exact check."""
+        return exact_check(self.checks) is not None
 
     @property
     def portable(self) -> bool:
-        """Whether it passed in each setting of ``PORTABLE``. False also if one of these checks is missing."""
+        """Whether its latest check in each setting of ``PORTABLE`` passed. False also if one of them is missing."""
         return portability(self.checks) is True
 
     @property
     def margin(self) -> float | None:
-        """Smallest margin of the exact check, in logits. None without an exact check."""
-        return next((c.margin for c in self.checks if c.exact), None)
+        """Smallest margin of the latest exact check, in logits. None if it is not exact."""
+        return check.margin if (check := exact_check(self.checks)) else None
 
     @property
     def token_sha256(self) -> str:
@@ -286,7 +286,9 @@ class MemVector:
             raise DamagedError(f"{path} does not hold a vector: {error}") from None
         # Tables use the metadata alone, so the computed metadata must agree with the rest of the file.
         for name, (attribute, _) in _COMPUTED.items():
-            if metadata[name] != (value := getattr(vector, attribute)):
+            # Older versions wrote exact: true if any exact check passed, also if a later one failed.
+            older = name == "exact" and metadata[name] and any(c.exact for c in vector.checks)
+            if metadata[name] != (value := getattr(vector, attribute)) and not older:
                 raise DamagedError(f"{path} claims {name} {metadata[name]!s:.12}, but its contents give {value!s:.12}")
         return vector
 
