@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from memlab.models import PRESETS, FrozenLM, ModelError, PassageError, families, hardware, load
-from memlab.models import sources as sources_module
+from memlab.models.facts import Facts
 from memlab.models.passages import Cutter, sentence_starts
 from memlab.probes.attention import attention_layers
 from memlab.texts import Text, originals
@@ -100,12 +100,12 @@ def test_facts_are_forgotten_when_files_change(tmp_path):
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "w").write_text("a")
-    sources_module.Facts(folder).remember(fingerprint="x")
-    assert sources_module.Facts(folder).known == {"fingerprint": "x"}
+    Facts(folder).remember(fingerprint="x")
+    assert Facts(folder).known == {"fingerprint": "x"}
     (folder / ".memlab.7.tmp").write_text("another process writes facts")
-    assert sources_module.Facts(folder).known == {"fingerprint": "x"}
+    assert Facts(folder).known == {"fingerprint": "x"}
     (folder / "w").write_text("ab")
-    assert sources_module.Facts(folder).known == {}
+    assert Facts(folder).known == {}
 
 
 def test_origin_is_an_absolute_path_for_folders_and_the_name_for_presets(tmp_path, monkeypatch):

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from memlab.models import sources
+from memlab.models import identity
+from memlab.models.facts import Facts
 from memlab.models.families import family_of
 from memlab.models.forward import ForwardPass
 from memlab.models.hardware import best_device, best_dtype
@@ -52,10 +53,12 @@ class FrozenLM:
         folder: Path | None = None,
     ) -> None:
         self.device = torch.device(device or best_device())
-        self.folder = folder
+        self.folder = folder.absolute() if folder else None
         """Folder of its safetensors, configuration and tokenizer; None for a model that was built in memory."""
-        if folder is None and any(p.dtype != torch.float32 for p in model.parameters()):
-            self.fingerprint = _fingerprint_in_memory(model)  # of the weights before they become float32
+        if folder is None:
+            identity.refuse_adapters(model, name)
+            if any(p.dtype != torch.float32 for p in model.parameters()):
+                self.weights_hash = identity.weights_in_memory(model)  # of the weights before they become float32
         self.model = model.to(device=self.device, dtype=torch.float32).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name, self.revision = name, revision
@@ -64,9 +67,11 @@ class FrozenLM:
         """Held during each forward pass, because notebook callbacks come from several threads."""
         self.loaded_with: dict[str, Any] = {}
         """Arguments of ``load`` other than name, revision and device."""
+        self.unused_tensors: tuple[str, ...] = ()
+        """Names of stored tensors that the model has no place for."""
         self.graph_cache: Any = None
         """CUDA graphs of this model, see ``memlab.scoring.cuda_graphs``."""
-        self._facts = sources.Facts(folder) if folder else None
+        self._facts = Facts(folder) if folder else None
         self._other_dtypes: dict[torch.dtype, Any] = {torch.float32: self.model}
         config = self.model.config.get_text_config()
         self.family = family_of(config.model_type)
@@ -147,19 +152,24 @@ class FrozenLM:
         return sum(p.numel() for p in self.model.parameters())
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Hash of sorted (name, dtype, shape, bytes) of the stored weights."""
+    def weights_hash(self) -> str:
+        """Hash of sorted (name, dtype, shape, bytes) of the stored weights. Keys of old versions stand on it alone."""
         if self._facts and (stored := self._facts.known.get("fingerprint")):
             return str(stored)
-        digest = sources.fingerprint_of(self.folder) if self.folder else None
-        digest = digest or _fingerprint_in_memory(self.model)
+        digest = identity.weights_of(self.folder) if self.folder else None
+        digest = digest or identity.weights_in_memory(self.model)
         if self._facts:
             self._facts.remember(fingerprint=digest)
         return digest
 
     @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights and of the configuration fields that can change logits; see ``identity.fingerprint``."""
+        return identity.fingerprint(self.weights_hash, self.model, complete=not self.unused_tensors)
+
+    @cached_property
     def config_hash(self) -> str:
-        """Hash of the configuration. Not part of a key, because new versions of transformers add fields."""
+        """Hash of the whole configuration. Not part of a key, because new versions of transformers add fields."""
         return hashlib.sha256(json.dumps(self.model.config.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
 
     @property
@@ -332,17 +342,3 @@ class FrozenLM:
         with self.lock:
             nats = self.losses(self.embed(row[None, :-1]), at, row[1:], torch.float32)[0].cpu().double().numpy()
         return np.concatenate([[np.nan], nats]) if not prefix else nats[len(prefix) - 1 :]
-
-
-def _fingerprint_in_memory(model: Any) -> str:
-    digest = hashlib.sha256()
-    # named_parameters lists tied weights once, as a safetensors file does.
-    tensors = dict(model.named_parameters())
-    saved = set(model.state_dict())
-    tensors |= {name: b for name, b in model.named_buffers() if name in saved}
-    names = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-    for name, tensor in sorted(tensors.items()):
-        dtype = names.get(tensor.dtype, str(tensor.dtype))
-        digest.update(json.dumps([name, dtype, list(tensor.shape)]).encode())
-        digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -67,10 +67,13 @@ def _load(
         with _quiet():
             # trust_remote_code=False is explicit, because transformers would otherwise ask on the terminal.
             safe = bool(sources.weight_files(folder))
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=safe, trust_remote_code=False
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=safe, trust_remote_code=False, output_loading_info=True
             )
+            sources.require_complete(report, str(folder))
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except ModelError:
+        raise
     except Exception as error:  # configuration, tokenizer and weights raise many types
         raise ModelError(
             f"{name} cannot be loaded from {folder}: {type(error).__name__}: {error}. Give a causal language "
@@ -82,7 +85,9 @@ def _load(
         raise ModelError(
             f"{name} is not on the Hugging Face hub, so it has no revision {revision!r}. Leave revision out."
         )
-    return FrozenLM(model, tokenizer, name=name, revision=revision, device=device, dtype=dtype, folder=folder)
+    lm = FrozenLM(model, tokenizer, name=name, revision=revision, device=device, dtype=dtype, folder=folder)
+    lm.unused_tensors = tuple(sorted(report["unexpected_keys"]))
+    return lm
 
 
 @contextlib.contextmanager

