@@ -52,7 +52,7 @@ def test_decode_prints_the_text_and_nothing_else(cli, crammed, tmp_path):
     for what in (crammed["key"], crammed["key"][:8], crammed["file"]):
         result = cli("decode", what)
         assert (result.exit_code, result.stdout, result.stderr) == (0, "Hello, world.", "")
-    assert cli("decode", crammed["key"][:8], "--store", tmp_path / "elsewhere").exit_code == 1
+    assert cli("decode", crammed["key"][:8], "--store", tmp_path / "elsewhere").exit_code == 2
 
 
 def test_decode_refuses_other_weights_and_names_both(cli, crammed):
@@ -149,8 +149,8 @@ def bad_inputs(tmp_path):
         (["long.txt", "-n", "600"], "context of 512"),
         (["short.txt", "-n", "9"], "has 3 tokens"),
         (["short.txt", "-n", "0"], "at least 1 token"),
-        (["short.txt", "-k", "0"], "recipe.k is 0"),
-        (["short.txt", "--recipe", "best"], "no recipe is called 'best'"),
+        (["short.txt", "-k", "0"], "recipe's k is 0"),
+        (["short.txt", "--recipe", "best"], "No recipe is called 'best'"),
         (["short.txt", "--recipe", '{"speed": 9}'], "no field speed"),
         (["short.txt", "--model", "toy:nothing"], "toy:llama"),
         (["short.txt", "--model", "./none"], "no file or folder ./none"),
@@ -305,7 +305,7 @@ def test_standard_input_must_be_utf_8(cli):
 def test_a_mistyped_store_is_an_error(cli):
     for command in ("ls", "verify"):
         result = cli("store", command, "--store", "typo")
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "There is no store at typo" in result.stderr
 
 
@@ -367,6 +367,7 @@ def test_bench_precision_and_codecs(cli, crammed, tmp_path):
     assert "1 exact vectors" in result.stdout
     assert "float16" in result.stdout
     assert (tmp_path / "precision.parquet").exists()
+    (tmp_path / "nothing").mkdir()
     empty = cli("bench", "precision", "--store", tmp_path / "nothing", *TOY)
     assert empty.exit_code == 1
     assert "has no exact vectors of toy:gemma3" in empty.stderr
@@ -397,7 +398,7 @@ def test_a_new_experiment_needs_only_its_registry_entry(cli, tmp_path, monkeypat
     monkeypatch.setattr(bench.bench_app, "registered_commands", [*bench.bench_app.registered_commands])
     bench.register(Experiment("counting", "counting:count", "How many tokens there are."))
     for tokens in (7, 14):
-        result = cli("bench", "counting", *TOY, "--store", tmp_path, "--out", "table.parquet")
+        result = cli("bench", "counting", *TOY, "--store", tmp_path / "store", "--out", "table.parquet")
         assert result.exit_code == 0, result.output
         assert "counting\n<FrozenLM toy:gemma3" in result.stdout
         assert pd.read_parquet(tmp_path / "table.parquet").tokens.item() == tokens

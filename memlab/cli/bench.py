@@ -11,9 +11,10 @@ import typer
 
 from memlab.cli.bench_horizon import bench_horizon
 from memlab.cli.bench_machine import bench_step_profile, bench_store_crash, bench_store_scale
-from memlab.cli.bench_vectors import bench_bundled, bench_codecs, bench_geometry, bench_precision
-from memlab.cli.common import ModelOption, StoreOption, TextsOption, fail, recipe_of, reports_errors
+from memlab.cli.bench_vectors import bench_bundled, bench_codecs, bench_geometry, bench_precision, bench_travel
+from memlab.cli.common import ModelOption, OutOption, StoreOption, TextsOption, fail, recipe_of, reports_errors
 from memlab.cli.old_names import RenamedGroup
+from memlab.cli.outputs import file_option
 from memlab.cli.report import bench_report
 from memlab.experiments.registry import EXPERIMENTS, Experiment
 from memlab.experiments.tables import read_table, write_table
@@ -31,14 +32,14 @@ bench_app = typer.Typer(
 def bench_recovery(
     texts: TextsOption = "originals",
     count: Annotated[int, typer.Option(help="passages, one from each text", min=1)] = 8,
-    tokens: Annotated[int, typer.Option("--tokens", "-n", help="tokens of each passage")] = 32,
+    tokens: Annotated[int, typer.Option("--tokens", "-n", help="tokens of each passage", min=1)] = 32,
     recipe: Annotated[
         list[str] | None,
         typer.Option("--recipe", help="a recipe by name or as JSON; repeatable [default: default, paper2025]"),
     ] = None,
     model: ModelOption = "smollm2-135m",
     store: StoreOption = None,
-    out: Annotated[Path | None, typer.Option("--out", help="also write the table of passages to this CSV file")] = None,
+    out: OutOption = None,
 ) -> None:
     """Three readings: teacher-forced, first token given, and from the vector alone."""
     recipes = [recipe_of(name) for name in recipe or ["default", "paper2025"]]
@@ -66,17 +67,17 @@ def bench_speed(
     texts: TextsOption = "originals",
     count: Annotated[int, typer.Option(help="passages of each length, one from each text", min=1)] = 6,
     tokens: Annotated[
-        list[int] | None, typer.Option("--tokens", "-n", help="length in tokens; repeatable [default: 32, 16]")
+        list[int] | None, typer.Option("--tokens", "-n", help="length in tokens; repeatable [default: 32, 16]", min=1)
     ] = None,
     against: Annotated[
         list[str] | None,
         typer.Option(help="published recipe to compare with; repeatable [default: paper2025, progressive2026]"),
     ] = None,
     model: ModelOption = "smollm2-135m",
-    out: Annotated[Path, typer.Option(help="Parquet table; written after each passage, and read to resume")] = Path(
-        "bench-speed.parquet"
-    ),
-    picture: Annotated[Path | None, typer.Option(help="also draw the table: .png or .svg")] = None,
+    out: Annotated[
+        Path, file_option("Parquet table; written after each passage, and read to resume", ".parquet")
+    ] = Path("bench-speed.parquet"),
+    picture: Annotated[Path | None, file_option("also draw the table: .png or .svg", ".png", ".svg")] = None,
 ) -> None:
     """Published recipes run as published: batch 1, float32, their own stop rules. Takes hours."""
     from memlab.charts import save, speed_chart
@@ -104,7 +105,7 @@ def bench_optimizer(
     store: StoreOption = None,
     only: Annotated[list[str] | None, typer.Option(help="name of a contender; repeatable [default: all]")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Parquet table; written after each contender, and read to resume")
+        Path | None, file_option("Parquet table; written after each contender, and read to resume", ".parquet")
     ] = None,
 ) -> None:
     """Two stages: many settings on a few passages (screen), then the best of them on many passages (final)."""
@@ -139,11 +140,12 @@ def bench_sink(
     texts: TextsOption = "originals",
     count: Annotated[int, typer.Option(help="passages, one from each text", min=1)] = 8,
     tokens: Annotated[
-        int, typer.Option("--tokens", "-n", help="tokens of each passage; for a toy a quarter of them, at random")
+        int,
+        typer.Option("--tokens", "-n", help="tokens of each passage; for a toy a quarter of them, at random", min=1),
     ] = 32,
     store: StoreOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Parquet table; written after each model, and read to resume")
+        Path | None, file_option("Parquet table; written after each model, and read to resume", ".parquet")
     ] = None,
 ) -> None:
     """Trains each passage with each position of the token, and compares the steps."""
@@ -176,6 +178,7 @@ COMMANDS = {
     "codecs": bench_codecs,
     "geometry": bench_geometry,
     "bundled": bench_bundled,
+    "travel": bench_travel,
     "step-profile": bench_step_profile,
     "store-crash": bench_store_crash,
     "store-scale": bench_store_scale,
@@ -190,7 +193,9 @@ def session_command(experiment: Experiment) -> Callable[..., None]:
     def command(
         model: ModelOption = "smollm2-135m",
         store: StoreOption = None,
-        out: Annotated[Path | None, typer.Option(help="Parquet table; written at the end, and read to resume")] = None,
+        out: Annotated[
+            Path | None, file_option("Parquet table; written at the end, and read to resume", ".parquet")
+        ] = None,
     ) -> None:
         from memlab.experiments.session import Session
         from memlab.models import load

@@ -18,6 +18,7 @@ from memlab.cli.common import (
     reports_errors,
     update_table,
 )
+from memlab.cli.outputs import file_option
 from memlab.experiments.tables import read_table
 from memlab.results.store import Store
 from memlab.texts import load_texts
@@ -42,7 +43,9 @@ def bench_horizon(
     ] = None,
     target: Annotated[
         int,
-        typer.Option(help="retry passages whose horizon is below this many tokens with stronger settings (0: off)"),
+        typer.Option(
+            help="retry passages whose horizon is below this many tokens with stronger settings (0: off)", min=0
+        ),
     ] = 0,
     model: ModelOption = "smollm2-135m",
     dtype: DtypeOption = None,
@@ -52,7 +55,7 @@ def bench_horizon(
         typer.Option(help="table of this command or of memlab capacity; runs in it are not repeated", exists=True),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Parquet table; written after each round, and read to resume")
+        Path | None, file_option("Parquet table; written after each round, and read to resume", ".parquet")
     ] = None,
 ) -> None:
     """With --target, also retries failures with stronger settings."""

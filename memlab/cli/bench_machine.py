@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from memlab.cli.common import ModelOption, OutOption, reports_errors
+from memlab.cli.outputs import folder_option
 from memlab.experiments.tables import write_table
 
 
@@ -30,6 +31,8 @@ def bench_step_profile(
     from memlab.models import load
 
     lm = random_weights(like) if like else load(model)
+    if lm.context and (longest := max(tokens for _, tokens in wanted)) > lm.context:
+        raise typer.BadParameter(f"{longest} tokens; {lm.name} has a context of {lm.context}", param_hint="SHAPES")
     table = profile_steps(lm, wanted)
     write_table(table, out)
     typer.echo(f"{lm!r}\n{table.round(3).to_string(index=False)}")
@@ -38,7 +41,7 @@ def bench_step_profile(
 @reports_errors
 def bench_store_crash(
     count: Annotated[int, typer.Option(help="writers to kill, one at a time", min=1)] = 200,
-    folder: Annotated[Path, typer.Option(help="store to write into; must not exist")] = Path("killed-store"),
+    folder: Annotated[Path, folder_option("store to write into; must not exist")] = Path("killed-store"),
 ) -> None:
     """Kills writers at random moments. Takes minutes, needs no model."""
     from memlab.experiments.store_stress import crash_writers
@@ -59,7 +62,7 @@ def bench_store_crash(
 def bench_store_scale(
     entries: Annotated[int, typer.Option(help="number of random results in the store", min=1)] = 100_000,
     folder: Annotated[
-        Path, typer.Option(help="store to write into; it is kept, and the next run adds what is missing")
+        Path, folder_option("store to write into; it is kept, and the next run adds what is missing")
     ] = Path("large-store"),
 ) -> None:
     """Fills a store with random results. Needs no model."""

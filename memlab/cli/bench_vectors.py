@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from memlab.cli.common import ModelOption, OutOption, StoreOption, recipe_of, reports_errors
-from memlab.experiments.tables import write_table
+from memlab.cli.outputs import file_option, folder_option
+from memlab.experiments.tables import read_table, write_table
 from memlab.results.store import Store, StoreError
 from memlab.texts import load_texts
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @reports_errors
@@ -34,7 +38,8 @@ def bench_precision(
     )
     from memlab.models import load
 
-    lm, source = load(model), Store(store)
+    source = Store.existing(store)
+    lm = load(model)
     mems = exact_vectors(source, lm, count)
     if not mems:
         raise StoreError(f"{source.path} has no exact vectors of {lm.name}. Make some with `memlab cram`.")
@@ -65,10 +70,10 @@ def bench_codecs(
         list[str] | None, typer.Option(help="texts, as in other commands; repeatable [default: originals, random]")
     ] = None,
     count: Annotated[int, typer.Option(help="passages of each of them", min=1)] = 12,
-    tokens: Annotated[int, typer.Option("--tokens", "-n", help="tokens of each passage")] = 64,
+    tokens: Annotated[int, typer.Option("--tokens", "-n", help="tokens of each passage", min=1)] = 64,
     model: ModelOption = "smollm2-135m",
     store: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="store with the vectors of these passages [default: the bundled vectors]"),
     ] = None,
     out: OutOption = None,
@@ -80,9 +85,9 @@ def bench_codecs(
     from memlab.experiments.precision import exact_vectors
     from memlab.models import load
 
-    lm = load(model)
+    source = Store.existing(store) if store else Store.bundled()
     chosen = {name: load_texts(name, count=count) for name in texts or ["originals", "random"]}
-    source = Store(store) if store else Store.bundled()
+    lm = load(model)
     mems = exact_vectors(source, lm, len(source.table()), tokens=tokens)
     tables = [
         coding(lm, [lm.passage(t, tokens) for t in some], mems).assign(texts=name) for name, some in chosen.items()
@@ -102,8 +107,8 @@ def bench_codecs(
 def bench_bundled(
     model: ModelOption = "smollm2-135m",
     store: StoreOption = None,
-    out: Annotated[Path, typer.Option(help="store that receives the exact vectors")] = Path("data/store"),
-    trajectories: Annotated[Path, typer.Option(help="file that receives the trajectories")] = Path(
+    out: Annotated[Path, folder_option("store that receives the exact vectors")] = Path("data/store"),
+    trajectories: Annotated[Path, file_option("file that receives the trajectories", ".safetensors")] = Path(
         "data/trajectories.safetensors"
     ),
 ) -> None:
@@ -112,8 +117,9 @@ def bench_bundled(
     from memlab.experiments.session import Session
     from memlab.models import load
 
+    source, target = Store(store), Store(out)
     lm = load(model)
-    mems = bundled_vectors.train_bundled(Session(lm, Store(store), log=typer.echo), Store(out))
+    mems = bundled_vectors.train_bundled(Session(lm, source, log=typer.echo), target)
     passages = [lm.passage(text, 32) for name in ("originals", "random") for text in load_texts(name, count=4)]
     bundled_vectors.write_trajectories(lm, passages, recipe_of("default"), trajectories)
     vectors = f"{len({mem.key for mem in mems})} exact vectors in {out}"
@@ -125,20 +131,46 @@ def bench_geometry(
     tables: Annotated[list[str] | None, typer.Argument(help="tables to make [default: all]")] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(help="length of the passages in tokens [default: each table's own, mostly 32]"),
+        typer.Option(help="length of the passages in tokens [default: each table's own, mostly 32]", min=1),
     ] = None,
     model: ModelOption = "smollm2-135m",
-    store: Annotated[Path | None, typer.Option(help="store with the vectors [default: the bundled vectors]")] = None,
-    out: Annotated[Path, typer.Option(help="folder that receives geometry-NAME.parquet")] = Path("data/bench"),
+    store: Annotated[str | None, typer.Option(help="store with the vectors [default: the bundled vectors]")] = None,
+    out: Annotated[Path, folder_option("folder that receives geometry-NAME.parquet")] = Path("data/bench"),
 ) -> None:
     """Makes the geometry tables of the notebooks."""
     from memlab.experiments.geometry_tables import geometry_tables
     from memlab.experiments.session import Session
     from memlab.models import load
 
-    lm, vectors = load(model), Store(store) if store else Store.bundled()
+    vectors = Store.existing(store) if store else Store.bundled()
+    lm = load(model)
     started = time.perf_counter()
     for name, table in geometry_tables(Session(lm, Store()), vectors, tables or (), tokens=tokens):
         write_table(table, out / f"geometry-{name}.parquet")
         typer.echo(f"{name}: {len(table)} rows, {time.perf_counter() - started:.0f} s")
         started = time.perf_counter()
+
+
+@reports_errors
+def bench_travel(
+    model: ModelOption = "smollm2-135m",
+    store: Annotated[Path | None, typer.Option(help="store with the vectors [default: the bundled vectors]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Parquet table; written after each vector, and read to resume")
+    ] = None,
+) -> None:
+    """Decodes 50 vectors of 32 tokens in each, and other lengths in llama.cpp, which `make travel` installs."""
+    from memlab.experiments.session import Session
+    from memlab.experiments.travel import arrived, margin_auc, travel
+    from memlab.models import load
+
+    lm, vectors = load(model), Store(store) if store else Store.bundled()
+
+    def save(rows: pd.DataFrame) -> None:
+        write_table(rows, out)
+
+    table = travel(Session(lm, vectors, read_table(out), typer.echo, save))
+    if not len(table):
+        raise StoreError(f"{vectors.path} has no exact vectors of {lm.name}. Make some with `memlab cram`.")
+    typer.echo(f"{lm!r}\n{arrived(table).round(2).to_string(index=False)}")
+    typer.echo(f"a failing vector has the smaller margin: {margin_auc(table):.2f} (0.5: no better than chance)")

@@ -26,6 +26,7 @@ from memlab.cli.common import (
     texts_of,
     update_table,
 )
+from memlab.cli.outputs import file_option
 from memlab.experiments.tables import read_table, require_columns, stored
 from memlab.results.store import Store
 from memlab.texts import is_unlimited, load_texts
@@ -75,8 +76,8 @@ def capacity_command(
     store: StoreOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", help="Parquet table, one row per run; written as runs finish, read to resume, other rows stay"
+        file_option(
+            "Parquet table, one row per run; written as runs finish, read to resume, other rows stay", ".parquet"
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -131,6 +132,8 @@ def capacity_command(
         costs = numbers(bits, "--bits")
         tables.append(capacity.equal_information(session, by_kind, bits=costs, recipe=wanted, **common))
     runs = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
+    if not len(runs):
+        raise fail("Every run was left out, so nothing was measured. The reasons are above.", 2)
     write(runs.iloc[:0])
     shown = summaries(runs, lm.d, lm.vocabulary)
     if as_json:

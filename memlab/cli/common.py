@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memlab.cli.outputs import file_option
 from memlab.errors import MemlabError
 from memlab.experiments.tables import read_table, write_table
 from memlab.recipes import Recipe
@@ -33,9 +34,11 @@ TextsOption = Annotated[str, typer.Option(help=f"{SOURCE_NAMES}, or a path")]
 ManyTextsOption = Annotated[
     list[str] | None, typer.Option("--texts", help=f"{SOURCE_NAMES}, or a path; repeatable [default: originals]")
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", help="also write the table to this Parquet file")]
+OutOption = Annotated[
+    Path | None, file_option("also write the table to this file: .parquet or .csv", ".parquet", ".csv")
+]
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="folder of results [default: MEMLAB_STORE, or the user's cache]")
+    str | None, typer.Option("--store", help="folder of results [default: MEMLAB_STORE, or the user's cache]")
 ]
 RevisionOption = Annotated[str | None, typer.Option(help="branch, tag or commit of a Hugging Face model")]
 BinOption = Annotated[
@@ -106,10 +109,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 def recipe_of(name: str, **changes: Any) -> Recipe:
     """The recipe of this name, or the default changed by a JSON object. ``changes`` that are not None come last."""
-    given = {field: value for field, value in changes.items() if value is not None}
-    if name.lstrip().startswith("{"):
-        return Recipe.from_json(name, Recipe.default()).replace(**given)
-    return Recipe.named(name, **given)
+    return Recipe.of(name).replace(**{field: value for field, value in changes.items() if value is not None})
 
 
 def texts_of(files: list[str] | None, text: str | None, verb: str) -> list[Text]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memlab.cli.common import NOT_EXACT, JsonOption, StoreOption, reports_errors
+from memlab.cli.common import NOT_EXACT, JsonOption, StoreOption, fail, reports_errors
 from memlab.results.store import Store
 from memlab.sweeps.plan_file import PlanFile
 
@@ -54,6 +54,8 @@ def run_command(
         before |= {"seconds, likely": round(time_left.likely), "seconds, at most": round(time_left.at_most)}
     if not as_json or dry:
         _print(before, as_json)
+    if plan.rejected and not len(plan):
+        raise fail("Every run of the plan was left out, so there is nothing to train. The reasons are above.", 2)
     if dry:
         return
     with ExitStack() as stack:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +13,10 @@ from typing import Annotated
 import typer
 
 from memlab.cli.common import JsonOption, StoreOption, reports_errors
+from memlab.cli.outputs import file_parser
 from memlab.results.checks import portability
 from memlab.results.mem_vector import DamagedError, MemVector, VectorError
-from memlab.results.store import Store, StoreError
+from memlab.results.store import NoResultError, Store, StoreError
 
 store_app = typer.Typer(help="List, inspect, verify, clean and move stored vectors.", no_args_is_help=True)
 
@@ -22,7 +25,7 @@ store_app = typer.Typer(help="List, inspect, verify, clean and move stored vecto
 @reports_errors
 def store_ls(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List the results."""
-    opened = _existing(store)
+    opened = Store.existing(store)
     table = opened.table()
     if as_json:
         typer.echo(table.to_json(orient="records", indent=1))
@@ -44,9 +47,9 @@ def store_show(
     """Print the metadata of one result as JSON."""
     from memlab.results.mem_vector import read_metadata
 
-    opened = Store(store)
+    opened = Store.existing(store)
     mem = open_vector(result, opened)
-    file = Path(result) if Path(result).is_file() else opened.file(mem.key)
+    file = Path(result) if os.path.isfile(result) else opened.file(mem.key)
     typer.echo(json.dumps({"file": str(file), "portable": portability(mem.checks)} | read_metadata(file), indent=1))
 
 
@@ -59,7 +62,7 @@ def store_verify(
     dry: Annotated[bool, typer.Option("--dry-run", help="report damaged files, but do not move them")] = False,
 ) -> None:
     """Read and re-hash every file. Damaged files are moved into quarantine."""
-    opened = _existing(store)
+    opened = Store.existing(store)
     wrong = opened.verify()
     keys = set(opened.keys())
     for key, error in wrong.items():
@@ -109,11 +112,13 @@ def store_gc(
     store: StoreOption = None,
     dry: Annotated[bool, typer.Option("--dry-run", help="list the files, but do not remove them")] = False,
     older: Annotated[
-        float, typer.Option(help="remove temporary files that were not written to for this many hours")
+        float, typer.Option(help="remove temporary files that were not written to for this many hours", min=0)
     ] = 1.0,
 ) -> None:
     """Remove temporary files of killed programs, and failure records and checkpoints that a result replaces."""
-    opened = _existing(store)
+    if not math.isfinite(older):
+        raise typer.BadParameter(f"{older} is not a number of hours", param_hint="--older")
+    opened = Store.existing(store)
     removed = opened.gc(older=3600 * older, dry=dry)
     for file in removed:
         typer.echo(str(file.relative_to(opened.path)))
@@ -124,7 +129,7 @@ def store_gc(
 @reports_errors
 def store_index(store: StoreOption = None) -> None:
     """Rebuild index.parquet from the files. Listing the store also updates it."""
-    opened = _existing(store)
+    opened = Store.existing(store)
     number, damaged = opened.reindex()
     for why in damaged:
         typer.echo(f"left out: {why}")
@@ -174,21 +179,22 @@ def _vector_files(paths: list[Path]) -> Iterator[Path]:
 @store_app.command("export")
 @reports_errors
 def store_export(
-    file: Annotated[Path, typer.Argument(help="tar file to write")],
+    file: Annotated[Path, typer.Argument(help="tar file to write", parser=file_parser(), metavar="FILE")],
     keys: Annotated[list[str] | None, typer.Argument(help="keys, or their beginnings [default: all]")] = None,
     store: StoreOption = None,
 ) -> None:
     """Pack results into one tar file."""
     from memlab.results.archive import export_tar
 
-    opened = _existing(store)
+    opened = Store.existing(store)
     typer.echo(f"{export_tar(opened, file, [opened.find(key) for key in keys] if keys else None)} results in {file}")
 
 
 @store_app.command("import")
 @reports_errors
 def store_import(
-    file: Annotated[Path, typer.Argument(help="tar file written by memlab store export")], store: StoreOption = None
+    file: Annotated[Path, typer.Argument(help="tar file written by memlab store export", exists=True, dir_okay=False)],
+    store: StoreOption = None,
 ) -> None:
     """Add the results of a tar file. Each is re-hashed first."""
     from memlab.results.archive import import_tar
@@ -203,18 +209,10 @@ def store_import(
         raise typer.Exit(1)
 
 
-def _existing(path: Path | None) -> Store:
-    """The store at a path. A store given by ``--store`` must exist, because its name may be mistyped."""
-    store = Store(path)
-    if path and not store.path.is_dir():
-        raise StoreError(f"There is no store at {path}. Give the folder that holds objects/ (--store, MEMLAB_STORE).")
-    return store
-
-
 def open_vector(result: str, store: Store) -> MemVector:
     """The vector of a file, or of a key in the store. The first characters of a key are enough."""
-    if Path(result).is_file():
+    if os.path.isfile(result):
         return MemVector.load(result)
     if "/" in result or result.endswith(".safetensors"):
-        raise VectorError(f"There is no file {result}. Give a vector file, or a key that `memlab store ls` shows.")
+        raise NoResultError(f"There is no file {result}. Give a vector file, or a key that `memlab store ls` shows.")
     return store.get(store.find(result))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
-from memlab.errors import MemlabError
+from memlab.errors import MemlabError, require_type
 from memlab.results.atomic import atomic_file, atomic_write
 from memlab.results.checkpoints import CheckpointStore
 from memlab.results.mem_vector import DamagedError, MemVector, VectorError
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".safetensors"
 _KEY = re.compile("[0-9a-f]{64}")
+_NAMES = {"objects", "failures", "quarantine", "unfinished", "index.parquet"}
+"""What a store keeps in its folder."""
 
 
 class StoreError(MemlabError, OSError):
@@ -39,7 +41,7 @@ class StoreError(MemlabError, OSError):
     >>> from memlab import Store
     >>> Store(tempfile.mkdtemp()).find("ab")
     Traceback (most recent call last):
-    memlab.results.store.StoreError: Key 'ab' is too short. Give at least 4 of its 64 characters.
+    memlab.results.store.NoResultError: Key 'ab' is too short. Give at least 4 of its 64 characters.
     """
 
     def __init__(self, message: str, unsaved: list[MemVector] | None = None, *, full: bool = False) -> None:
@@ -49,8 +51,23 @@ class StoreError(MemlabError, OSError):
         """True if the disk or a quota is full."""
 
 
+class NotAStoreError(StoreError):
+    """A path that is not a store: a file, a folder of other files, or nothing."""
+
+    exit_code = 2
+
+
+class NoResultError(StoreError, KeyError):
+    """A key that the store does not have, or the start of a key that does not name exactly one result."""
+
+    exit_code = 2
+
+
 class Store:
     """Finished mem vectors on disk. ``Store()`` is in ``MEMLAB_STORE``, or else in the user's cache folder.
+
+    A folder that is empty or does not exist yet is a new store. Raises ``NotAStoreError`` for a file, and for a folder
+    of other files without ``objects/``.
 
     >>> import tempfile
     >>> from memlab import Store
@@ -61,8 +78,46 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, indexed: bool = True) -> None:
+        if path is None:
+            path = os.environ.get("MEMLAB_STORE") or user_cache_path("memlab") / "store"
+        require_type("The store's path", path, (str, os.PathLike), "the path of a folder")
+        if not str(path) or "\0" in str(path):
+            raise NotAStoreError(f"The store's path is {str(path)!r}. Give the path of a folder.")
         self._indexed = indexed
-        self.path = Path(path or os.environ.get("MEMLAB_STORE") or user_cache_path("memlab") / "store").expanduser()
+        try:
+            self.path = Path(path).expanduser()
+        except RuntimeError as error:  # "~nobody"
+            raise NotAStoreError(f"The store's path {path} cannot be found: {error} Give another folder.") from None
+        self._check_folder()
+
+    def _check_folder(self) -> None:
+        """Raise ``NotAStoreError`` for a file or a folder of something else: results must not be strewn into it."""
+        try:
+            names = [] if (self.path / "objects").is_dir() else os.listdir(self.path)
+        except FileNotFoundError:
+            return
+        except NotADirectoryError:
+            raise NotAStoreError(f"{self.path} is not a folder, so it cannot be a store. Give a folder.") from None
+        except OSError as error:
+            raise StoreError(
+                f"The store {self.path} cannot be read: {error.strerror or error}. "
+                "Fix the permissions, or choose another folder (--store, MEMLAB_STORE)."
+            ) from error
+        if others := [name for name in names if name[0] != "." and name not in _NAMES]:
+            raise NotAStoreError(
+                f"The folder {self.path} is not a store: it has no objects/, but it has {min(others)}. "
+                "Give a store, or an empty or new folder."
+            )
+
+    @classmethod
+    def existing(cls, path: str | os.PathLike[str] | None = None) -> Store:
+        """The store at this path, to read. Raises ``NotAStoreError`` if a given path is absent: it may be mistyped."""
+        store = cls(path)
+        if path is not None and not store.path.is_dir():
+            raise NotAStoreError(
+                f"There is no store at {path}. Give the folder that holds objects/ (--store, MEMLAB_STORE)."
+            )
+        return store
 
     @classmethod
     def bundled(cls) -> Store:
@@ -77,7 +132,7 @@ class Store:
         return self.path / "objects" / key[:2] / f"{key}{_SUFFIX}"
 
     def __contains__(self, key: str) -> bool:
-        return self.file(key).exists()
+        return isinstance(key, str) and self.file(key).exists()
 
     def keys(self) -> Iterator[str]:
         """The keys of all files, in no order. A file can still be damaged: ``get`` verifies it."""
@@ -91,20 +146,24 @@ class Store:
                 yield from (p for p in folder.iterdir() if p.name[0] != ".") if folder.is_dir() else [folder]
 
     def find(self, prefix: str) -> str:
-        """The one key that starts with ``prefix`` (at least 4 characters). Raises ``StoreError`` if none or many do."""
+        """The one key that starts with ``prefix``, 4 characters or more. Raises ``NoResultError`` if none or many."""
+        require_type("prefix", prefix, str, "the first characters of a key")
         if len(prefix) < 4:
-            raise StoreError(f"Key {prefix!r} is too short. Give at least 4 of its 64 characters.")
+            raise NoResultError(f"Key {prefix!r} is too short. Give at least 4 of its 64 characters.")
         keys = [k for k in self.keys() if k.startswith(prefix)]
         if len(keys) != 1:
             count = f"{len(keys)} results start" if keys else "No result starts"
-            raise StoreError(f"{count} with {prefix!r} in {self.path}. `memlab store ls` lists all keys.")
+            raise NoResultError(f"{count} with {prefix!r} in {self.path}. `memlab store ls` lists all keys.")
         return keys[0]
 
     def get(self, key: str) -> MemVector:
-        """The result of a key, its hash verified. Raises ``KeyError`` if absent, ``VectorError`` for a bad file."""
+        """The result of a key, its hash verified. Raises ``NoResultError``, or ``VectorError`` for a bad file."""
+        require_type("key", key, str, "a key: 64 characters, 0 to 9 and a to f")
+        if not _KEY.fullmatch(key):
+            raise NoResultError(f"{key!r} is not a key of 64 characters. `store.find` completes the start of a key.")
         file = self.file(key)
         if not file.exists():
-            raise KeyError(f"There is no result {key} in {self.path}. `memlab store ls` lists all keys.")
+            raise NoResultError(f"There is no result {key} in {self.path}. `memlab store ls` lists all keys.")
         vector = MemVector.load(file)
         if vector.key != key:
             raise DamagedError(f"{file} holds the result {vector.key}, not the result of its name")
@@ -125,6 +184,7 @@ class Store:
 
     def put(self, vector: MemVector) -> str:
         """Store a result and return its key. If the store has the key, the first file stays."""
+        require_type("vector", vector, MemVector, "a MemVector")
         if not vector.is_original:
             reason = vector.provenance.get("derived") or vector.provenance.get("interrupted")
             raise StoreError(f"{vector!r} is not what its key names ({reason}). Save it with vector.save(path).")
@@ -155,7 +215,7 @@ class Store:
             return None
         try:
             return self.get(key)
-        except KeyError:  # another program removed it
+        except NoResultError:  # another program removed it
             return None
         except DamagedError as error:
             self.set_aside(key, str(error))
@@ -185,11 +245,11 @@ class Store:
                 continue
             try:
                 self.get(path.stem)
-            except (VectorError, OSError) as error:
-                wrong[path.stem] = error
-            except KeyError as error:  # a broken link, or another program removed it
+            except NoResultError as error:  # a broken link, or another program removed it
                 if path.is_symlink() or path.exists():
                     wrong[path.stem] = StoreError(f"{path} is a broken link" if path.is_symlink() else str(error))
+            except (VectorError, OSError) as error:
+                wrong[path.stem] = error
         return wrong
 
     def table(self) -> pd.DataFrame:

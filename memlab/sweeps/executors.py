@@ -9,9 +9,11 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from memlab.errors import MemlabError
@@ -20,8 +22,14 @@ ExecutorFactory = Callable[[], Executor]
 """Makes an executor. Called again if the last one broke, as a process pool does when a worker is killed."""
 
 
+GUARD = (
+    "Worker processes run the script again when they start. Put the code that starts the run under "
+    '`if __name__ == "__main__":`.'
+)
+
+
 class WorkerError(MemlabError, RuntimeError):
-    """Workers that cannot be started or reached. The message says what to install or which address to give."""
+    """Workers that cannot be started or reached. The message says what to install, to change or to give."""
 
     exit_code = 2
 
@@ -31,8 +39,13 @@ def processes(count: int | None = None, *, threads: int | None = None) -> Iterat
     """Worker processes on this machine: one per GPU if there are GPUs, else ``count`` (2) that share the cores.
 
     Each uses ``threads`` threads (default: its share of the cores). Yields a factory for
-    ``run(plan, store, executor=...)``.
+    ``run(plan, store, executor=...)``. In a script, call it under ``if __name__ == "__main__":``, because each process
+    runs the script again when it starts. Raises ``WorkerError``.
     """
+    for name, value in (("count", count), ("threads", threads)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise WorkerError(f"{name} is {value!r}. Give a whole number above 0, or leave {name} out.")
+    _check_main_module()
     gpus = visible_gpus()
     number = count or len(gpus) or 2
     threads_each = threads or _share(number)
@@ -57,27 +70,38 @@ class _ProcessPool(Executor):
 
     def __init__(self, count: int, gpus: list[str], threads: int) -> None:
         self._gpus, self._threads = gpus, threads
+        self._context = multiprocessing.get_context("spawn")
         self._pools: list[ProcessPoolExecutor | None] = [None] * count
+        self._began = [self._context.Event() for _ in range(count)]
         self._last: list[Future[Any] | None] = [None] * count
         self._max_workers = count
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Give work to an idle process, or to the first one if none is idle."""
+        """Give work to an idle process, or to the first one if none is idle. Raises ``WorkerError``."""
         idle = (i for i, future in enumerate(self._last) if future is None or future.done())
         rank = next(idle, 0)
         try:
             future = (self._pools[rank] or self._start(rank)).submit(fn, *args, **kwargs)
         except BrokenExecutor:  # the process was killed: start another in its place
+            self._check_began(rank)
             future = self._start(rank).submit(fn, *args, **kwargs)
         self._last[rank] = future
         return future
 
     def _start(self, rank: int) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
         gpu = self._gpus[rank % len(self._gpus)] if self._gpus else None
-        pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(gpu, self._threads))
+        arguments = (gpu, self._threads, self._began[rank])
+        pool = ProcessPoolExecutor(1, mp_context=self._context, initializer=_begin, initargs=arguments)
         self._pools[rank] = pool
         return pool
+
+    def _check_began(self, rank: int) -> None:
+        """Raise ``WorkerError`` if a process ended by itself before it could take work: the next one would, too."""
+        for process in list((self._pools[rank]._processes or {}).values()):
+            process.join(5)
+            # A negative code means a signal, for example from the kernel because memory was short.
+            if not self._began[rank].is_set() and (process.exitcode or 0) >= 0:
+                raise WorkerError(f"A worker process ended while it started; see the lines above. {GUARD}") from None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End all processes after their current work."""
@@ -122,7 +146,11 @@ def dask_workers(where: str) -> Iterator[Workers]:
             count = where.partition(":")[2] or str(len(visible_gpus()) or 2)
             if not count.isdigit() or not int(count):
                 raise WorkerError(f"{where!r} has no valid number of workers. Give local, local:NUMBER, or an address.")
-            address = stack.enter_context(_local_cluster(int(count)))
+            _check_main_module()
+            try:
+                address = stack.enter_context(_local_cluster(int(count)))
+            except RuntimeError as error:
+                raise WorkerError(f"The Dask workers did not start ({error}); see the lines above. {GUARD}") from None
         try:
             client = stack.enter_context(Client(address, timeout=10))
         except (OSError, ValueError) as error:
@@ -167,8 +195,26 @@ def _share(count: int) -> int:
     return max(1, (os.cpu_count() or 1) // count)
 
 
-def _begin(gpu: str | None, threads: int) -> None:
+def _check_main_module() -> None:
+    """Raise ``WorkerError`` if new processes cannot run the main script again, and end a process that is doing so."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself tests this
+        raise SystemExit(f"memlab: error: {GUARD}")
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    if not file or getattr(main, "__spec__", None) is not None:  # a notebook, python -c, or python -m
+        return
+    try:
+        source = Path(file).read_text(errors="replace")
+    except OSError:  # "<stdin>"
+        raise WorkerError(f"Worker processes cannot run {file}. Save the script in a file, and run it.") from None
+    # Nothing but these names can tell the script that a worker runs it. Without them, no process needs to be tried.
+    if not any(name in source for name in ("__name__", "_process")):
+        raise WorkerError(GUARD)
+
+
+def _begin(gpu: str | None, threads: int, began: Any) -> None:
     """Set up a new process before it uses CUDA: the GPU that it may see, and its number of threads."""
+    began.set()
     # A terminal sends Ctrl-C to all its processes. Workers ignore it, so that they can finish their chunks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if gpu is not None:
