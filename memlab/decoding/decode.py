@@ -21,10 +21,15 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def require_weights(lm: FrozenLM, mem: MemVector) -> None:
-    """Raise ``ModelError`` if a vector was trained for other weights, ``VectorError`` if it does not fit the model."""
-    if mem.fingerprint != lm.fingerprint:
+    """Raise ``ModelError`` if a vector was trained for another model, ``VectorError`` if it does not fit the model.
+
+    Fingerprints of old versions name the weights alone. Such a vector is let through, because a decode or a check shows
+    what it does here.
+    """
+    if mem.fingerprint not in (lm.fingerprint, lm.weights_hash):
         same_name = mem.model == lm.name
-        fix = f"{lm.name} has changed. Load it at the vector's revision." if same_name else f"Load {mem.model}."
+        changed = f"The weights or the configuration of {lm.name} have changed. Load it at the vector's revision."
+        fix = changed if same_name else f"Load {mem.model}."
         raise ModelError(
             f"this vector was trained for {mem.model} (weights {mem.fingerprint[:12]}, revision {mem.revision}), "
             f"but the model is {lm.name} (weights {lm.fingerprint[:12]}, revision {lm.revision}). {fix}"

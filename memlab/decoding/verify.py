@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from tqdm.auto import tqdm
 
 from memlab.decoding.decode import check, decode
+from memlab.decoding.first_use import what_changed
 from memlab.models import FrozenLM, ModelError, PassageError, load
 from memlab.results.mem_vector import MemVector, VectorError
 from memlab.results.store import Store
@@ -70,12 +71,8 @@ def verify_sample(store: Store, number: int, *, seed: int = 0, progress: bool = 
 
 def _wrong(lm: FrozenLM, mem: MemVector) -> str | None:
     """Where the decode goes wrong; None if it is exact."""
-    origin = f"torch {mem.provenance.get('torch')} on {mem.provenance.get('machine')}"
-    then = f"it was exact with {origin}, with a margin of {mem.margin:.3g} logits"
     if mem.redaction:
         same_text = mem.matches(decode(lm, [mem], batch=1)[0])
-        return None if same_text else f"it decodes to another text than its hash names; {then}"
+        return None if same_text else what_changed(mem, None)
     new = check(lm, mem)
-    if new.exact:
-        return None
-    return f"token {(new.first_wrong or 0) + 1} of {new.tokens} is wrong, by {-new.margin:.3g} logits; {then}"
+    return None if new.exact else what_changed(mem, new)

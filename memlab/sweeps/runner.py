@@ -18,6 +18,7 @@ from memlab.sweeps.executors import ExecutorFactory
 from memlab.sweeps.retry import train_with_retries
 from memlab.texts import Text
 from memlab.training.cram import CramInterrupted, Progress, key_of
+from memlab.training.job import ADOPTED
 
 OnProgress = Callable[[RunProgress], bool | None]
 """Called during a run, about once a second or once a step. Returns True to stop the run."""
@@ -63,12 +64,12 @@ class Plan:
         cls,
         lm: FrozenLM,
         passages: Iterable[Passage],
-        recipes: Recipe | Iterable[Recipe],
+        recipes: Recipe | str | Iterable[Recipe | str],
         *,
         start: Sequence[MemVector] | None = None,
     ) -> Plan:
         """Every passage with every recipe, on one model. ``start``: the vectors to start from, one per passage."""
-        recipes = [recipes] if isinstance(recipes, Recipe) else list(recipes)
+        recipes = [Recipe.of(one) for one in ([recipes] if isinstance(recipes, (Recipe, str)) else recipes)]
         passages = list(passages)
         parents = list(start) if start is not None else [None] * len(passages)
         pairs = itertools.product(zip(passages, parents, strict=True), recipes)
@@ -81,12 +82,13 @@ class Plan:
         texts: Iterable[Text],
         *,
         tokens: int | Sequence[int | None] | None,
-        recipes: Recipe | Sequence[Recipe] | None = None,
+        recipes: Recipe | str | Sequence[Recipe | str] | None = None,
         seeds: Sequence[int] | None = None,
         start: int | str = 0,
     ) -> Plan:
         """The grid model x text x length x recipe x seed. A text that is too short goes to ``rejected``."""
-        recipes = [recipes or Recipe.default()] if not isinstance(recipes, Sequence) else list(recipes)
+        several = isinstance(recipes, Sequence) and not isinstance(recipes, str)
+        recipes = [Recipe.of(one) for one in (recipes if several else [recipes or "default"])]
         if seeds is not None:
             recipes = [r.replace(seed=s) for r in recipes for s in seeds]
         models = [models] if isinstance(models, (str, FrozenLM)) else list(models)
@@ -192,7 +194,7 @@ def run(
         report.results += [results[job.key] for job in jobs if job.key in results]
     place = {job.key: i for i, job in enumerate(plan)}
     report.results.sort(key=lambda mem: place[mem.key])
-    report.trained = len({mem.key for mem in report.results} - stored)
+    report.trained = len({mem.key for mem in report.results if ADOPTED not in mem.provenance} - stored)
     report.seconds = time.perf_counter() - began
     return report
 

@@ -5,6 +5,7 @@ Each passage has its own vectors, optimizer and step count. Finished passages le
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from memlab.decoding import decode as decoding
+from memlab.decoding.first_use import check_first_use, remember_exact
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.results.mem_vector import MemVector
@@ -88,7 +90,7 @@ class CramInterrupted(KeyboardInterrupt):
 def cram(
     lm: FrozenLM,
     passages: Passage | Sequence[Passage],
-    recipe: Recipe | Sequence[Recipe] | None = None,
+    recipe: Recipe | str | Sequence[Recipe | str] | None = None,
     store: Store | None = None,
     *,
     start: MemVector | Sequence[MemVector | None] | None = None,
@@ -104,7 +106,7 @@ def cram(
     >>> mem.exact, mem.mem.shape
     (True, (4, 384))
 
-    ``recipe`` is one for all passages or one per passage (default: ``Recipe.default()``). With a ``store``, only
+    ``recipe`` is a recipe or its name, or one per passage (default: ``Recipe.default()``). With a ``store``, only
     missing results are trained, and each result is stored as soon as it is done. A long training that was killed
     resumes from its last checkpoint, at most five minutes old. A training that was stopped between two steps, after
     more than a minute, resumes at that step. ``start`` gives vectors to start from instead of noise, one for all
@@ -119,7 +121,7 @@ def cram(
     Method: per-sample optimisation of input vectors, arXiv 2502.13063.
     """
     jobs = _jobs(lm, passages, recipe or Recipe.default(), start)
-    done, waiting = _look_up(jobs, store)
+    done, waiting = _look_up(lm, jobs, store)
     scheduler = BatchScheduler(lm, waiting, progress=progress)
     try:
         _train(scheduler, done, store=store, portable=portable, progress=progress, on_step=on_step)
@@ -156,11 +158,11 @@ def key_of(lm: FrozenLM, passage: Passage, recipe: Recipe, parent: MemVector | N
 def _jobs(
     lm: FrozenLM,
     passages: Passage | Sequence[Passage],
-    recipe: Recipe | Sequence[Recipe],
+    recipe: Recipe | str | Sequence[Recipe | str],
     start: MemVector | Sequence[MemVector | None] | None,
 ) -> list[TrainingJob]:
     passages = [passages] if isinstance(passages, Passage) else list(passages)
-    recipes = [recipe] * len(passages) if isinstance(recipe, Recipe) else list(recipe)
+    recipes = [Recipe.of(recipe)] * len(passages) if isinstance(recipe, (Recipe, str)) else list(map(Recipe.of, recipe))
     parents = list(start) if isinstance(start, Sequence) else [start] * len(passages)
     if not len(passages) == len(recipes) == len(parents):
         raise ValueError(
@@ -170,27 +172,41 @@ def _jobs(
     return [TrainingJob(lm, i, *job) for i, job in enumerate(zip(passages, recipes, parents, strict=True))]
 
 
-def _look_up(jobs: Sequence[TrainingJob], store: Store | None) -> tuple[dict[str, MemVector], list[TrainingJob]]:
+def _look_up(
+    lm: FrozenLM, jobs: Sequence[TrainingJob], store: Store | None
+) -> tuple[dict[str, MemVector], list[TrainingJob]]:
     """Results in the store, by key, and the jobs to train, each key once."""
     unique = {job.key: job for job in jobs}
-    if store is None:
-        done = {}
-    else:
-        done = {key: stored for key in unique if (stored := store.fetch(key))}
-        for key, stored in list(done.items()):
-            if stored.redaction:  # the passage is given, so its ids can be put back
-                ids = unique[key].passage.ids
-                if stored.matches(ids) and (restored := stored.restored(ids)).key == key:
-                    done[key] = restored
-                else:
-                    store.set_aside(key, f"{store.file(key)} is redacted, and its hash names another text or model")
-                    del done[key]
+    done: dict[str, MemVector] = {}
+    if store is not None:
+        stored = {key: mem for key, job in unique.items() if (mem := _stored(store, key, job))}
+        done = dict(zip(stored, check_first_use(lm, list(stored.values())), strict=True))
+        for key in unique.keys() - done.keys():
+            job = unique[key]
+            old = _stored(store, job.old_key, job) if job.old_key else None
+            if old and old.exact and (adopted := job.adopt(old)):
+                remember_exact(lm, adopted)
+                done[key] = adopted
+                with contextlib.suppress(StoreError):  # a store that cannot be written can still be used
+                    store.put(adopted)
         if len(done) < len(unique):
             store.check_writable()
         for key in unique.keys() - done.keys():
             unique[key].checkpoints = store.unfinished
     # Long passages first: passages of similar length train together, with little padding and no straggler at the end.
     return done, sorted((job for key, job in unique.items() if key not in done), key=lambda job: -job.row.length)
+
+
+def _stored(store: Store, key: str, job: TrainingJob) -> MemVector | None:
+    """The result of a key in the store, with its token ids; None if there is none that can be used."""
+    stored = store.fetch(key)
+    if stored is None or not stored.redaction:
+        return stored
+    ids = job.passage.ids  # the passage is given, so its ids can be put back
+    if stored.matches(ids) and (restored := stored.restored(ids)).key == key:
+        return restored
+    store.set_aside(key, f"{store.file(key)} is redacted, and its hash names another text or model")
+    return None
 
 
 def _train(
@@ -215,6 +231,8 @@ def _train(
                 # Record the result first, so that neither a store that fails nor an interrupt can lose it.
                 done[job.key] = job.result()
                 scheduler.running.remove(job)
+                if done[job.key].exact:
+                    remember_exact(job.lm, done[job.key])
                 try:
                     if portable and done[job.key].exact:
                         done[job.key] = decoding.check_portable(scheduler.lm, done[job.key])

@@ -28,6 +28,8 @@ TRACE_POINTS = 100
 """Largest number of points of loss and accuracy in a trace."""
 RECHECK_AFTER = 3
 """Steps to wait after a failed check."""
+ADOPTED = "adopted"
+"""Entry in the provenance of a copied result of an older version: the key of that result."""
 
 
 def initial_mem(lm: FrozenLM, passage: Passage, recipe: Recipe) -> torch.Tensor:
@@ -69,9 +71,13 @@ class TrainingJob:
         self._check_inputs()
         self.stop_rule = look_up(STOP_RULES, "stop", recipe.stop)
         self.parent_key = parent.lineage_id if parent else None
-        self.key = make_key(
-            lm.fingerprint, passage.ids, np.array(prefix), np.array(recipe.suffix), recipe, self.parent_key
-        )
+        inputs = passage.ids, np.array(prefix), np.array(recipe.suffix), recipe
+        self.key = make_key(lm.fingerprint, *inputs, self.parent_key)
+        self.old_key = ""
+        """The key that older versions gave this result. Empty if it is the same."""
+        if lm.weights_hash != lm.fingerprint:
+            adopted = parent.provenance.get(ADOPTED) if parent and parent.is_original else None
+            self.old_key = make_key(lm.weights_hash, *inputs, adopted or self.parent_key)
         self.state = self._fresh_state(torch.empty(0))
         self.optimizer: Optimizer
         self.preconditioner: Preconditioner | None = None
@@ -284,17 +290,8 @@ class TrainingJob:
 
     def result(self) -> MemVector:
         """The final vectors with their checks: exactly the vectors that were measured, not those one step later."""
-        mem = self._passed or self.snapshot()
-        accuracy, bits, _ = decoding.teacher_forced(self.lm, mem)
-        if not mem.checks:
-            mem = mem.with_checks(decoding.check(self.lm, mem))
-        if self.recipe.first_scored > 1 and mem.n > 1:
-            # The 2025 paper's code never trains the first token. A second check gives that token to the decode.
-            mem = mem.with_checks(decoding.check(self.lm, mem, first_given=True))
         return replace(
-            mem,
-            teacher_forced=accuracy,
-            loss_bits=bits if np.isfinite(bits) else None,
+            self._measured(self._passed or self.snapshot()),
             trace=self._trace_columns(),
             steps=self.state.steps,
             seconds=round(self.age, 3),
@@ -308,6 +305,25 @@ class TrainingJob:
                 **_provenance(self.lm),
             },
         )
+
+    def adopt(self, old: MemVector) -> MemVector | None:
+        """The result that an older version stored under ``old_key``, with today's key, if it is exact with this model.
+
+        Older keys stand on the weights alone, so the vector may have been trained with another configuration.
+        """
+        provenance = {**old.provenance, ADOPTED: old.key}
+        mine = replace(old, fingerprint=self.lm.fingerprint, parent=self.parent_key, checks=(), provenance=provenance)
+        return measured if (measured := self._measured(mine)).exact else None
+
+    def _measured(self, mem: MemVector) -> MemVector:
+        """The vectors with what this model does with them."""
+        accuracy, bits, _ = decoding.teacher_forced(self.lm, mem)
+        if not mem.checks:
+            mem = mem.with_checks(decoding.check(self.lm, mem))
+        if self.recipe.first_scored > 1 and mem.n > 1:
+            # The 2025 paper's code never trains the first token. A second check gives that token to the decode.
+            mem = mem.with_checks(decoding.check(self.lm, mem, first_given=True))
+        return replace(mem, teacher_forced=accuracy, loss_bits=bits if np.isfinite(bits) else None)
 
 
 def _provenance(lm: FrozenLM) -> dict[str, Any]:
