@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
+from collections.abc import Iterable
+from numbers import Integral
 from typing import Any, ClassVar
 
 
@@ -27,20 +30,45 @@ class MemlabError(Exception):
     """What to do next, if the message alone does not say it. The command line prints it after the message."""
 
 
-class WrongTypeError(MemlabError, TypeError):
-    """An argument of the wrong type. The message names the argument and says what to give."""
+class ArgumentError(MemlabError, ValueError, TypeError):
+    """An argument of a wrong type or value. The message names the argument and says what to give."""
 
     exit_code = 2
 
 
-def require_type(argument: str, value: Any, kind: type | tuple[type, ...], expected: str) -> None:
-    """Raise ``WrongTypeError`` if ``value`` is not of this kind. ``expected`` completes the sentence "Give ...".
+Kind = type | tuple[type, ...]
+
+
+def require_type(argument: str, value: Any, kind: Kind, expected: str) -> None:
+    """Raise ``ArgumentError`` if ``value`` is not of this kind. ``expected`` completes the sentence "Give ...".
 
     >>> require_type("store", "folder", int, "Store(folder)")
     Traceback (most recent call last):
-    memlab.errors.WrongTypeError: store is 'folder', which has the type str. Give Store(folder).
+    memlab.errors.ArgumentError: store is 'folder', which has the type str. Give Store(folder).
     """
     if not isinstance(value, kind):
-        raise WrongTypeError(
-            f"{argument} is {reprlib.repr(value)}, which has the type {type(value).__name__}. Give {expected}."
-        )
+        what = f"{reprlib.repr(value)}, which has the type {type(value).__name__}"
+        raise ArgumentError(f"{argument} is {what}. Give {expected}.")
+
+
+def require_path(argument: str, value: Any, expected: str) -> None:
+    """Raise ``ArgumentError`` if ``value`` is not a path. An empty one would be the current folder."""
+    require_type(argument, value, (str, os.PathLike), expected)
+    if not os.fspath(value):
+        raise ArgumentError(f"{argument} is empty. Give {expected}.")
+
+
+def require_count(argument: str, value: Any) -> None:
+    """Raise ``ArgumentError`` if ``value`` is not a whole number above 0."""
+    if not isinstance(value, Integral) or value < 1:
+        raise ArgumentError(f"{argument} is {reprlib.repr(value)}. Give a whole number above 0.")
+
+
+def as_list(argument: str, value: Any, kind: Kind, expected: str) -> list[Any]:
+    """One item of a kind, or several, as a list. Raises ``ArgumentError`` for anything else."""
+    if isinstance(value, kind):
+        return [value]
+    items = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    for item in items:
+        require_type(argument if item is value else f"an item of {argument}", item, kind, expected)
+    return items

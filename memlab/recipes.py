@@ -10,11 +10,15 @@ values are written out in ``Recipe.default()``.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
+
+import numpy as np
 
 from memlab.errors import MemlabError
 
@@ -83,7 +87,7 @@ class RecipeError(MemlabError, ValueError):
     ...     Recipe(rule="sgd")
     ... except RecipeError as error:
     ...     print(error)
-    recipe.rule is 'sgd'; expected one of: rotation, fullmatrix, adamw...
+    The recipe's rule is 'sgd'. Give one of: rotation, fullmatrix, adamw.
     """
 
     exit_code = 2
@@ -92,7 +96,7 @@ class RecipeError(MemlabError, ValueError):
 def look_up(table: Mapping[str, Entry], field: str, name: object) -> Entry:
     """The entry of that name in a table. Raises ``RecipeError``, which lists all names, for another name."""
     if not isinstance(name, str) or name not in table:
-        raise RecipeError(f"recipe.{field} is {name!r}; expected one of: {', '.join(table)}")
+        raise RecipeError(f"The recipe's {field} is {name!r:.80}. Give one of: {', '.join(table)}.")
     return table[name]
 
 
@@ -151,39 +155,51 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        # JSON has only lists, and a list cannot be hashed: store tuples.
-        for name in ("prefix", "suffix", "betas"):
-            value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
-        if isinstance(self.betas, tuple) and all(_is_number(b) for b in self.betas):
-            object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))  # (0, .9) equals (0.0, .9)
-
         def need(ok: bool, field: str, expected: str) -> None:
             if not ok:
-                raise RecipeError(f"recipe.{field} is {getattr(self, field)!r}; expected {expected}")
+                raise RecipeError(f"The recipe's {field} is {getattr(self, field)!r:.80}. Give {expected}.")
 
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, _plain(getattr(self, name)))
         smallest = dict(k=1, first_scored=1, budget=0, patience=0, history=1, seed=0, grow=0, token_budget=0)
         for name, low in smallest.items():
             value = getattr(self, name)
-            is_integer = isinstance(value, int) and not isinstance(value, bool)
+            if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+                object.__setattr__(self, name, value := int(value))  # a row of a pandas table often holds only floats
             # Tables hold no larger integers, and torch takes no larger seeds.
-            need(is_integer and low <= value < 2**63, name, f"an integer >= {low}, below 2**63")
+            need(_is_integer(value) and low <= value < 2**63, name, f"an integer from {low} to 2**63 - 1")
         for name in ("margin", "lr"):
             value = getattr(self, name)
-            need(_is_number(value) and value > 0, name, "a number > 0")
+            need(_is_number(value) and value > 0, name, "a finite number > 0")
         for name in ("damping", "weight_decay", "norm", "whiten"):
             value = getattr(self, name)
-            need(_is_number(value) and value >= 0, name, "a number >= 0")
+            need(_is_number(value) and value >= 0, name, "a finite number >= 0")
         look_up(STOP_RULES, "stop", self.stop)
         look_up(OPTIMIZERS, "rule", self.rule)
         look_up(SCHEDULES, "schedule", self.schedule)
         need(self.norm > 0 or self.rule != "rotation", "norm", "a number > 0, because the rule is rotation")
         pair = isinstance(self.betas, tuple) and len(self.betas) == 2
         need(pair and all(_is_number(b) and 0 <= b < 1 for b in self.betas), "betas", "two numbers in [0, 1)")
+        object.__setattr__(self, "betas", tuple(map(float, self.betas)))  # (0, .9) equals (0.0, .9)
         known = self.prefix in PREFIXES if isinstance(self.prefix, str) else _are_ids(self.prefix)
-        need(known, "prefix", f"one of: {', '.join(PREFIXES)}, or token ids")
-        need(_are_ids(self.suffix), "suffix", "token ids")
+        need(known, "prefix", f"one of: {', '.join(PREFIXES)}, or a list of token ids")
+        need(_are_ids(self.suffix), "suffix", "a list of token ids")
+
+    @classmethod
+    def of(cls, recipe: Self | str | Mapping[str, Any]) -> Self:
+        """A recipe, or the one of a name in ``NAMED``, or the default with other fields (a mapping or a JSON object).
+
+        >>> from memlab import Recipe
+        >>> Recipe.of("growing") == Recipe.growing(), Recipe.of({"k": 2}) == Recipe.default(k=2)
+        (True, True)
+        """
+        if isinstance(recipe, cls):
+            return recipe
+        if isinstance(recipe, Mapping):
+            return cls.default().replace(**_without_retired(recipe))
+        if isinstance(recipe, str):
+            return cls.from_json(recipe, cls.default()) if recipe.lstrip().startswith("{") else cls.named(recipe)
+        raise RecipeError(f"The recipe is {recipe!r:.80}. Give a Recipe, or one of: {', '.join(NAMED)}.")
 
     @classmethod
     def default(cls, **changes: Any) -> Self:
@@ -191,7 +207,7 @@ class Recipe:
         coordinates, a preconditioner from the passage's own gradients, until an exact check with a margin.
         """
         best = dict(rule="rotation", lr=0.4, schedule="inverse", norm=400.0, whiten=0.25, damping=0.01)
-        return cls(**(best | changes))  # type: ignore[arg-type]  # a dict of mixed types
+        return cls(**best).replace(**changes)  # type: ignore[arg-type]  # a dict of mixed types
 
     @classmethod
     def growing(cls, **changes: Any) -> Self:
@@ -206,7 +222,7 @@ class Recipe:
     @classmethod
     def fullmatrix(cls, **changes: Any) -> Self:
         """The first default of this project: full-matrix preconditioning, free norm, cosine schedule."""
-        return cls(**changes)
+        return cls().replace(**changes)
 
     @classmethod
     def paper2025(cls, **changes: Any) -> Self:
@@ -218,18 +234,10 @@ class Recipe:
         vector that was measured; their code saves the vector after the next step.
         """
         paper = dict(
-            prefix="none",
-            first_scored=2,
-            stop="teacher_forced",
-            budget=5000,
-            patience=2000,
-            rule="adamw",
-            lr=0.01,
-            betas=(0.9, 0.9),
-            weight_decay=0.01,
-            schedule="constant",
-        )
-        return cls(**(paper | changes))  # type: ignore[arg-type]  # a dict of mixed types
+            prefix="none", first_scored=2, stop="teacher_forced", budget=5000, patience=2000, rule="adamw", lr=0.01,
+            betas=(0.9, 0.9), weight_decay=0.01, schedule="constant",
+        )  # fmt: skip
+        return cls(**paper).replace(**changes)  # type: ignore[arg-type]  # a dict of mixed types
 
     @classmethod
     def progressive2026(cls, **changes: Any) -> Self:
@@ -242,29 +250,26 @@ class Recipe:
         changes little within one stage. Here it is constant.
         """
         theirs = dict(
-            prefix="none",
-            stop="teacher_forced",
-            grow=1,
-            budget=1_000_000,
-            patience=10_000,
-            rule="adamw",
-            lr=0.1,
-            betas=(0.9, 0.9),
-            weight_decay=0.01,
-            schedule="constant",
-        )
-        return cls(**(theirs | changes))  # type: ignore[arg-type]  # a dict of mixed types
+            prefix="none", stop="teacher_forced", grow=1, budget=1_000_000, patience=10_000, rule="adamw", lr=0.1,
+            betas=(0.9, 0.9), weight_decay=0.01, schedule="constant",
+        )  # fmt: skip
+        return cls(**theirs).replace(**changes)  # type: ignore[arg-type]  # a dict of mixed types
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> Self:
         """The recipe with this name, one of ``NAMED``."""
         if name not in NAMED:
-            raise RecipeError(f"no recipe is called {name!r}; choose one of: {', '.join(NAMED)}")
+            raise RecipeError(f"No recipe is called {name!r:.80}. Choose one of: {', '.join(NAMED)}.")
         recipe: Self = getattr(cls, name)(**changes)
         return recipe
 
     def replace(self, **changes: Any) -> Self:
-        """This recipe with some fields changed."""
+        """This recipe with some fields changed. Raises ``RecipeError`` for a field that recipes do not have."""
+        known = sorted(self.__dataclass_fields__)
+        if unknown := sorted(set(changes) - set(known)):
+            near = sorted({name for field in unknown for name in difflib.get_close_matches(field, known)})
+            guess = f"Did you mean {' or '.join(near)}? " if near else ""
+            raise RecipeError(f"A recipe has no field {', '.join(unknown)}. {guess}Its fields are: {', '.join(known)}.")
         return dataclasses.replace(self, **changes)
 
     def canonical(self) -> str:
@@ -289,15 +294,11 @@ class Recipe:
         """
         try:
             fields = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise RecipeError(f"this recipe is not valid JSON: {error}. Give an object of Recipe's fields.") from None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RecipeError(f"This recipe is not valid JSON: {error}. Give an object of Recipe's fields.") from None
         if not isinstance(fields, dict):
-            raise RecipeError(f"this recipe is a JSON {type(fields).__name__}. Give an object of Recipe's fields.")
-        fields = {name: value for name, value in fields.items() if name not in RETIRED or value != RETIRED[name]}
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(fields) - known):
-            raise RecipeError(f"a recipe has no field {', '.join(unknown)}; its fields are: {', '.join(sorted(known))}")
-        return base.replace(**fields) if base else cls(**fields)
+            raise RecipeError(f"This recipe is a JSON {type(fields).__name__}. Give an object of Recipe's fields.")
+        return (base or cls()).replace(**_without_retired(fields))
 
     @property
     def name(self) -> str:
@@ -316,16 +317,32 @@ class Recipe:
 NAMED = ("default", "growing", "fullmatrix", "paper2025", "progressive2026")
 
 
+def _without_retired(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in RETIRED or value != RETIRED[name]}
+
+
+def _plain(value: Any, deep: bool = True) -> Any:
+    """Numbers of numpy, arrays and lists as numbers and tuples of Python: a list cannot be hashed, JSON has no numpy.
+
+    A float32 or float16 becomes the shortest decimal that it stands for, 0.3 and not 0.30000001192092896. This is the
+    number that is trained with, and that the key is made of.
+    """
+    if isinstance(value, np.ndarray):
+        value = tuple(value) if value.ndim else value[()]
+    if deep and isinstance(value, (list, tuple)):
+        return tuple(_plain(one, deep=False) for one in value)
+    if isinstance(value, np.floating):
+        return float(str(value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer that no float can hold
-        return False
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _are_ids(value: Any) -> bool:
-    return isinstance(value, tuple) and all(
-        isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**63 for i in value
-    )
+    return isinstance(value, tuple) and all(_is_integer(i) and 0 <= i < 2**63 for i in value)

@@ -172,7 +172,7 @@ def test_new_schedules_and_stop_rules_are_one_line(toy, monkeypatch):
 @pytest.mark.parametrize(("field", "table"), [("rule", OPTIMIZERS), ("schedule", SCHEDULES), ("stop", STOP_RULES)])
 def test_an_unknown_name_raises_and_names_what_exists(toy, field, table):
     known = ", ".join(table)
-    with pytest.raises(RecipeError, match=f"recipe.{field} is 'sgd'; expected one of: {known}"):
+    with pytest.raises(RecipeError, match=f"recipe's {field} is 'sgd'. Give one of: {known}"):
         Recipe(**{field: "sgd"})
     forged = Recipe()
     object.__setattr__(forged, field, "sgd")  # as if a plug-in had removed its name again

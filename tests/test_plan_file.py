@@ -94,7 +94,7 @@ def test_an_invalid_recipe_raises_recipe_error(tmp_path):
     with pytest.raises(RecipeError, match="lr"):
         PlanFile.read(file)
     file.write_text('texts = ["originals"]\ntokens = [8]\nrecipes = ["guess"]')
-    with pytest.raises(RecipeError, match="no recipe is called"):
+    with pytest.raises(RecipeError, match="No recipe is called"):
         PlanFile.read(file)
 
 

@@ -88,7 +88,7 @@ def test_paper2025_is_the_published_protocol():
     ],
 )  # fmt: skip
 def test_bad_fields_are_named(field, value):
-    with pytest.raises(RecipeError, match=rf"recipe\.{field} is .*expected"):
+    with pytest.raises(RecipeError, match=rf"The recipe's {field} is .*\. Give .*\.$"):
         Recipe(**{field: value})
 
 

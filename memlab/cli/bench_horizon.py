@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memlab.cli.common import (
+    ColumnOption,
     DtypeOption,
     ManyTextsOption,
     ModelOption,
@@ -21,7 +23,7 @@ from memlab.cli.common import (
 from memlab.cli.outputs import file_option
 from memlab.experiments.tables import read_table
 from memlab.results.store import Store
-from memlab.texts import load_texts
+from memlab.texts import load_texts, with_unique_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 @reports_errors
 def bench_horizon(
     texts: ManyTextsOption = None,
+    column: ColumnOption = None,
     count: Annotated[int, typer.Option(help="passages of each of them", min=1)] = 12,
     lengths: Annotated[str, typer.Option(help="lengths to try, in tokens: first:last:stride")] = "32:256:16",
     first: Annotated[int, typer.Option(help="length to try first, in tokens")] = 128,
@@ -71,7 +74,8 @@ def bench_horizon(
     span = grid_of(lengths, first)
     wanted, other = recipe_of(recipe, budget=budget), recipe_of(compare_with) if compare_with else None
     lm = load(model, dtype=dtype)
-    chosen = [text for name in texts or ["originals"] for text in load_texts(name, count=count)]
+    named = (load_texts(name, count=count, column=column) for name in texts or ["originals"])
+    chosen = with_unique_ids(itertools.chain(*named))
     earlier = [table for table in (read_table(out), read_table(resume_from)) if table is not None]
     method = "growing" if wanted.grow else "ladder"
 

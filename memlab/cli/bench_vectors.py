@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memlab.cli.common import ModelOption, OutOption, StoreOption, recipe_of, reports_errors
+from memlab.cli.common import ColumnOption, ModelOption, OutOption, StoreOption, recipe_of, reports_errors
 from memlab.cli.outputs import file_option, folder_option
 from memlab.experiments.tables import read_table, write_table
 from memlab.results.store import Store, StoreError
@@ -69,6 +69,7 @@ def bench_codecs(
     texts: Annotated[
         list[str] | None, typer.Option(help="texts, as in other commands; repeatable [default: originals, random]")
     ] = None,
+    column: ColumnOption = None,
     count: Annotated[int, typer.Option(help="passages of each of them", min=1)] = 12,
     tokens: Annotated[int, typer.Option("--tokens", "-n", help="tokens of each passage", min=1)] = 64,
     model: ModelOption = "smollm2-135m",
@@ -86,7 +87,7 @@ def bench_codecs(
     from memlab.models import load
 
     source = Store.existing(store) if store else Store.bundled()
-    chosen = {name: load_texts(name, count=count) for name in texts or ["originals", "random"]}
+    chosen = {name: load_texts(name, count=count, column=column) for name in texts or ["originals", "random"]}
     lm = load(model)
     mems = exact_vectors(source, lm, len(source.table()), tokens=tokens)
     tables = [
@@ -108,7 +109,7 @@ def bench_bundled(
     model: ModelOption = "smollm2-135m",
     store: StoreOption = None,
     out: Annotated[Path, folder_option("store that receives the exact vectors")] = Path("data/store"),
-    trajectories: Annotated[Path, file_option("file that receives the trajectories", ".safetensors")] = Path(
+    trajectories: Annotated[Path, file_option("file that receives the trajectories")] = Path(
         "data/trajectories.safetensors"
     ),
 ) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from memlab.cli.common import (
     BinOption,
+    ColumnOption,
     DtypeOption,
     JsonOption,
     ManyTextsOption,
@@ -43,6 +44,7 @@ _RUN = ("key", "protocol", "texts", "text_id", "length", "bits_asked")
 def capacity_command(
     model: ModelOption = "smollm2-135m",
     texts: ManyTextsOption = None,
+    column: ColumnOption = None,
     count: Annotated[
         str, typer.Option(help="passages of each kind of text: one number, or one per k, such as 12,4,2")
     ] = "12",
@@ -99,6 +101,7 @@ def capacity_command(
             name,
             count=max(counts) if is_unlimited(name) else None,
             words=max(400, *tokens, *(k * span[-1] for k in ks)),
+            column=column,
         )
         for name in texts or ["originals"]
     }
@@ -158,6 +161,7 @@ def _counts(count: str, ks: list[int]) -> list[int]:
 def predict_command(
     files: Annotated[list[str] | None, typer.Argument(help="text files or folders; - reads standard input")] = None,
     text: Annotated[str | None, typer.Option("--text", "-t", help="the text itself, instead of a file")] = None,
+    column: ColumnOption = None,
     k: Annotated[str, typer.Option("-k", "--k", help="numbers of vectors, such as 1,2,4")] = "1,2,4,8",
     runs: Annotated[
         Path | None, typer.Option(help="table of memlab capacity to learn from [default: the bundled table]")
@@ -167,7 +171,7 @@ def predict_command(
 ) -> None:
     """Predict how much of a text will fit, without training: from one forward pass and from measured horizons."""
     ks = numbers(k, "--k")
-    texts = texts_of(files, text, "predict")
+    texts = texts_of(files, text, "predict", column)
 
     import pandas as pd
 
@@ -217,7 +221,7 @@ def _measured_runs(file: Path | None, model: str) -> pd.DataFrame:
     if passages < prediction.LEAST:
         raise fail(
             f"Horizons of only {passages} passages of {model} were measured, and {prediction.LEAST} are needed. "
-            "Measure more with `memlab capacity --out FILE`, and give --runs FILE.",
+            "Measure more with `memlab capacity --out runs.parquet`, and give --runs runs.parquet.",
             2,
         )
     return table

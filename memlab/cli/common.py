@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -19,7 +20,7 @@ from memlab.errors import MemlabError
 from memlab.experiments.tables import read_table, write_table
 from memlab.recipes import Recipe
 from memlab.results.store import StoreError
-from memlab.texts import SOURCE_NAMES, Text, from_bytes, from_path
+from memlab.texts import SOURCE_NAMES, Text, from_bytes, from_path, with_unique_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,10 @@ ModelOption = Annotated[
 TextsOption = Annotated[str, typer.Option(help=f"{SOURCE_NAMES}, or a path")]
 ManyTextsOption = Annotated[
     list[str] | None, typer.Option("--texts", help=f"{SOURCE_NAMES}, or a path; repeatable [default: originals]")
+]
+ColumnOption = Annotated[
+    str | None,
+    typer.Option("--column", help="column with the texts, in tables and data sets [default: text, content or body]"),
 ]
 OutOption = Annotated[
     Path | None, file_option("also write the table to this file: .parquet or .csv", ".parquet", ".csv")
@@ -63,7 +68,7 @@ def reports_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
-            with _sigterm_as_interrupt():
+            with _sigterm_as_interrupt(), _warnings_as_lines():
                 return command(*args, **kwargs)
         except MemlabError as error:
             if isinstance(error, StoreError):
@@ -91,6 +96,23 @@ def _save_elsewhere(error: StoreError) -> None:
 
 
 @contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print a warning of memlab as one line, without a line of code. Other warnings stay as they are."""
+    usual, package = warnings.formatwarning, str(Path(__file__).parents[1])
+
+    def line(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **more: Any) -> str:
+        if filename.startswith(package):
+            return f"memlab: warning: {message}\n"
+        return usual(message, category, filename, *rest, **more)
+
+    warnings.formatwarning = line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
+
+
+@contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
     """Treat SIGTERM, which schedulers, containers and ``kill`` send, like Ctrl-C: work in progress is saved."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
@@ -112,17 +134,17 @@ def recipe_of(name: str, **changes: Any) -> Recipe:
     return Recipe.of(name).replace(**{field: value for field, value in changes.items() if value is not None})
 
 
-def texts_of(files: list[str] | None, text: str | None, verb: str) -> list[Text]:
+def texts_of(files: list[str] | None, text: str | None, verb: str, column: str | None = None) -> list[Text]:
     """The texts of ``--text``, files, folders and standard input (``-``). ``verb`` is for the error message."""
     texts = [Text("text", text, "command line")] if text is not None else []
     for name in files or []:
         if name == "-":
             texts.append(Text("stdin", from_bytes(sys.stdin.buffer.read(), "standard input"), "standard input"))
         else:
-            texts += from_path(name)
+            texts += from_path(name, column=column)
     if not texts:
         raise fail(f"There is nothing to {verb}. Give a file, or --text 'some text'.", 2)
-    return texts
+    return with_unique_ids(texts)
 
 
 def numbers(text: str, option: str) -> list[int]:

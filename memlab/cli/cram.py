@@ -10,6 +10,7 @@ import typer
 from memlab.cli.common import (
     NOT_EXACT,
     BinOption,
+    ColumnOption,
     JsonOption,
     ModelOption,
     RevisionOption,
@@ -29,6 +30,7 @@ from memlab.results.store import Store
 def cram_command(
     files: Annotated[list[str] | None, typer.Argument(help="text files or folders; - reads standard input")] = None,
     text: Annotated[str | None, typer.Option("--text", "-t", help="the text itself, instead of a file")] = None,
+    column: ColumnOption = None,
     model: ModelOption = "smollm2-135m",
     tokens: Annotated[
         int | None, typer.Option("--tokens", "-n", help="tokens to take from each text [default: the whole text]")
@@ -52,7 +54,7 @@ def cram_command(
 ) -> None:
     """Train a vector for each text, prove that it decodes to the text, and store it."""
     chosen = recipe_of(recipe, k=k, seed=seed, budget=budget)
-    texts = texts_of(files, text, "cram")
+    texts = texts_of(files, text, "cram", column)
 
     from memlab.models import load
     from memlab.training.cram import cram
@@ -84,7 +86,7 @@ def decode_command(
     allow_bin: BinOption = False,
 ) -> None:
     """Decode a stored vector without help from its text, and print the decoded text only."""
-    mem = open_vector(result, Store(store))
+    mem = open_vector(result, Store.existing(store))
 
     from memlab.decoding.decode import decode
     from memlab.models import load
@@ -96,9 +98,9 @@ def decode_command(
 def _summary(lm: Any, store: Store, mem: MemVector) -> dict[str, Any]:
     """What ``--json`` prints of one result. Loss in bits a token, margin in logits."""
     from memlab.decoding.decode import decode
-    from memlab.results.checks import EXACT
+    from memlab.results.checks import EXACT, latest
 
-    exact_check = next(c for c in mem.checks if c.settings == EXACT)
+    exact_check = latest(mem.checks)[EXACT]
     return {
         "key": mem.key,
         "file": str(store.file(mem.key)),

@@ -6,6 +6,7 @@ compares few contenders on many passages. A contender is a change to the incumbe
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.results.mem_vector import MemVector
 from memlab.sweeps.runner import Plan, run
-from memlab.texts import load_texts
+from memlab.texts import load_texts, with_unique_ids
 
 Changes = Mapping[str, Any]
 
@@ -90,12 +91,15 @@ STAGES = {
 }
 
 
-def stage_passages(lm: FrozenLM, stage: Stage, texts: Sequence[str] | None = None) -> list[Passage]:
+def stage_passages(
+    lm: FrozenLM, stage: Stage, texts: Sequence[str] | None = None, column: str | None = None
+) -> list[Passage]:
     """The passages of a stage. The screen takes every fourth original, so that each kind of text is among them."""
     if stage.texts == ("originals",) and not texts:
         chosen = load_texts("originals")[2::4][: stage.count]
     else:
-        chosen = [text for name in texts or stage.texts for text in load_texts(name, count=stage.count)]
+        named = (load_texts(name, count=stage.count, column=column) for name in texts or stage.texts)
+        chosen = with_unique_ids(itertools.chain(*named))
     return [lm.passage(text, stage.tokens) for text in chosen]
 
 

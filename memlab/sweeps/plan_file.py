@@ -2,6 +2,7 @@
 
     models = ["smollm2-135m"]
     texts = ["originals", "random"]    # names or paths, as on the command line
+    column = "text"                    # column with the texts, for tables and data sets
     count = 16                         # number of texts per name
     tokens = [16, 32]
     k = [1, 2]
@@ -13,7 +14,7 @@ Only ``texts`` and ``tokens`` are required.
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 import tomllib
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from memlab.errors import MemlabError
 from memlab.recipes import Recipe
 from memlab.results.store import Store
-from memlab.texts import TextError, load_texts
+from memlab.texts import TextError, load_texts, with_unique_ids
 
 if TYPE_CHECKING:
     from memlab.sweeps.runner import Plan
@@ -52,6 +53,7 @@ class PlanFile:
     recipes: tuple[Recipe, ...] = ()
     seeds: tuple[int, ...] = ()
     start: int | str = 0
+    column: str | None = None
 
     @classmethod
     def read(cls, file: str | Path) -> PlanFile:
@@ -82,14 +84,19 @@ class PlanFile:
                 raise PlanError(f"{name} sets {of_plan}, and one of its recipes sets {field}. Set only one of the two.")
         if not given:
             raise PlanError(f"{name}: recipes is empty. Give names of recipes, or tables of recipe fields.")
-        return cls(**values, recipes=tuple(_recipe(name, recipe) for recipe in given))
+        if wrong := [recipe for recipe in given if not isinstance(recipe, (str, dict))]:
+            raise PlanError(f"{name}: a recipe is {wrong[0]!r}. Give the name of a recipe, or a table of its fields.")
+        return cls(**values, recipes=tuple(map(Recipe.of, given)))
 
     def plan(self) -> Plan:
         """The plan of all runs. Loads the models, and reads and cuts the texts."""
         from memlab.sweeps.runner import Plan
 
         widest = max(self.tokens)
-        texts = [t for name in self.texts for t in load_texts(name, count=self.count, words=max(400, widest))]
+        loaded = [
+            load_texts(name, count=self.count, words=max(400, widest), column=self.column) for name in self.texts
+        ]
+        texts = with_unique_ids(itertools.chain(*loaded))
         if not texts:
             raise TextError(f"{', '.join(self.texts)} contain no texts. Give other names or paths in the field texts.")
         recipes = [
@@ -175,6 +182,7 @@ def _is_name(word: Any) -> bool:
 _FIELDS = {
     "texts": _Field(_is_name, "names or paths of texts", '"originals"'),
     "tokens": _Field(_whole(1, LONGEST), f"whole numbers from 1 to {LONGEST}", "32"),
+    "column": _Field(_is_name, "the name of a column", single=True),
     "models": _Field(_is_name, "names of models"),
     "k": _Field(_whole(1, 2**63 - 1), "whole numbers from 1 to 2**63 - 1"),
     "seeds": _Field(_whole(0, 2**63 - 1), "whole numbers from 0 to 2**63 - 1"),
@@ -185,11 +193,3 @@ _FIELDS = {
         single=True,
     ),
 }
-
-
-def _recipe(name: str, given: Any) -> Recipe:
-    if isinstance(given, str):
-        return Recipe.named(given)
-    if isinstance(given, dict):
-        return Recipe.from_json(json.dumps(given, default=str), Recipe.default())
-    raise PlanError(f"{name}: a recipe is {given!r}. Give the name of a recipe, or a table of recipe fields.")

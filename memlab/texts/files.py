@@ -21,9 +21,12 @@ from memlab.texts.text import Text, TextError, with_unique_ids
 
 PLAIN = (".txt", ".md")
 """Endings of plain texts in a folder. A file that is given by its name may have any other ending, too."""
-COMPRESSED: dict[str, Callable[..., Any]] = {
-    ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": zstandard.open,
-}  # fmt: skip
+COMPRESSED: dict[str, Callable[[Path], IO[bytes]]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": lambda path: io.BufferedReader(zstandard.open(path, "rb")),  # its own reader has no lines
+}
 """{ending: function that opens such a file}. It follows another ending, such as ``.csv.gz``."""
 DOCUMENTS = (
     ".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".mobi", ".ipynb", ".xls", ".xlsx", ".ods", ".ppt", ".pptx",
@@ -49,9 +52,11 @@ def from_path(path: str | os.PathLike[str], *, column: str | None = None, count:
     path = Path(path).expanduser()
     try:
         if path.is_dir():
-            files = _files_of(path)
-            texts = (text for file in files for text in _texts(file, column, count))
-            return with_unique_ids(itertools.islice(texts, count))
+            texts: list[Text] = []
+            for file in _files_of(path):
+                if len(texts) != count:
+                    texts += _texts(file, column, None if count is None else count - len(texts))
+            return with_unique_ids(texts)
         exists = path.exists()
     except OSError as error:  # a folder without permission, or a text instead of a file name
         raise TextError(f"{str(path)[:80]!r} cannot be read: {error.strerror}. Give a text with --text.") from None
@@ -137,8 +142,8 @@ def _stem(path: Path) -> str:
 
 
 def _open(path: Path) -> IO[bytes]:
-    opened: IO[bytes] = COMPRESSED.get(path.suffix.lower(), open)(path, "rb")
-    return opened
+    opened = COMPRESSED.get(path.suffix.lower())
+    return opened(path) if opened else path.open("rb")
 
 
 def _plain(path: Path) -> str:

@@ -47,13 +47,13 @@ def from_name(name: str, *, column: str | None = None, count: int = 100) -> list
     """The texts of a data set in the syntax ``SYNTAX``; an empty configuration or split is the default."""
     dataset, config, split, *more = [part.strip() for part in f"{name.removeprefix('hf:')}::".split(":")]
     if not dataset or any(more):
-        raise TextError(f"{name!r} does not name a data set. Write {SYNTAX}, such as hf:Salesforce/wikitext::test.")
+        raise TextError(f"{name!r} is not {SYNTAX}. Write it like hf:Salesforce/wikitext:wikitext-2-raw-v1:test.")
     return hugging_face(dataset, config=config or None, split=split or "validation", column=column, count=count)
 
 
 def _explained(error: Exception, dataset: str, config: str | None, split: str) -> TextError:
     """The error of the ``datasets`` package in one line. It lists configurations or splits in square brackets."""
-    message = " ".join(str(error).split())
+    message = " ".join(str(error).split()).rstrip(".")
     names = re.search(r"(config|split).*?\[(.*?)\]", message, re.IGNORECASE)
     if isinstance(error, ValueError) and names:
         what, choices = names[1].lower(), listed(re.findall(r"'([^']+)'", names[2]))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 from memlab.texts.text import Text, TextError, with_unique_ids
@@ -82,9 +84,9 @@ def texts_of_rows(
         raise TextError(f"{where} has no rows. Give another file or data set.")
     if empty:
         warnings.warn(
-            f"{where}: {len(empty)} of {len(texts) + len(empty)} rows have no text and were left out, the first at "
+            f"{where}: rows without a text were left out: {len(empty)} of {len(empty) + len(texts)}, the first at "
             f"{empty[0]}.",
-            stacklevel=4,  # the caller of ``load_texts`` or ``from_path``, or near it
+            stacklevel=_frames_here(),
         )
     return with_unique_ids(texts)
 
@@ -103,6 +105,14 @@ def _named(names: Collection[str], wanted: tuple[str, ...]) -> str | None:
         if found := next((name for name in names if str(name).strip().lower() == one), None):
             return found
     return None
+
+
+def _frames_here() -> int:
+    """The number of frames up to the first one outside of this folder: a warning is about the caller's file."""
+    frame, frames = sys._getframe(1), 1
+    while frame.f_back and Path(frame.f_code.co_filename).parent == Path(__file__).parent:
+        frame, frames = frame.f_back, frames + 1
+    return frames
 
 
 def _id(given: Any) -> str:
