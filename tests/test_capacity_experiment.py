@@ -173,8 +173,8 @@ def test_growing_and_predicting_from_the_command_line(cli, tmp_path, lm):
         left_out = f"k = 1: median error of {len(measured)} passages, each predicted from the others:"
         assert (left_out if len(measured) > 3 else "error unknown") in result.stdout
     nowhere = cli(*arguments[:-1], out / "in-a-file.parquet")
-    assert nowhere.exit_code == 1
-    assert "could not be written" in nowhere.output
+    assert nowhere.exit_code == 2
+    assert "cannot be written to" in nowhere.output
     out.write_bytes(b"no table")
     broken = cli(*arguments)
     assert broken.exit_code == 2

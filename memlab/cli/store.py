@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from memlab.cli.common import JsonOption, StoreOption, reports_errors
+from memlab.cli.common import JsonOption, StoreOption, fail, reports_errors
 from memlab.cli.outputs import file_parser
 from memlab.results.checks import portability
 from memlab.results.mem_vector import DamagedError, MemVector, VectorError
@@ -193,12 +193,13 @@ def store_export(
 @store_app.command("import")
 @reports_errors
 def store_import(
-    file: Annotated[Path, typer.Argument(help="tar file written by memlab store export", exists=True, dir_okay=False)],
-    store: StoreOption = None,
+    file: Annotated[Path, typer.Argument(help="tar file written by memlab store export")], store: StoreOption = None
 ) -> None:
     """Add the results of a tar file. Each is re-hashed first."""
     from memlab.results.archive import import_tar
 
+    if not file.is_file():
+        raise fail(f"There is no file {file}. Give a tar file that `memlab store export` wrote.", 2)
     target = Store(store)
     report = import_tar(target, file)
     for name, why in report.refused.items():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from memlab.errors import ArgumentError, as_list, require_count, require_type
 from memlab.models import FrozenLM, ModelError
 from memlab.results.checks import PORTABLE, Check
 from memlab.results.mem_vector import MemVector, VectorError
@@ -26,6 +27,8 @@ def require_weights(lm: FrozenLM, mem: MemVector) -> None:
     Fingerprints of old versions name the weights alone. Such a vector is let through, because a decode or a check shows
     what it does here.
     """
+    require_type("lm", lm, FrozenLM, "a model that load(name) returns")
+    require_type("mem", mem, MemVector, "a mem vector")
     if mem.fingerprint not in (lm.fingerprint, lm.weights_hash):
         same_name = mem.model == lm.name
         changed = f"The weights or the configuration of {lm.name} have changed. Load it at the vector's revision."
@@ -46,7 +49,7 @@ def require_weights(lm: FrozenLM, mem: MemVector) -> None:
 
 def decode(
     lm: FrozenLM,
-    mems: Sequence[MemVector],
+    mems: MemVector | Iterable[MemVector],
     tokens: int | None = None,
     *,
     dtype: str = "float32",
@@ -65,6 +68,9 @@ def decode(
     depends on the batch, so a token may too. Therefore "exact" means a check at batch 1. ``on_token`` is called
     after each token with the number of tokens in its batch so far. If it returns True, that batch ends early.
     """
+    mems = as_list("mems", mems, MemVector, "mem vectors")
+    for name, count in (("batch", batch), ("tokens", 1 if tokens is None else tokens)):
+        require_count(name, count)
     for mem in mems:
         require_weights(lm, mem)
     order = sorted(range(len(mems)), key=lambda i: _context(mems[i]))
@@ -104,6 +110,7 @@ def check(
     for a redacted vector, and ``ModelError`` if the vector was trained for other weights.
     """
     require_weights(lm, mem)
+    require_count("batch", batch)
     if mem.redaction:
         raise VectorError("a redacted vector has no token ids to compare with. Use mem.matches(decode(lm, [mem])[0]).")
     if mem.n <= first_given:
@@ -148,7 +155,7 @@ def _stream(
 ) -> Iterator[torch.Tensor]:
     """Logits (b, V), one token after another; the argmax is fed back. All contexts must have equal length."""
     if dtype not in _DTYPES:
-        raise ValueError(f"dtype={dtype!r}; expected one of {', '.join(_DTYPES)}")
+        raise ArgumentError(f"dtype={dtype!r}; expected one of {', '.join(_DTYPES)}")
     torch_dtype = _DTYPES[dtype]
     fed = torch.stack([torch.cat([context_of(lm, m), lm.embed(list(given))]) for m in mems])
     logits, past = lm.step(torch_dtype, embeddings=fed)

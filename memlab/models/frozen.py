@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from memlab.errors import require_type
 from memlab.models import identity
 from memlab.models.facts import Facts
 from memlab.models.families import family_of
 from memlab.models.forward import ForwardPass
 from memlab.models.hardware import best_device, best_dtype
-from memlab.models.passages import Cutter, Passage, PassageError
+from memlab.models.passages import Cutter, Passage, PassageError, row_of_ids
 from memlab.models.presets import PRESETS
 from memlab.models.probe import Behaviour, cast, probe
 from memlab.models.sources import ModelError
@@ -95,6 +96,7 @@ class FrozenLM:
 
         The model is changed, not copied: its weights are frozen and become float32, and it is put in eval mode.
         """
+        require_type("model", model, torch.nn.Module, "a model of transformers, or use load(name)")
         return cls(model, tokenizer, name=name, **settings)
 
     def __repr__(self) -> str:
@@ -220,7 +222,7 @@ class FrozenLM:
             return {(): 0.0}
         # All candidates score the same 255 tokens: without a prefix, nothing predicts the first token.
         text = next(t for t in originals() if t.id == "essay-on-waiting")
-        ids = self._cutter.encode(text.string)[0][:256]
+        ids = self._cutter.encode(text.string)["input_ids"][:256]
         candidates: list[tuple[int, ...]] = [(), *((i,) for i in special)]
         return {c: float(self._nats(ids, c)[1:].mean()) for c in candidates}
 
@@ -243,21 +245,20 @@ class FrozenLM:
     def passage(self, text: Text | str, tokens: int | None = None, *, start: int | str = 0) -> Passage:
         """Cut a passage of ``tokens`` tokens out of a text. Without ``tokens`` the passage is the whole text.
 
-        The passage begins at the first sentence that starts at or after character ``start``. ``start="paper"`` splits
-        the first 1,024 tokens into sentences and begins at the second half of them (arXiv 2502.13063). The passage
-        has no special tokens. If the cut would split a character, it moves back by at most 7 tokens. Raises
-        ``PassageError``.
+        The passage begins with the text, or at the first sentence that starts at or after character ``start`` > 0.
+        ``start="paper"`` splits the first 1,024 tokens into sentences and begins at the second half of them
+        (arXiv 2502.13063). The passage has no special tokens. If the cut would split a character, it moves back by at
+        most 7 tokens. Raises ``PassageError``, also if the tokenizer cannot write the text.
         """
         text = text if isinstance(text, Text) else Text("typed", text, "typed")
         return self._cutter.cut(text, tokens, start)
 
     def passage_of_ids(self, ids: Sequence[int] | np.ndarray, *, name: str = "") -> Passage:
         """A passage of token ids (n,), for models without a tokenizer and for measurements on random tokens."""
-        array = np.asarray(ids, np.int64)
-        if array.ndim != 1 or not len(array):
-            raise PassageError(f"The token ids have the shape {array.shape}. Give one row with at least one id.")
+        array = row_of_ids(ids)
         self.check_ids(array)
-        return Passage(array, self.decode_ids(array) if self.tokenizer else "", TextSpan(name), self.tokenizer_hash)
+        string = "" if self.tokenizer is None else self.decode_ids(array)
+        return Passage(array, string, TextSpan(name), self.tokenizer_hash)
 
     def check_ids(self, ids: np.ndarray) -> None:
         """Raise ``PassageError`` for ids without a row in the embedding."""
@@ -289,7 +290,8 @@ class FrozenLM:
         """The model with its weights in ``dtype``. Raises ``ModelError`` if the model cannot run in it."""
         with self.lock:
             if dtype not in self._other_dtypes:
-                given = self.embed(torch.arange(min(4, self.vocabulary))[None])
+                ids = torch.arange(min(24, self.vocabulary, self.context or 24))
+                given = self.embed(ids[None])
                 self._other_dtypes[dtype] = cast(self.model, dtype, given, self.name)
             return self._other_dtypes[dtype]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from typing import Any
 
 import torch
 
+from memlab.errors import require_path
 from memlab.models import sources, toys
 from memlab.models.frozen import FrozenLM
 from memlab.models.hardware import best_device
@@ -19,7 +21,7 @@ _loading = threading.Lock()
 
 
 def load(
-    name: str = DEFAULT,
+    name: str | os.PathLike[str] = DEFAULT,
     *,
     revision: str | None = None,
     device: str | None = None,
@@ -37,13 +39,23 @@ def load(
     >>> load("toy:mamba", device="cpu")
     <FrozenLM toy:mamba d=384 vocabulary=96 context=any cpu training in float32>
     """
+    require_path("The model's name", name, "the name or the folder of a model")
     dtype = _training_dtype(dtype)
-    call = (name, revision, torch.device(device or best_device()), dtype, allow_bin)
+    call = (os.fspath(name), revision, _device(device), dtype, allow_bin)
     with _loading:
         if call not in _loaded:
             _loaded[call] = _load(*call)
             _loaded[call].loaded_with = {"dtype": dtype, "allow_bin": allow_bin}
         return _loaded[call]
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or best_device())
+        torch.empty(0, device=device)
+        return device
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch does not know it, or this machine lacks it
+        raise ModelError(f"device is {name!r} ({error}). Give cpu, cuda or mps, or leave device out.") from None
 
 
 def _training_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

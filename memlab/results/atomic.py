@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ def atomic_write(final: Path, data: bytes) -> None:
 @contextmanager
 def temporary_sibling(final: Path) -> Iterator[Path]:
     """A temporary file name next to ``final``. The caller writes and renames the file; otherwise it is deleted."""
+    if not final.name:  # "" and "." are the current folder
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(final))
     temporary = final.with_name(f".{final.stem}.{uuid.uuid4().hex}.tmp")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)

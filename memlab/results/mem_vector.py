@@ -14,6 +14,7 @@ from typing import Any, Self
 import fastjsonschema
 import numpy as np
 
+from memlab.errors import require_path
 from memlab.recipes import Recipe, RecipeError
 from memlab.results import file_format
 from memlab.results import metadata as md
@@ -260,6 +261,7 @@ class MemVector:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to a file, and replace an older one. Never leaves half a file."""
+        require_path("path", path, "the name of a file")
         path = Path(path)
         atomic_write(path, self.to_bytes())
         return path
@@ -267,6 +269,7 @@ class MemVector:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a file that ``save`` or a store wrote, and verify its hash. Raises ``VectorError``."""
+        require_path("path", path, "the name of a file")
         tensors, metadata = file_format.unpack(path, _validate)
         try:
             vector = cls(

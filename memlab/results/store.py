@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
-from memlab.errors import MemlabError, require_type
+from memlab.errors import MemlabError, require_path, require_type
 from memlab.results.atomic import atomic_file, atomic_write
 from memlab.results.checkpoints import CheckpointStore
 from memlab.results.mem_vector import DamagedError, MemVector, VectorError
@@ -80,8 +80,8 @@ class Store:
     def __init__(self, path: str | os.PathLike[str] | None = None, *, indexed: bool = True) -> None:
         if path is None:
             path = os.environ.get("MEMLAB_STORE") or user_cache_path("memlab") / "store"
-        require_type("The store's path", path, (str, os.PathLike), "the path of a folder")
-        if not str(path) or "\0" in str(path):
+        require_path("The store's path", path, "the path of a folder")
+        if "\0" in str(path):
             raise NotAStoreError(f"The store's path is {str(path)!r}. Give the path of a folder.")
         self._indexed = indexed
         try:

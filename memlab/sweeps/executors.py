@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memlab.errors import MemlabError
+from memlab.errors import MemlabError, require_count
 
 ExecutorFactory = Callable[[], Executor]
 """Makes an executor. Called again if the last one broke, as a process pool does when a worker is killed."""
@@ -43,8 +43,8 @@ def processes(count: int | None = None, *, threads: int | None = None) -> Iterat
     runs the script again when it starts. Raises ``WorkerError``.
     """
     for name, value in (("count", count), ("threads", threads)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise WorkerError(f"{name} is {value!r}. Give a whole number above 0, or leave {name} out.")
+        if value is not None:
+            require_count(name, value)
     _check_main_module()
     gpus = visible_gpus()
     number = count or len(gpus) or 2

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
-from memlab.errors import MemlabError
+from memlab.errors import ArgumentError, MemlabError, as_list, require_count, require_type
 from memlab.models import FrozenLM, ModelError, Passage, PassageError, load
 from memlab.recipes import Recipe
 from memlab.results.mem_vector import MemVector, VectorError
@@ -63,15 +65,18 @@ class Plan:
     def of(
         cls,
         lm: FrozenLM,
-        passages: Iterable[Passage],
+        passages: Passage | Iterable[Passage],
         recipes: Recipe | str | Iterable[Recipe | str],
         *,
         start: Sequence[MemVector] | None = None,
     ) -> Plan:
         """Every passage with every recipe, on one model. ``start``: the vectors to start from, one per passage."""
-        recipes = [Recipe.of(one) for one in ([recipes] if isinstance(recipes, (Recipe, str)) else recipes)]
-        passages = list(passages)
+        require_type("lm", lm, FrozenLM, "a model that load(name) returns")
+        recipes = _recipes(recipes)
+        passages = as_list("passages", passages, Passage, "passages, such as lm.passage(text)")
         parents = list(start) if start is not None else [None] * len(passages)
+        if len(parents) != len(passages):
+            raise ArgumentError(f"start has {len(parents)} vectors for {len(passages)} passages. Give one per passage.")
         pairs = itertools.product(zip(passages, parents, strict=True), recipes)
         return cls._unique((Job(lm, p, r, key_of(lm, p, r, parent), parent) for (p, parent), r in pairs), rejected=())
 
@@ -79,21 +84,20 @@ class Plan:
     def grid(
         cls,
         models: str | FrozenLM | Sequence[str | FrozenLM],
-        texts: Iterable[Text],
+        texts: Text | Iterable[Text],
         *,
         tokens: int | Sequence[int | None] | None,
         recipes: Recipe | str | Sequence[Recipe | str] | None = None,
-        seeds: Sequence[int] | None = None,
+        seeds: int | Sequence[int] | None = None,
         start: int | str = 0,
     ) -> Plan:
         """The grid model x text x length x recipe x seed. A text that is too short goes to ``rejected``."""
-        several = isinstance(recipes, Sequence) and not isinstance(recipes, str)
-        recipes = [Recipe.of(one) for one in (recipes if several else [recipes or "default"])]
+        recipes = _recipes("default" if recipes is None else recipes)
         if seeds is not None:
-            recipes = [r.replace(seed=s) for r in recipes for s in seeds]
-        models = [models] if isinstance(models, (str, FrozenLM)) else list(models)
-        texts = list(texts)
-        lengths = list(tokens) if isinstance(tokens, Sequence) else [tokens]
+            recipes = [r.replace(seed=s) for r in recipes for s in as_list("seeds", seeds, Integral, "whole numbers")]
+        models = as_list("models", models, (str, os.PathLike, FrozenLM), "models, or their names")
+        texts = as_list("texts", texts, Text, 'texts, such as load_texts("originals")')
+        lengths = as_list("tokens", tokens, (Integral, type(None)), "whole numbers, or None for the whole text")
         jobs: list[Job] = []
         rejected: list[tuple[str, str]] = []
         for lm in (m if isinstance(m, FrozenLM) else load(m) for m in models):
@@ -143,6 +147,10 @@ class RunReport:
         return self.results
 
 
+def _recipes(given: Any) -> list[Recipe]:
+    return [Recipe.of(one) for one in as_list("recipes", given, (Recipe, str, Mapping), "recipes, or their names")]
+
+
 class RunsFailedError(MemlabError, RuntimeError):
     """Runs that an experiment needs have failed. The message gives the error of one of them."""
 
@@ -176,6 +184,11 @@ def run(
     ``on_progress`` stops the run by returning True. Workers then finish the chunks that they have begun. What is
     finished is in the store and in the report.
     """
+    require_type("plan", plan, Plan, "a plan, such as Plan.grid(models, texts, tokens=16)")
+    require_type("store", store, Store, "a Store, such as Store(folder)")
+    require_count("chunk", chunk)
+    for name, value in (("executor", executor), ("on_progress", on_progress)):
+        require_type(name, value, (Callable, type(None)), "a function, or leave it out")
     began = time.perf_counter()
     report = RunReport(rejected=plan.rejected)
     stored = {job.key for job in plan if job.key in store}

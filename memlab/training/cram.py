@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from memlab.decoding import decode as decoding
 from memlab.decoding.first_use import check_first_use, remember_exact
+from memlab.errors import ArgumentError, as_list, require_type
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.results.mem_vector import MemVector
@@ -117,10 +118,13 @@ def cram(
     fails, the exception's ``finished`` holds the results so far (a ``StoreError`` has ``unsaved``: the results that
     the store could not take). Before any training, cram raises ``PassageError`` for a passage that does not fit the
     model or the recipe, ``ModelError`` or ``VectorError`` for a ``start`` with other weights, shape or k, and
-    ``ValueError`` for lists of unequal length.
+    ``ArgumentError`` for lists of unequal length.
     Method: per-sample optimisation of input vectors, arXiv 2502.13063.
     """
-    jobs = _jobs(lm, passages, recipe or Recipe.default(), start)
+    require_type("lm", lm, FrozenLM, "a model that load(name) returns")
+    require_type("store", store, (Store, type(None)), "a Store, such as Store(folder)")
+    require_type("on_step", on_step, (Callable, type(None)), "a function, or leave it out")
+    jobs = _jobs(lm, passages, "default" if recipe is None else recipe, start)
     done, waiting = _look_up(lm, jobs, store)
     scheduler = BatchScheduler(lm, waiting, progress=progress)
     try:
@@ -161,11 +165,15 @@ def _jobs(
     recipe: Recipe | str | Sequence[Recipe | str],
     start: MemVector | Sequence[MemVector | None] | None,
 ) -> list[TrainingJob]:
-    passages = [passages] if isinstance(passages, Passage) else list(passages)
-    recipes = [Recipe.of(recipe)] * len(passages) if isinstance(recipe, (Recipe, str)) else list(map(Recipe.of, recipe))
-    parents = list(start) if isinstance(start, Sequence) else [start] * len(passages)
+    passages = as_list("passages", passages, Passage, "passages, such as lm.passage(text)")
+
+    def one_each(argument: str, value: Any, kind: tuple[type, ...], expected: str) -> list[Any]:
+        return as_list(argument, value, kind, expected) * (len(passages) if isinstance(value, kind) else 1)
+
+    recipes = [Recipe.of(one) for one in one_each("recipe", recipe, (Recipe, str, Mapping), "a recipe, or its name")]
+    parents = one_each("start", start, (MemVector, type(None)), "a mem vector")
     if not len(passages) == len(recipes) == len(parents):
-        raise ValueError(
+        raise ArgumentError(
             f"{len(passages)} passages, {len(recipes)} recipes, {len(parents)} starts. "
             "Give one recipe and one start for all passages, or one each."
         )
