@@ -21,8 +21,10 @@ LENGTH = 10
 """Tokens of the probe."""
 DECODED = 4
 """How many of them are fed one by one, with the cache."""
+EQUAL = 3e-5
+"""Largest relative difference of logits from passes of the same arithmetic: float32 rounding is about 1e-6."""
 SAME = 1e-3
-"""Largest relative difference of two logits that count as equal: float32 rounding is about 1e-6."""
+"""The same for passes that add up in another order, such as decoding with a cache."""
 CACHES = ("past_key_values", "cache_params", "state")
 """Names of caches in transformers."""
 
@@ -63,14 +65,11 @@ def probe(model: Any, family: Family, name: str) -> Behaviour:
     changes_input = not torch.equal(given, fed)
     if not logits.isfinite().all():
         raise _refusal(name, "its logits are not finite numbers")
-    if relative(_logits(model, name, inputs_embeds=fed.clone()), logits) > SAME:
+    if relative(_logits(model, name, inputs_embeds=fed.clone()), logits) > EQUAL:
         raise _refusal(name, "two equal passes give different logits")
-    other = fed.clone()
-    other[:, -1] = fed[:, 0]
-    if relative(_logits(model, name, inputs_embeds=other)[:, :-1], logits[:, :-1]) > SAME:
-        raise _refusal(name, "its logits depend on later tokens, so it is not a causal language model")
+    _require_causal(model, name, fed)
     ids_difference = relative(_logits(model, name, input_ids=ids), logits)
-    if ids_difference > SAME:
+    if ids_difference > EQUAL:
         raise _refusal(
             name,
             "token ids and their embeddings give different logits (relative difference "
@@ -147,16 +146,17 @@ def _embedding(model: Any, name: str) -> Any:
 
 
 def _some_ids(model: Any, rows: int) -> torch.Tensor:
-    """(1, LENGTH) random ids without special tokens: models treat a padding token in a way of its own."""
+    """(2, LENGTH) random ids without special tokens, because some models treat a padding token differently."""
     config = model.config.get_text_config()
     values = [getattr(config, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos", "decoder_start")]
     special = {i for value in values for i in (value if isinstance(value, list) else [value])}
     head = model.get_output_embeddings()
     rows = min(rows, getattr(head, "out_features", rows))
     usable = [i for i in range(min(rows, 4096)) if i not in special]
-    order = torch.randperm(len(usable), generator=torch.Generator().manual_seed(0))
-    length = min(LENGTH, len(usable), int(getattr(config, "max_position_embeddings", 0) or 0) or LENGTH)
-    return torch.tensor([[usable[int(i)] for i in order[:length]]], device=next(model.parameters()).device)
+    context = int(getattr(config, "max_position_embeddings", 0) or 0)  # XLNet says -1
+    length = min(LENGTH, context) if context > 2 else LENGTH
+    chosen = torch.randint(len(usable), (2, length), generator=torch.Generator().manual_seed(0))
+    return torch.tensor(usable)[chosen].to(next(model.parameters()).device)
 
 
 def _logits(model: Any, name: str, **fed: torch.Tensor) -> torch.Tensor:
@@ -168,6 +168,24 @@ def _logits(model: Any, name: str, **fed: torch.Tensor) -> torch.Tensor:
             name, f"{type(model).__name__} cannot be given {what} alone ({type(error).__name__}: {_first_line(error)})"
         ) from error
     return logits.detach()
+
+
+def _require_causal(model: Any, name: str, fed: torch.Tensor) -> None:
+    """Change the second row, and the last position of the first row, to vectors of no token. Other logits must stay."""
+    # Trained vectors are up to a thousand times as long as a token's. OpenAI GPT gives later tokens an attention score
+    # of -10,000. A long vector can have lower scores, and then the later tokens are seen.
+    for scale in (1, 10_000):
+        first, second = fed * scale, fed * scale
+        second[0, -1] = 1.5 * first[0, 0] - first[0, 1]
+        second[1] = first[1].flip(0)
+        before, after = (_logits(model, name, inputs_embeds=rows)[0, :-1] for rows in (first, second))
+        if before.isfinite().all() and relative(after, before) > EQUAL:
+            long = "" if scale == 1 else " if vectors are much longer than those of its tokens"
+            raise _refusal(
+                name,
+                f"its logits depend on later tokens or on other rows of a batch{long}, so it would not decode the text "
+                "that a vector was trained for",
+            )
 
 
 def _has_gradient(model: Any, fed: torch.Tensor) -> bool:
