@@ -25,6 +25,9 @@ def python_blocks(readme):
 def test_the_default_model(real):
     assert (real.d, real.vocabulary, real.context) == (576, 49152, 8192)
     assert real.parameters == pytest.approx(134.5e6, rel=0.01)
+    # The key of a bundled vector stands on the weights alone, because this configuration is the shipped one.
+    bundled = Store.bundled()
+    assert real.fingerprint == real.weights_hash == bundled.get(next(bundled.keys())).fingerprint
     assert real.sink_prefix == (0,)
     nats = real.sink_candidates()
     assert nats[()] - nats[(0,)] >= 0.02
