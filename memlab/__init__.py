@@ -12,6 +12,7 @@ from memlab._version import __version__
 
 if TYPE_CHECKING:
     from memlab.decoding.decode import check, decode
+    from memlab.decoding.embeddings import to_embeds
     from memlab.decoding.peft import export_peft
     from memlab.errors import MemlabError
     from memlab.models import FrozenLM, ModelError, Passage, PassageError, load
@@ -27,6 +28,7 @@ _HOMES = {
     "memlab.errors": ("MemlabError",),
     "memlab.training.cram": ("CramInterrupted", "Progress", "cram"),
     "memlab.decoding.decode": ("check", "decode"),
+    "memlab.decoding.embeddings": ("to_embeds",),
     "memlab.decoding.peft": ("export_peft",),
     "memlab.models": ("FrozenLM", "ModelError", "Passage", "PassageError", "load"),
     "memlab.recipes": ("Recipe", "RecipeError"),
@@ -64,6 +66,7 @@ __all__ = [
     "load",
     "load_texts",
     "run",
+    "to_embeds",
 ]
 
 
