@@ -308,7 +308,7 @@ def test_a_cut_never_splits_a_character(bytes_tokenizer):
 
 def test_a_window_gives_the_ids_of_the_whole_text(bytes_tokenizer):
     text = originals()[3]
-    whole, _ = bytes_tokenizer.encode(text.string)
+    whole = bytes_tokenizer.encode(text.string)["input_ids"]
     assert bytes_tokenizer.cut(text, 200, 0).ids.tolist() == whole[:200]
 
 
@@ -330,8 +330,7 @@ def test_start_moves_to_the_next_sentence(bytes_tokenizer):
 
 def test_the_papers_start_is_the_second_half_of_the_sentences(bytes_tokenizer):
     text = max(originals(), key=lambda t: len(t.string))
-    _, ends = bytes_tokenizer.encode(text.string)
-    starts = sentence_starts(text.string[: ends[1023]])
+    starts = sentence_starts(bytes_tokenizer.decode(bytes_tokenizer.encode(text.string)["input_ids"][:1024]))
     p = bytes_tokenizer.cut(text, 32, "paper")
     assert p.span.start in starts
     before = sum(s < p.span.start for s in starts)
