@@ -1,13 +1,21 @@
 """Charts draw what is in the table. The tests read the drawn SVG, not the specification."""
 
+import base64
 import json
 import re
+import struct
+import subprocess
+import sys
+import zlib
 
+import altair as alt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
 from memlab import charts
+from memlab.charts.rows import thin
 from tests.helpers import spoken_labels, symbol_places
 
 
@@ -200,3 +208,348 @@ def test_a_kind_of_text_has_one_colour_in_every_chart():
     first, second, third = map(colours, drawn)
     assert first == second
     assert first["random"] == third["m, random"] != third["m, classics"]
+
+
+LONG = "a very long label " * 20
+
+
+def tables(n, label=""):
+    """Arguments of every chart function, with ``n`` rows."""
+    rng, i = np.random.default_rng(0), np.arange(n)
+
+    def share():
+        return rng.random(n)
+
+    def names(*options):
+        return pd.Series([options[k % len(options)] + label for k in i], dtype=str)
+
+    table = pd.DataFrame
+    few = min(n, 400)
+    return {
+        "along_a_path": [
+            table(dict(t=i / max(n, 1), bits=share(), right=share(), tokens=8.0, exact=i % 2 == 0, way=names("line")))
+        ],
+        "attempts_by_length": [table(dict(length=i + 1.0, bits_with=share(), exact=i % 2 == 0, seed=i))],
+        "attention_map": [table(dict(layer=i % 64, head=i // 64, on_mem=share())), "on_mem", dict(title="T" + label)],
+        "before_and_after": [
+            table(
+                dict(
+                    bits_without=share(), bits_with=share(), texts=names("originals"), text_id=names("a"),
+                    length=i + 1.0, exact=i % 2 == 0,
+                )
+            ),
+            300.0,
+        ],
+        "bits_along": [share(), share(), n // 2],
+        "capacity_by_model": [
+            table(
+                dict(
+                    model=names("m"), theoretical=500 + share(), tokens=20 + share(), low=share(), high=share(),
+                    method=names("x", "y"),
+                )
+            )
+        ],
+        "codec_bars": [table(dict(codec=names("zip"), texts=names("originals"), bits_a_token=share()))],
+        "densities": [
+            table({"kind": names("k", "l"), "from": 1 + share(), "to": 3.0, "share": share()}), dict(title="T"),
+        ],
+        "distance_matrix": [rng.normal(size=(few, few)), names("a").tolist()[:few]],
+        "exact_by_step": [table(dict(contender=names("a"), step=i, share=np.sort(share())))],
+        "from_text_to_text": [
+            table(dict(t=i / max(n, 1), of_a=share(), of_b=share(), written=names("w"))), ("one" + label, "other"),
+        ],
+        "horizon_strip": [
+            table(dict(method=names("a"), text_id=names("t"), source=names("x"), horizon=share()))
+        ],
+        "horizons_tokens_and_bits": [
+            table(dict(texts=names("originals"), text_id=names("a"), horizon=share(), horizon_bits=share()))
+        ],
+        "knocked_out": [table(dict(layer=i, mode="only", accuracy=share(), low=share(), high=share()))],
+        "loss_plane": [
+            table(dict(x=(i % 40) / 40, y=(i // 40) / 40, bits=share(), exact=i % 2 == 0)),
+            table(dict(x=[0.0], y=[0.0], name=["n" + label])),
+        ],
+        "more_vectors": [
+            table(dict(k=2.0 ** (i % 5), tokens=share(), series=names("m, classics", "m, random"), text_id=names("a")))
+        ],
+        "norm_trajectories": [
+            table(dict(text_id=names("a"), kind="x", tokens=8, step=i * 1.0, norm=1 + share(), last=i == n - 1))
+        ],
+        "predictions": [
+            table(
+                dict(
+                    true=share(), predicted=share(), low=share(), high=share(), text_id=names("t"),
+                    texts=names("originals"),
+                )
+            )
+        ],
+        "radii_by_direction": [
+            table(dict(direction=names("r"), radius=share(), fails=share(), text_id=names("t"), margin=share()))
+        ],
+        "readings": [
+            table(
+                dict(
+                    recipe=names("a"), reading=names("x"), share=share(), low=share(), high=share(), label=names("l")
+                )
+            )
+        ],
+        "scatter": [
+            table(dict(x=share(), y=share(), t=names("q"))), "x", "y",
+            dict(x_title="X", y_title="Y", tooltip=["x", "t"]),
+        ],
+        "spectrum": [np.sort(share())[::-1]],
+        "speed_chart": [
+            table(dict(method=names("a"), passage=names("p"), tokens=8, decoded=i % 2 == 0, seconds=share()))
+        ],
+        "survival": [
+            table(dict(amount=share(), share=share(), low=share(), high=share(), tokens_right=share())), "amount",
+            dict(title="T"),
+        ],
+        "survival_by_bits": [
+            table(dict(bits_a_number=share(), share=share(), low=share(), high=share(), form=names("f")))
+        ],
+        "token_waterfall": [table(dict(position=i + 1, token=names("Der"), before=share(), after=share()))],
+        "training_curve": [table(dict(step=i, loss=share(), accuracy=share()))],
+        "vector_map": [
+            table(
+                dict(
+                    x=share(), y=share(), kind=names("k", "l"), label=names("p"), text="a text", tokens=8,
+                    norm=share(), seed=i,
+                )
+            )
+        ],
+    }  # fmt: skip
+
+
+CHARTS = sorted(tables(1))
+
+
+def chart_of(name, arguments):
+    given = [value for value in arguments if not isinstance(value, dict)]
+    options = {key: value for each in arguments if isinstance(each, dict) for key, value in each.items()}
+    return getattr(charts, name)(*given, **options)
+
+
+def drawn(name, arguments):
+    """A chart's notebook output: its data and metadata by MIME type."""
+    charts.use_offline_renderer()
+    return chart_of(name, arguments).properties(title="A title")._repr_mimebundle_()
+
+
+def size_of(data):
+    """Width and height of the PNG picture of a notebook output. Every row of its pixels must be there."""
+    png = base64.b64decode(data["image/png"])
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height, depth, colour = struct.unpack(">IIBB", png[16:26])
+    assert (depth, colour) == (8, 6)  # four bytes per pixel
+    at, kinds, pixels = 8, [], b""
+    while at < len(png):
+        length, kind = struct.unpack(">I4s", png[at : at + 8])
+        body, (crc,) = png[at + 8 : at + 8 + length], struct.unpack(">I", png[at + 8 + length : at + 12 + length])
+        assert crc == zlib.crc32(kind + body)
+        kinds.append(kind)
+        pixels += body if kind == b"IDAT" else b""
+        at += 12 + length
+    assert kinds[0] == b"IHDR"
+    assert kinds[-1] == b"IEND"
+    assert len(zlib.decompress(pixels)) == height * (1 + 4 * width)
+    return width, height
+
+
+def test_every_chart_is_listed_in_these_tests():
+    helpers = {"mimebundle", "save", "theme", "to_image", "to_svg", "use_offline_renderer"}
+    assert set(CHARTS) == set(charts.__all__) - helpers
+
+
+@pytest.mark.parametrize("rows", [1, 2, 40])
+def test_every_output_has_vega_lite_5_and_a_picture(rows):
+    for name, arguments in tables(rows).items():
+        data, metadata = drawn(name, arguments)
+        assert data["application/vnd.vegalite.v5+json"]["$schema"].endswith("v5.json"), name
+        assert data["text/plain"] == "<chart: A title>"
+        width, height = size_of(data)
+        assert metadata["image/png"] == {"width": width // 2, "height": height // 2}
+        assert 100 < width // 2 < 1000, name
+        assert 60 < height // 2 < 1200, name
+        assert len(data["image/png"]) < 600_000, name
+
+
+def test_the_picture_is_opaque_white_at_its_corner():
+    png = base64.b64decode(drawn("spectrum", tables(9)["spectrum"])[0]["image/png"])
+    at = png.index(b"IDAT")
+    (length,) = struct.unpack(">I", png[at - 4 : at])
+    first_row = zlib.decompress(png[at + 4 : at + 4 + length])
+    assert first_row[1:5] == b"\xff\xff\xff\xff"
+
+
+def test_without_vl_convert_the_output_has_the_title_and_no_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    data, metadata = drawn("spectrum", tables(9)["spectrum"])
+    assert set(data) == {"application/vnd.vegalite.v5+json", "text/plain"}
+    assert metadata == {}
+
+
+def test_a_chart_whose_data_are_on_another_machine_is_not_fetched():
+    charts.use_offline_renderer()
+    chart = alt.Chart("http://127.0.0.1:9/table.csv").mark_point().encode(alt.X("a:Q"))
+    data, _ = chart._repr_mimebundle_()
+    assert "image/png" not in data
+    assert "application/vnd.vegalite.v5+json" in data
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_without_rows_a_chart_says_so(name):
+    data, _ = drawn(name, tables(0)[name])
+    assert "no data" in json.dumps(data["application/vnd.vegalite.v5+json"])
+    assert "image/png" in data
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0])
+def test_numbers_that_cannot_be_drawn_raise_nothing(bad):
+    def spoiled(value):
+        if isinstance(value, np.ndarray):
+            return np.full(value.shape, bad)
+        if isinstance(value, pd.DataFrame):
+            return value.assign(**dict.fromkeys(value.select_dtypes("float"), bad))
+        return value
+
+    for name, arguments in tables(9).items():
+        data, _ = drawn(name, [spoiled(value) for value in arguments])
+        json.dumps(data["application/vnd.vegalite.v5+json"], allow_nan=False)
+        assert "image/png" in data, name
+
+
+def test_long_labels_are_cut():
+    for name, arguments in tables(9, LONG).items():
+        width, _ = size_of(drawn(name, arguments)[0])
+        assert width // 2 < 1200, name
+
+
+def test_no_chart_has_too_many_rows():
+    """Altair refuses tables of more than 5,000 rows, also in ``to_dict``."""
+    before = alt.data_transformers.active, alt.data_transformers.options
+    drawings = {name: chart_of(name, arguments) for name, arguments in tables(6000).items()}
+    sizes = {name: len(json.dumps(chart.to_dict())) for name, chart in drawings.items()}
+    assert max(sizes.values()) < 1_000_000, sizes
+    both = (drawings["scatter"] | drawings["vector_map"]).to_dict()
+    assert len(both["datasets"]) == 2
+    assert (alt.data_transformers.active, alt.data_transformers.options) == before
+    with pytest.raises(alt.MaxRowsError):  # a user's own chart has the limit that Altair gives it
+        alt.Chart(pd.DataFrame({"a": range(6000)})).mark_point().encode(alt.X("a:Q")).to_dict()
+
+
+@pytest.mark.parametrize(("rows", "limit"), [(6000, 120_000), (100_000, 120_000)])
+def test_a_long_curve_is_thinned_and_says_so(rows, limit):
+    steps = np.arange(rows)
+    loss = 9.0 * np.exp(-steps / rows)
+    loss[rows // 3] = 50.0  # one peak
+    loss[rows // 2] = np.nan  # one gap
+    trace = pd.DataFrame({"step": steps, "loss": loss, "accuracy": steps / rows})
+    specification = charts.training_curve(trace).to_dict()
+    (values,) = specification["datasets"].values()
+    assert len(json.dumps(specification)) < limit
+    kept = pd.DataFrame(values)
+    assert kept.step.is_monotonic_increasing
+    assert (kept.step.iloc[0], kept.step.iloc[-1]) == (0, rows - 1)
+    assert kept.loss.max() == 50.0
+    assert kept.loss.isna().sum() == 1
+    notes = [chart["title"]["subtitle"] for chart in specification["hconcat"]]
+    assert notes == [f"{len(kept):,} of {rows:,} steps are drawn, among them all peaks"] * 2
+    short = charts.training_curve(trace[:600]).to_dict()
+    assert "subtitle" not in short["hconcat"][0]["title"]
+
+
+def test_thinned_rows_have_the_extremes_of_every_pixel():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"x": np.sort(rng.random(5000)), "a": rng.normal(size=5000), "b": rng.normal(size=5000)})
+    kept = thin(table, "x", "a", "b", pixels=50)
+    assert len(kept) <= 4 * 50 + 2
+    pixel = ((table.x - table.x.min()) / (table.x.max() - table.x.min()) * 49).astype(int)
+    for column in ("a", "b"):
+        for extreme in ("min", "max"):
+            whole = table[column].groupby(pixel).agg(extreme)
+            left = kept[column].groupby(pixel[kept.index]).agg(extreme)
+            pd.testing.assert_series_equal(whole, left)
+    assert thin(table[:200], "x", "a", pixels=50).equals(table[:200])
+
+
+@pytest.mark.parametrize("n", [72, 384])
+def test_a_large_matrix_is_compact_and_correct(n):
+    rng = np.random.default_rng(0)
+    matrix = rng.random((n, n)).round(3)
+    specification = charts.distance_matrix(matrix, [f"text-{i:03}" for i in range(n)]).to_dict()
+    assert len(json.dumps(specification)) < 160_000
+    rows, names = sorted(specification["datasets"].values(), key=lambda values: "cosine" not in values[0])
+    cells = np.array([row["cosine"] for row in rows], float)
+    size = 1 if n <= 128 else n // 128
+    apart = np.where(np.eye(n), np.nan, matrix)
+    blocks = apart.reshape(n // size, size, n // size, size)
+    np.testing.assert_allclose(cells, np.nanmean(blocks, axis=(1, 3)) if size > 1 else apart, atol=6e-4)
+    legend = specification["encoding"]["color"]["title"]
+    assert legend == ("cosine" if size == 1 else ["cosine, mean", f"of {size} × {size} pairs"])
+    last = f"text-{n - size:03} … text-{n - 1:03}" if size > 1 else f"text-{n - 1:03}"
+    assert names[-1]["other"] == rows[-1]["one"] == last
+
+
+def test_a_matrix_names_both_vectors_of_each_cell():
+    marks = spoken_labels(charts.distance_matrix(np.array([[1, 0.25, 0.5], [0.25, 1, 0], [0.5, 0, 1]]), list("abc")))
+    cells = [m for m in marks if "other: " in m]
+    assert len(cells) == 6  # not the diagonal
+    assert sum("one: a" in m and "other: b" in m and "cosine: 0.25" in m for m in cells) == 1
+    assert sum("one: c" in m and "other: a" in m and "cosine: 0.5" in m for m in cells) == 1
+
+
+def test_a_large_map_leaves_out_the_texts_and_stays_small():
+    n = 20_000
+    table = tables(n)["vector_map"][0].assign(text="a text of sixty characters, which the tooltip shows if it can")
+    data, _ = drawn("vector_map", [table])
+    assert sum(len(json.dumps(part)) for part in data.values()) < 3_000_000
+    (values,) = data["application/vnd.vegalite.v5+json"]["datasets"].values()
+    assert len(values) == n
+    assert "text" not in values[0]
+    few, _ = drawn("vector_map", [table[:10]])
+    assert "text" in next(iter(few["application/vnd.vegalite.v5+json"]["datasets"].values()))[0]
+
+
+def test_a_long_waterfall_is_drawn_in_groups():
+    table = pd.DataFrame({"position": range(1, 301), "token": "x", "before": np.arange(300.0), "after": 0.0})
+    specification = charts.token_waterfall(table).to_dict()
+    (values,) = specification["datasets"].values()
+    assert [row["before"] for row in values] == np.arange(300.0).reshape(100, 3).mean(1).tolist()
+    assert [row["position"] for row in values] == list(range(1, 301, 3))
+    assert {row["token"] for row in values} == {"xxx"}
+    titles = [layer["encoding"]["x"].get("title") for layer in specification["layer"]]
+    assert titles[0] == "bits per token, means of 3: without the vector (grey), with it (orange)"
+
+
+def test_an_image_of_an_svg_chart_is_png():
+    image = charts.to_image(charts.to_svg(charts.spectrum([0.5, 0.25])))
+    (data,) = re.findall(r'src="data:image/png;base64,([^"]+)"', image)
+    width, _ = size_of({"image/png": data})
+    assert f'width="{width // 2}' in image
+
+
+@pytest.mark.slow
+def test_html_export_shows_the_picture_of_a_chart_and_the_contents_of_a_panel(tmp_path):
+    code = """import numpy as np
+from memlab import charts, load, panels
+charts.use_offline_renderer()
+charts.distance_matrix(np.eye(5), list("abcde"))
+---
+panel = panels.cram_panel(load("toy:gemma3"))
+panel.tokens.value, panel.k.value = 8, 4
+panel.start.click()
+_ = panel.wait()
+---
+panel"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in code.split("---\n")])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "own.ipynb")
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--execute", "own.ipynb"]
+    keep_no_state = "--ExecutePreprocessor.store_widget_state=False"  # as in a notebook that JupyterLab saved
+    subprocess.run([*command, keep_no_state], cwd=tmp_path, check=True, capture_output=True, timeout=240)
+    page = (tmp_path / "own.html").read_text(encoding="utf-8")
+    assert "&lt;chart" not in page
+    assert page.count('src="data:image/png;base64,') == 2  # the matrix, and the curve of the panel
+    assert "Done: " in page  # the panel's status
+    assert "memlab-decoded" in page

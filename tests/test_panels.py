@@ -1,5 +1,6 @@
 """Panels without a browser. test_browser.py drives them in one."""
 
+import base64
 import concurrent.futures
 import contextlib
 import doctest
@@ -208,7 +209,7 @@ def test_charts_need_no_network_and_have_jupyterlabs_vega_version():
     charts.use_offline_renderer()
     trace = pd.DataFrame({"step": [0, 1, 2], "loss": [9.0, 4.0, 1.0], "accuracy": [0.0, 0.5, 1.0]})
     chart = charts.training_curve(trace)
-    bundle = chart._repr_mimebundle_()
+    bundle, _ = chart._repr_mimebundle_()
     spec = bundle["application/vnd.vegalite.v5+json"]
     assert spec["$schema"].endswith("v5.json")
     assert spec["config"]["background"] == "transparent"
@@ -238,6 +239,90 @@ def test_a_failing_store_leaves_the_vector_in_the_panel(panel, store, monkeypatc
     panel.start.click()
     assert panel.wait(60).exact
     assert "panel.result" in panel.status.value
+
+
+def broken(*arguments, **options):
+    raise ValueError("<no> ink\nand a second line")
+
+
+def test_a_chart_that_fails_is_one_line_next_to_the_kept_vector(panel, store, monkeypatch):
+    monkeypatch.setattr(charts, "training_curve", broken)
+    panel.start.click()
+    mem = panel.wait(60)
+    assert mem.exact
+    assert list(store.keys()) == [mem.key]
+    assert "Done" in panel.status.value
+    assert "memlab-decoded" in panel.decoded.value
+    assert "could not be drawn. ValueError: &lt;no&gt; ink</span>" in panel.curve.value
+    assert "memlab-error" in panel.curve.value
+    assert panel.links.value.count("download=") == 1  # the table; there is no picture
+
+
+def test_a_failure_after_the_training_leaves_the_vector_in_the_panel(panel, store, monkeypatch, capsys):
+    monkeypatch.setattr("memlab.panels.cram.readout_html", broken)
+    panel.start.click()
+    mem = panel.wait(60)
+    assert mem.exact
+    assert list(store.keys()) == [mem.key]
+    assert "ink" in panel.status.value
+    assert "panel.result" in panel.status.value
+    assert not panel.start.disabled
+    assert "ValueError" in capsys.readouterr().err
+    monkeypatch.undo()
+    panel.words.value = ""
+    panel.start.click()
+    assert panel.wait(60) is None  # not the vector of the run before
+    assert "panel.result" not in panel.status.value
+
+
+def test_panels_open_without_their_charts(capacity_runs, study_table, store, monkeypatch):
+    lm, runs = capacity_runs
+    for name in ("attempts_by_length", "bits_along", "exact_by_step"):
+        monkeypatch.setattr(charts, name, broken)
+    panel = capacity_panel(lm, runs, store)
+    assert "could not be drawn" in panel.along.value
+    panel.start.click()
+    assert panel.wait(60).key == panel.run.value
+    assert "as stored" in panel.status.value
+    assert "could not be drawn" in study_panel(*study_table, store).chart.value
+
+
+def test_a_training_of_more_than_5000_steps_ends_in_its_panel(panel, store, monkeypatch):
+    """Altair refuses tables of more than 5,000 rows: that once ended the panel, and lost the vector."""
+    steps = 5100
+
+    def long_cram(lm, passage, recipe, store, *, progress, on_step):
+        (mem,) = cram_module.cram(lm, passage, recipe, store, progress=progress)
+        for step in range(steps):
+            on_step(cram_module.Progress((0,), (step,), (1.0,), (0.5,), (1.0,), 0, 1))
+        return [mem]
+
+    monkeypatch.setattr("memlab.panels.base.cram", long_cram)
+    panel.start.click()
+    assert panel.wait(60).exact
+    assert "Done" in panel.status.value
+    assert "of 5,100 steps are drawn" in panel.curve.value
+    table = base64.b64decode(re.search('base64,([^"]*)', panel.links.value).group(1)).decode()
+    assert len(table.splitlines()) == steps + 1  # the table has every step
+
+
+def test_pages_without_widgets_show_a_copy_of_a_panel(panel):
+    early = panel._repr_mimebundle_()
+    assert set(early) == {"text/plain", "text/html", "application/vnd.jupyter.widget-view+json"}
+    assert "Ready." in early["text/html"]
+    assert "<img" not in early["text/html"]
+    panel.start.click()
+    mem = panel.wait(60)
+    copy = panel._repr_mimebundle_()["text/html"]
+    assert copy.count('src="data:image/png;base64,') == 1
+    assert "<svg" not in copy
+    assert "Done: " in copy
+    assert STYLE in copy
+    shown = readout(panel.lm, mem)._repr_mimebundle_()
+    assert "exact" in shown["text/html"]
+    assert "application/vnd.jupyter.widget-view+json" in shown
+    panel.close()
+    assert panel._repr_mimebundle_ is None or "text/html" in panel._repr_mimebundle_()
 
 
 def test_a_redacted_vector_has_a_readout(panel):

@@ -34,6 +34,7 @@ from memlab.charts.geometry import token_waterfall as token_waterfall
 from memlab.charts.geometry import vector_map as vector_map
 from memlab.charts.theme import save as save
 from memlab.charts.theme import theme as theme
+from memlab.charts.theme import to_image as to_image
 from memlab.charts.theme import to_svg as to_svg
 from memlab.charts.theme import use_offline_renderer as use_offline_renderer
 from memlab.charts.training import exact_by_step as exact_by_step

@@ -10,12 +10,14 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from memlab.charts.rows import chart, inline, no_data, thin
 from memlab.charts.theme import BLUE, GREEN, GREY, ORANGE, PURPLE
 
 _TICKS = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
 _OUTCOME = alt.Scale(domain=["exact", "not exact"], range=["circle", "cross"])
 
 
+@chart
 def capacity_by_model(table: pd.DataFrame) -> Any:
     """Tokens that one vector holds, by its theoretical capacity in tokens; both axes are logarithmic.
 
@@ -29,17 +31,17 @@ def capacity_by_model(table: pd.DataFrame) -> Any:
     x = alt.Scale(type="log", domain=domain, nice=False)
     y = alt.Scale(type="log", domain=[8, 5000], nice=False)
     guides = (
-        alt.Chart(lines)
+        alt.Chart(inline(lines))
         .mark_line(color=GREY, strokeDash=[3, 4], opacity=0.6, clip=True)
         .encode(alt.X("x:Q", scale=x), alt.Y("y:Q", scale=y), alt.Detail("share:N"))
     )
     names = (
-        alt.Chart(lines[lines.x == domain[1]])
+        alt.Chart(inline(lines[lines.x == domain[1]]))
         .mark_text(color=GREY, align="left", dx=4, fontSize=11)
         .encode(alt.X("x:Q", scale=x), alt.Y("y:Q", scale=y), alt.Text("share:N"))
     )
     methods = table.method.unique().tolist()
-    base = alt.Chart(table).encode(
+    base = alt.Chart(inline(table)).encode(
         alt.X(
             "theoretical:Q", scale=x, title="theoretical capacity in tokens, 16 bits per dimension (log)",
             axis=alt.Axis(values=[500, 750, 1000, 1500, 2000, 3000, 4000], grid=False),
@@ -48,7 +50,9 @@ def capacity_by_model(table: pd.DataFrame) -> Any:
             "method:N", title=None, sort=methods, scale=alt.Scale(domain=methods, range=[ORANGE, BLUE, GREEN, PURPLE]),
             legend=alt.Legend(orient="top", columns=1, labelLimit=520, symbolOpacity=1, symbolStrokeWidth=0),
         ),
-        tooltip=["model", "method", alt.Tooltip("tokens:Q", format=".0f"), alt.Tooltip("theoretical:Q", format=".0f")],
+        tooltip=[
+            "model:N", "method:N", alt.Tooltip("tokens:Q", format=".0f"), alt.Tooltip("theoretical:Q", format=".0f"),
+        ],
     )  # fmt: skip
     whiskers = base.mark_rule(strokeWidth=2, opacity=0.6).encode(alt.Y("low:Q", scale=y), alt.Y2("high:Q"))
     points = base.mark_point(size=80, filled=True, opacity=0.9).encode(
@@ -58,6 +62,7 @@ def capacity_by_model(table: pd.DataFrame) -> Any:
     return alt.layer(guides, names, whiskers, points).properties(width=600, height=360)
 
 
+@chart
 def more_vectors(table: pd.DataFrame) -> Any:
     """Tokens by number of vectors, one line per passage, both axes logarithmic. Columns ``k tokens series text_id``.
 
@@ -75,7 +80,7 @@ def more_vectors(table: pd.DataFrame) -> Any:
         colours = {name: of_kind[kind] for name, kind in zip(measured, kinds, strict=True)}
     dashes = {name: ([2, 3], [8, 4], [8, 3, 2, 3])[i % 3] for i, name in enumerate(published)}
     return (
-        alt.Chart(table)
+        alt.Chart(inline(table))
         .mark_line(strokeWidth=2, opacity=0.8, point=alt.OverlayMarkDef(size=50))
         .encode(
             alt.X("k:Q", title="vectors, k (log)", scale=alt.Scale(type="log", base=2), axis=alt.Axis(tickCount=6)),
@@ -92,12 +97,13 @@ def more_vectors(table: pd.DataFrame) -> Any:
                 scale=alt.Scale(domain=series, range=[dashes.get(name, [1, 0]) for name in series]),
             ),
             alt.Detail("text_id:N"),
-            tooltip=["series", "text_id", "k", alt.Tooltip("tokens:Q", format=".0f")],
+            tooltip=["series:N", "text_id:N", "k:Q", alt.Tooltip("tokens:Q", format=".0f")],
         )
         .properties(width=460, height=280)
     )
 
 
+@chart
 def attempts_by_length(attempts: pd.DataFrame) -> Any:
     """Bits that the text still costs with the vector, by length in tokens: one point per attempt on a passage.
 
@@ -105,7 +111,7 @@ def attempts_by_length(attempts: pd.DataFrame) -> Any:
     """
     table = _outcomes(attempts, "length", "seed", "bits_with")
     return (
-        alt.Chart(table)
+        alt.Chart(inline(table))
         .mark_point(size=90, filled=True, opacity=0.85)
         .encode(
             alt.X("length:Q", title="tokens", scale=alt.Scale(zero=True)),
@@ -115,12 +121,13 @@ def attempts_by_length(attempts: pd.DataFrame) -> Any:
                 scale=alt.Scale(domain=["exact", "not exact"], range=[BLUE, ORANGE]),
             ),
             alt.Shape("outcome:N", title=None, scale=_OUTCOME),
-            tooltip=["length", "seed", "outcome", alt.Tooltip("bits_with:Q", format=".1f")],
+            tooltip=["length:Q", "seed:Q", "outcome:N", alt.Tooltip("bits_with:Q", format=".1f")],
         )
         .properties(width=520, height=170)
     )  # fmt: skip
 
 
+@chart
 def bits_along(bits_without: Any, bits_with: Any, exact_prefix: int) -> Any:
     """Cumulative bits of one text, without and with its vector. ``bits_without`` and ``bits_with`` (n,): per token.
 
@@ -130,28 +137,29 @@ def bits_along(bits_without: Any, bits_with: Any, exact_prefix: int) -> Any:
     'All 2 tokens come back'
     """
     n = len(bits_without)
-    table = pd.DataFrame(
-        {
-            "token": range(1, n + 1),
-            "without the vector": np.nancumsum(bits_without),
-            "with the vector": np.nancumsum(bits_with),
-        }
-    ).melt("token", var_name="condition", value_name="bits")
-    base = alt.Chart(table).encode(
+    names = ["without the vector", "with the vector"]
+    sums = pd.DataFrame(dict(zip(names, (np.nancumsum(bits_without), np.nancumsum(bits_with)), strict=True)))
+    sums.insert(0, "token", range(1, n + 1))
+    shown = thin(sums, "token", *names, pixels=520)
+    table = shown.melt("token", var_name="condition", value_name="bits")
+    base = alt.Chart(inline(table)).encode(
         alt.X("token:Q", title="token of the text", scale=alt.Scale(domain=[0, n], nice=False)),
         alt.Color(
             "condition:N", title=None, sort=None, scale=alt.Scale(range=[GREY, BLUE]), legend=alt.Legend(orient="right")
         ),
-        tooltip=["token", "condition", alt.Tooltip("bits:Q", format=".1f")],
+        tooltip=["token:Q", "condition:N", alt.Tooltip("bits:Q", format=".1f")],
     )
     lines = base.mark_line(strokeWidth=2.5).encode(alt.Y("bits:Q", title="bits, cumulative"))
     title = f"The first {exact_prefix} of {n} tokens come back" if exact_prefix < n else f"All {n} tokens come back"
     if exact_prefix >= n:
         return lines.properties(width=520, height=200, title=title)
-    rule = alt.Chart(pd.DataFrame({"token": [exact_prefix]})).mark_rule(color=ORANGE, strokeWidth=2, strokeDash=[5, 3])
+    rule = alt.Chart(inline(pd.DataFrame({"token": [exact_prefix]}))).mark_rule(
+        color=ORANGE, strokeWidth=2, strokeDash=[5, 3]
+    )
     return alt.layer(lines, rule.encode(alt.X("token:Q"))).properties(width=520, height=200, title=title)
 
 
+@chart
 def horizons_tokens_and_bits(table: pd.DataFrame) -> Any:
     """Exact horizons by kind of text, in tokens on the left and in bits on the right. Thick ticks are medians.
 
@@ -160,7 +168,9 @@ def horizons_tokens_and_bits(table: pd.DataFrame) -> Any:
     """
     spans = {}
     for column in ("horizon", "horizon_bits"):
-        values = table[column][table[column] > 0]
+        values = table[column][(table[column] > 0) & np.isfinite(table[column])]
+        if values.empty:
+            return no_data()
         spans[column] = (float(np.log2(values.min())), float(np.log2(values.max())))
     octaves = max(high - low for low, high in spans.values()) + 0.4
 
@@ -169,11 +179,11 @@ def horizons_tokens_and_bits(table: pd.DataFrame) -> Any:
         scale = alt.Scale(
             type="log", base=2, nice=False, domain=[2 ** (middle - octaves / 2), 2 ** (middle + octaves / 2)]
         )
-        base = alt.Chart(table).encode(alt.Y("texts:N", title=None, sort=None, axis=axis))
+        base = alt.Chart(inline(table)).encode(alt.Y("texts:N", title=None, sort=None, axis=axis))
         ticks = base.mark_tick(thickness=2, size=26, opacity=0.75).encode(
             alt.X(f"{column}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6, format="d")),
             alt.Color("texts:N", legend=None, scale=_kinds(table)),
-            tooltip=["text_id", alt.Tooltip(f"{column}:Q", format=".0f")],
+            tooltip=["text_id:N", alt.Tooltip(f"{column}:Q", format=".0f")],
         )
         medians = base.mark_tick(thickness=4, size=42, color=GREY).encode(alt.X(f"median({column}):Q"))
         return alt.layer(ticks, medians).properties(width=300, height=alt.Step(50))
@@ -182,6 +192,7 @@ def horizons_tokens_and_bits(table: pd.DataFrame) -> Any:
     return alt.hconcat(left, strip("horizon_bits", "the same, bits (log)", None), spacing=30)
 
 
+@chart
 def before_and_after(runs: pd.DataFrame, vector_bits: float) -> Any:
     """Bits of a text with its vector, by bits without it. Dashed: ``with = max(0, without - vector_bits)``.
 
@@ -189,14 +200,18 @@ def before_and_after(runs: pd.DataFrame, vector_bits: float) -> Any:
     """
     top = float(runs.bits_without.max()) * 1.05
     line = pd.DataFrame({"x": [0.0, vector_bits, max(top, vector_bits)], "y": [0.0, 0.0, max(top - vector_bits, 0.0)]})
-    fit = alt.Chart(line).mark_line(color=GREY, strokeDash=[5, 4], strokeWidth=2).encode(alt.X("x:Q"), alt.Y("y:Q"))
+    fit = (
+        alt.Chart(inline(line))
+        .mark_line(color=GREY, strokeDash=[5, 4], strokeWidth=2)
+        .encode(alt.X("x:Q"), alt.Y("y:Q"))
+    )
     unchanged = (
-        alt.Chart(pd.DataFrame({"x": [0.0, top], "y": [0.0, top]}))
+        alt.Chart(inline(pd.DataFrame({"x": [0.0, top], "y": [0.0, top]})))
         .mark_line(color=GREY, opacity=0.4)
         .encode(alt.X("x:Q"), alt.Y("y:Q"))
     )
     points = (
-        alt.Chart(_outcomes(runs, "text_id", "texts", "length", "bits_without", "bits_with"))
+        alt.Chart(inline(_outcomes(runs, "text_id", "texts", "length", "bits_without", "bits_with")))
         .mark_point(size=55, filled=True, opacity=0.75)
         .encode(
             alt.X("bits_without:Q", title="bits the text costs without the vector"),
@@ -204,7 +219,7 @@ def before_and_after(runs: pd.DataFrame, vector_bits: float) -> Any:
             alt.Color("texts:N", title=None, scale=_kinds(runs), legend=alt.Legend(orient="top-left")),
             alt.Shape("outcome:N", title=None, scale=_OUTCOME, legend=alt.Legend(orient="top-left")),
             tooltip=[
-                "text_id", "length", "outcome", alt.Tooltip("bits_without:Q", format=".0f"),
+                "text_id:N", "length:Q", "outcome:N", alt.Tooltip("bits_without:Q", format=".0f"),
                 alt.Tooltip("bits_with:Q", format=".1f"),
             ],
         )
@@ -212,11 +227,12 @@ def before_and_after(runs: pd.DataFrame, vector_bits: float) -> Any:
     return alt.layer(unchanged, fit, points).properties(width=560, height=320)
 
 
+@chart
 def survival_by_bits(shares: pd.DataFrame, *, title: str = "bits per number") -> Any:
     """Share of vectors still exact, by bits per stored number. Columns ``bits_a_number share low high form``."""
-    base = alt.Chart(shares).encode(
+    base = alt.Chart(inline(shares)).encode(
         alt.X("bits_a_number:Q", title=title, scale=alt.Scale(domain=[1, 17])),
-        tooltip=["form", alt.Tooltip("share:Q", format=".0%")],
+        tooltip=["form:N", alt.Tooltip("share:Q", format=".0%")],
     )
     y = alt.Y("share:Q", title="vectors still exact", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
     line = base.mark_line(color=BLUE, strokeWidth=2, point=alt.OverlayMarkDef(color=BLUE, size=50)).encode(y)
@@ -224,11 +240,12 @@ def survival_by_bits(shares: pd.DataFrame, *, title: str = "bits per number") ->
     return alt.layer(whiskers, line).properties(width=460, height=240)
 
 
+@chart
 def codec_bars(table: pd.DataFrame) -> Any:
     """Stored bits per token by codec, smallest first, on a logarithmic axis. Columns ``codec texts bits_a_token``."""
     order = table.groupby("codec").bits_a_token.mean().sort_values().index.tolist()
     return (
-        alt.Chart(table)
+        alt.Chart(inline(table))
         .mark_point(size=90, filled=True)
         .encode(
             alt.X(
@@ -237,25 +254,29 @@ def codec_bars(table: pd.DataFrame) -> Any:
             ),
             alt.Y("codec:N", title=None, sort=order, axis=alt.Axis(labelFontSize=13, labelLimit=260, grid=True)),
             alt.Color("texts:N", title=None, scale=_kinds(table)),
-            tooltip=["codec", "texts", alt.Tooltip("bits_a_token:Q", format=".3g")],
+            tooltip=["codec:N", "texts:N", alt.Tooltip("bits_a_token:Q", format=".3g")],
         )
         .properties(width=460, height=alt.Step(26))
     )  # fmt: skip
 
 
+@chart
 def predictions(table: pd.DataFrame) -> Any:
     """True horizons by predicted horizons and their intervals, tokens. Columns ``true predicted low high text_id``."""
-    top = float(table[["true", "predicted"]].max().max()) * 1.1
+    both = table[["true", "predicted"]].to_numpy(float)
+    if not np.isfinite(both).any():
+        return no_data()
+    top = float(both[np.isfinite(both)].max()) * 1.1
     scale = alt.Scale(domain=[0, top], nice=False, clamp=True)
     same = (
-        alt.Chart(pd.DataFrame({"x": [0.0, top]}))
+        alt.Chart(inline(pd.DataFrame({"x": [0.0, top]})))
         .mark_line(color=GREY, opacity=0.5)
         .encode(alt.X("x:Q", scale=scale), alt.Y("x:Q", scale=scale))
     )
     colour = [alt.Color("texts:N", title=None, scale=_kinds(table))] if "texts" in table else []
-    base = alt.Chart(table).encode(
+    base = alt.Chart(inline(table)).encode(
         alt.Y("true:Q", title="exact horizon, tokens", scale=scale), *colour,
-        tooltip=["text_id", "true", alt.Tooltip("predicted:Q", format=".0f")],
+        tooltip=["text_id:N", "true:Q", alt.Tooltip("predicted:Q", format=".0f")],
     )  # fmt: skip
     whiskers = base.mark_rule(opacity=0.4).encode(alt.X("low:Q", scale=scale), alt.X2("high:Q"))
     points = base.mark_point(size=55, filled=True).encode(

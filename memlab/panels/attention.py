@@ -10,7 +10,7 @@ import pandas as pd
 from memlab import charts
 from memlab.models import FrozenLM
 from memlab.panels.base import LivePanel, vector_options
-from memlab.panels.style import box, download_links, dropdown
+from memlab.panels.style import box, download_links, drawn, dropdown
 from memlab.probes import attention
 from memlab.results.mem_vector import MemVector
 
@@ -52,14 +52,13 @@ class AttentionPanel(LivePanel):
         self._mass = None
 
     def work(self) -> None:
-        mem = self.mems[self.vector.value]
+        self.result = mem = self.mems[self.vector.value]
         self._mass, self._name = attention.attention_mass(self.lm, mem), f"{mem.text.id}, seed {mem.recipe.seed}"
         self._draw()
         table = attention.waterfall(self.lm, mem)
-        chart = charts.token_waterfall(table).properties(title="Bits that each token costs the model")
-        self.bars.value = charts.to_svg(chart)
+        title = "Bits that each token costs the model"
+        self.bars.value = drawn(lambda: charts.token_waterfall(table).properties(title=title))
         self.links.value = download_links("waterfall", table.to_csv(index=False), self.bars.value)
-        self.result = mem
         scored = table.dropna()  # without the vector, nothing predicts the first token: it has no cost
         before, after = float(scored.before.sum()), float(scored.after.sum())
         self.show_status(f"Done: the vector saves {before - after:.0f} of {before:.0f} bits.")
@@ -72,5 +71,5 @@ class AttentionPanel(LivePanel):
             return
         target = {value: label for label, value in TARGETS}[self.target.value]
         title = f"Share of the text's attention to {target}"
-        chart = charts.attention_map(self._mass, self.target.value, title=title, subtitle=self._name)
-        self.chart.value = charts.to_svg(chart)
+        mass, column = self._mass, self.target.value
+        self.chart.value = drawn(lambda: charts.attention_map(mass, column, title=title, subtitle=self._name))

@@ -19,7 +19,7 @@ from memlab import charts
 from memlab.decoding.decode import check
 from memlab.errors import MemlabError
 from memlab.models import FrozenLM, Passage
-from memlab.panels.style import status_line, style_sheet
+from memlab.panels.style import StaticCopy, drawn, status_line, style_sheet
 from memlab.recipes import Recipe
 from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store, StoreError
@@ -75,7 +75,7 @@ def _run_jobs(jobs: SimpleQueue[_Job | None]) -> None:
         del job, work, done  # they would keep the owner alive until the next job
 
 
-class Panel(w.VBox):
+class Panel(StaticCopy, w.VBox):
     """A column of widgets with memlab's style sheet."""
 
     def show_widgets(self, name: str, *widgets: w.Widget) -> None:
@@ -110,7 +110,7 @@ class LivePanel(Panel):
         self.while_busy: list[w.Widget] = []
         """Controls that are disabled while work runs, so that they still describe the result when it appears."""
         self.result: MemVector | None = None
-        """The vector that the last run made; None if it failed."""
+        """The vector that the last run made; None if it made none. It is set before anything is drawn or decoded."""
         self.stopping = threading.Event()
         """Set when Stop is pressed; ``work`` must look at it."""
         self._thread = WorkerThread()
@@ -155,14 +155,14 @@ class LivePanel(Panel):
 
         After Stop, the vector is the best one so far. This vector is checked, but not stored.
         """
-        start, drawn = time.perf_counter(), 0.0
+        start, redrawn = time.perf_counter(), 0.0
         points: list[tuple[int, float, float]] = []
 
         def on_step(now: Progress) -> bool:
-            nonlocal drawn
+            nonlocal redrawn
             points.append((now.steps[0], now.loss_bits[0], now.accuracy[0]))
-            if (elapsed := time.perf_counter() - start) - drawn > REDRAW_EVERY:
-                drawn = elapsed
+            if (elapsed := time.perf_counter() - start) - redrawn > REDRAW_EVERY:
+                redrawn = elapsed
                 self.draw(_trace(points), recipe)
                 steps = f"Step {now.steps[0]} of at most {recipe.budget}"
                 self.show_status(f"{steps}, {now.accuracy[0]:.0%} right, {elapsed:.0f} s")
@@ -176,8 +176,10 @@ class LivePanel(Panel):
             place = "in the store" if store is not None else "not stored"
             outcome = f"Done: {mem.steps} steps, {mem.seconds:.1f} s, {place}."
         else:
+            self.result = mem
             mem = mem.with_checks(check(lm, mem))
             outcome = f"Stopped at step {mem.steps}; nothing stored."
+        self.result = mem
         # A vector that was in the store already has its own, thinned trace.
         trace = _trace(points) if points else pd.DataFrame(dict(mem.trace))
         self.draw(trace, recipe)
@@ -185,7 +187,7 @@ class LivePanel(Panel):
 
     def draw(self, trace: pd.DataFrame, recipe: Recipe) -> None:
         """Show the curves of a training."""
-        self.curve.value = charts.to_svg(charts.training_curve(trace, budget=recipe.budget))
+        self.curve.value = drawn(lambda: charts.training_curve(trace, budget=recipe.budget))
 
     def work(self) -> None:
         """Runs in the thread after a click on Start. Subclasses set ``result`` and a final status."""
@@ -205,17 +207,20 @@ class LivePanel(Panel):
         try:
             self.work()
         except StoreError as error:
-            self.result = next(iter(error.unsaved), None)
-            rescue = " The vector is in panel.result. Save it with .save(path)." if self.result else ""
-            self.show_status(f"{error}{rescue}", error=True)
+            self.result = next(iter(error.unsaved), self.result)
+            self._show_error(str(error))
         except MemlabError as error:
-            self.show_status(str(error), error=True)
+            self._show_error(str(error))
         except Exception as error:  # the traceback of a thread is easily missed, so the status line shows the error
-            self.show_status(f"{type(error).__name__}: {error}", error=True)
+            self._show_error(f"{type(error).__name__}: {error}")
             raise
         finally:
             trim_memory()
             self._set_busy(False)
+
+    def _show_error(self, message: str) -> None:
+        rescue = " The vector is in panel.result. Save it with .save(path)." if self.result else ""
+        self.show_status(message + rescue, error=True)
 
     def _set_busy(self, busy: bool) -> None:
         self.start.disabled, self.halt.disabled = busy, not busy

@@ -15,7 +15,7 @@ from memlab.measures import capacity
 from memlab.models import FrozenLM
 from memlab.panels.base import LivePanel
 from memlab.panels.decoded import readout_html
-from memlab.panels.style import dropdown, plain_table
+from memlab.panels.style import drawn, dropdown, plain_table
 from memlab.probes.token_costs import gains
 from memlab.results.checks import EXACT
 from memlab.results.store import Store
@@ -68,6 +68,7 @@ class CapacityPanel(LivePanel):
         if len(ids) < mem.n:
             self.show_status(f"Stopped after {len(ids)} of {mem.n} tokens.")
             return
+        self.result = mem
         (costs,) = gains(self.lm, [mem]).to_dict("records")
         table = capacity.explain(
             costs["token_bits_without"],
@@ -78,7 +79,6 @@ class CapacityPanel(LivePanel):
         )
         self.decoded.value = f'<div class="memlab-scroll">{readout_html(self.lm, mem, ids)}</div>'
         self.explanation.value = plain_table(table.map(_cell))
-        self.result = mem
         wrong = np.flatnonzero(ids != mem.token_ids)
         first_wrong = int(wrong[0]) if len(wrong) else None
         same = any(c.settings == EXACT and c.first_wrong == first_wrong for c in mem.checks)
@@ -113,8 +113,9 @@ class CapacityPanel(LivePanel):
         self.clear()
         run = self.runs[self.runs.key == self.run.value].iloc[0]
         self.attempts.value = self._draw_attempts(int(run.k))
-        chart = charts.bits_along(run.token_bits_without, run.token_bits_with, int(run.exact_prefix))
-        self.along.value = charts.to_svg(chart)
+        self.along.value = drawn(
+            lambda: charts.bits_along(run.token_bits_without, run.token_bits_with, int(run.exact_prefix))
+        )
         stored = self.run.value in self.store
         self.start.disabled = not stored
         absent = "This vector is not in the store. Run memlab capacity to train it again."
@@ -130,7 +131,7 @@ class CapacityPanel(LivePanel):
         if len(runs) < 2:
             return ""
         title = f"Bits that {self.text.value} still costs with {k} vector{'s' * (k > 1)}"
-        return charts.to_svg(charts.attempts_by_length(runs).properties(title=title))
+        return drawn(lambda: charts.attempts_by_length(runs).properties(title=title))
 
 
 def _outcome(run: Any) -> str:

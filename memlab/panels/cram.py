@@ -66,7 +66,6 @@ class CramPanel(LivePanel):
         self.decoded.value = readout_html(self.lm, mem, decode(self.lm, [mem], batch=1)[0])
         csv = trace.to_csv(index=False, float_format="%.6g")
         self.links.value = download_links(mem.key[:12], csv, self.curve.value)
-        self.result = mem
         self.show_status(outcome)  # last: when "Done" appears, all results must be visible
 
     def _original(self) -> Text | None:

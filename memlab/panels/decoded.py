@@ -9,14 +9,18 @@ import ipywidgets as w
 
 from memlab.decoding.decode import decode
 from memlab.models import FrozenLM
-from memlab.panels.style import STYLE, box
+from memlab.panels.style import STYLE, StaticCopy, box
 from memlab.results.checks import EXACT, latest
 from memlab.results.mem_vector import MemVector
 
 
 def readout(lm: FrozenLM, mem: MemVector) -> w.HTML:
     """Decode a vector now, and show the text next to the checks and the teacher-forced accuracy stored with it."""
-    return w.HTML(STYLE + readout_html(lm, mem, decode(lm, [mem], batch=1)[0]))
+    return Readout(STYLE + readout_html(lm, mem, decode(lm, [mem], batch=1)[0]))
+
+
+class Readout(StaticCopy, w.HTML):
+    """The widget of ``readout``."""
 
 
 def readout_html(lm: FrozenLM, mem: MemVector, ids: Any) -> str:

@@ -64,12 +64,11 @@ class MovePanel(LivePanel):
 
     def work(self) -> None:
         moved = self.moved()
-        moved = moved.with_checks(check(self.lm, moved))
+        self.result = moved = moved.with_checks(check(self.lm, moved))
         stored = self.mems[self.vector.value]
         ids = decode(self.lm, [moved], batch=1)[0]
         self.decoded.value = readout_html(self.lm, moved, ids)
         cosine = float(geometry.cosines(moved.mem.reshape(1, -1), stored.mem.reshape(1, -1))[0, 0])
-        self.result = moved
         right = int((ids == moved.token_ids).sum())
         self.links.value = download_links("moved", _comparison_csv(self.lm, moved, ids))
         verdict = "it still decodes exactly" if moved.exact else f"{right} of {moved.n} tokens right"

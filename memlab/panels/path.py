@@ -15,7 +15,7 @@ from memlab.measures import geometry
 from memlab.models import FrozenLM
 from memlab.panels.base import LivePanel
 from memlab.panels.decoded import readout_html
-from memlab.panels.style import download_links, dropdown, number_input, row
+from memlab.panels.style import download_links, drawn, dropdown, number_input, row
 from memlab.probes import paths
 from memlab.probes.evaluate import Stopped
 from memlab.results.store import Store
@@ -65,10 +65,10 @@ class PathPanel(LivePanel):
             mem = a.with_mem(point, f"curve at {t}")
         else:
             mem = a.lerp(b, t)
-        mem = mem.with_checks(check(self.lm, mem))
+        self.result = mem
+        self.result = mem = mem.with_checks(check(self.lm, mem))
         ids = decode(self.lm, [mem], batch=1)[0]
         self.decoded.value = readout_html(self.lm, mem, ids)
-        self.result = mem
         right = int((ids == mem.token_ids).sum())
         self.show_status(f"Done: {right} of {mem.n} tokens right at {t:.0%} of the path.")
 
@@ -86,7 +86,7 @@ class PathPanel(LivePanel):
     def _show(self, _: Any = None) -> None:
         self.clear()
         rows = self.table[self.table.pair == self.pair.value]
-        self.chart.value = charts.to_svg(charts.along_a_path(rows))
+        self.chart.value = drawn(lambda: charts.along_a_path(rows))
         barriers = rows.groupby("way").barrier.first()
         self.show_status(", ".join(f"{path}: barrier {bits:.2f} bits per token" for path, bits in barriers.items()))
         columns = ["way", "t", "bits", "accuracy", "right", "tokens", "exact"]

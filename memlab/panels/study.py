@@ -13,7 +13,7 @@ from memlab.experiments.optimizer_study import progress_curves, ranking
 from memlab.models import FrozenLM
 from memlab.panels.base import LivePanel
 from memlab.panels.decoded import readout_html
-from memlab.panels.style import download_links, dropdown, plain_table
+from memlab.panels.style import download_links, drawn, dropdown, plain_table
 from memlab.recipes import Recipe, RecipeError
 from memlab.results.store import Store
 from memlab.texts import originals
@@ -66,15 +66,15 @@ class StudyPanel(LivePanel):
         self.decoded.value = readout_html(self.lm, mem, decode(self.lm, [mem], batch=1)[0])
         csv = trace.to_csv(index=False, float_format="%.6g")
         self.links.value = download_links(mem.key[:12], csv, self.curve.value)
-        self.result = mem
         stored = f"{row.steps} steps" if row.exact else f"not exact after {row.steps} steps"
         self.show_status(f"{outcome} In the stored table: {stored}.")
 
     def _show(self, _: Any = None) -> None:
         group = self.table[(self.table.question == self.question.value) | (self.table.contender == REFERENCE)]
-        chart = charts.exact_by_step(progress_curves(group), highlight=REFERENCE)
         title = f"Passages that are exact by each step: {self.question.value}"
-        self.chart.value = charts.to_svg(chart.properties(title=title))
+        self.chart.value = drawn(
+            lambda: charts.exact_by_step(progress_curves(group), highlight=REFERENCE).properties(title=title)
+        )
         self.ranked.value = _ranking_html(ranking(group))
         names = [name for name in group.contender.unique() if self._can_run(group, name)]
         self.setting.options = names

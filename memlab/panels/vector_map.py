@@ -89,6 +89,10 @@ class MapPanel(Panel):
         """Block until the requested map is drawn, ``timeout`` seconds at most."""
         self._thread.wait(timeout)
 
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        self.wait(2)  # so that the copy for static pages has the map; a PCA map takes less than a second
+        return super()._repr_mimebundle_(**options)
+
     def _draw(self, _: Any = None) -> None:
         # In a thread: UMAP may take 20 seconds, and the page must stay responsive.
         self._thread.submit(partial(self._lay_out, self.method.value))
