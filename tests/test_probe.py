@@ -7,6 +7,7 @@ import torch
 import transformers as hf
 
 from memlab import FrozenLM, ModelError, Recipe, cram, load
+from memlab.decoding.decode import check_portable
 from memlab.models import frozen
 from memlab.models.forward import ForwardPass
 from memlab.models.probe import cast, probe
@@ -194,6 +195,9 @@ def test_a_model_that_cannot_run_in_bfloat16_trains_in_float32_or_is_refused(mon
     monkeypatch.setattr(frozen, "best_dtype", lambda device: torch.bfloat16)
     with pytest.warns(UserWarning, match="cannot run in bfloat16: .* Training uses float32"):
         assert wrapped("xlstm").dtype == torch.float32
+    lm = wrapped("xlstm", dtype=torch.float32)
+    (mem,) = cram(lm, lm.passage_of_ids([5, 6, 7]), Recipe.default(k=2, budget=2), portable=True, progress=False)
+    assert not check_portable(lm, mem).portable
     asked = wrapped("xlstm", dtype=torch.bfloat16)
     with pytest.raises(ModelError, match=r'xlstm cannot run in bfloat16: .* Use load\(..., dtype="float32"\)'):
         cram(asked, asked.passage_of_ids([5, 6, 7]), Recipe.default(budget=2), progress=False)

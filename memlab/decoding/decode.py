@@ -134,8 +134,13 @@ def check(
 
 
 def check_portable(lm: FrozenLM, mem: MemVector) -> MemVector:
-    """The same vector with the checks that ``mem.portable`` needs. Checks that the vector has are not repeated."""
+    """The same vector with the checks that ``mem.portable`` needs. Checks that the vector has are not repeated.
+
+    A model that cannot run in bfloat16 (xLSTM) gets no such check, so its vectors are not portable.
+    """
+    require_weights(lm, mem)
     missing = [settings for settings in PORTABLE if settings not in {c.settings for c in mem.checks}]
+    missing = [settings for settings in missing if lm.runs_in(_DTYPES[settings[0]])]
     return mem.with_checks(*(check(lm, mem, dtype=t, batch=b, cache=c, first_given=f) for t, b, c, f in missing))
 
 

@@ -76,19 +76,14 @@ class FrozenLM:
         self._other_dtypes: dict[torch.dtype, Any] = {torch.float32: self.model}
         config = self.model.config.get_text_config()
         self.family = family_of(config.model_type)
-        self.behaviour = self._measured_behaviour()
+        self.behaviour = seen = self._measured_behaviour()
         self._embedding = self.model.get_input_embeddings()
-        self.vocabulary = self.behaviour.vocabulary
+        self.vocabulary = seen.vocabulary
         """Number of tokens. Token ids are smaller than this number."""
         self.context = max(0, int(getattr(config, "max_position_embeddings", 0) or 0))
         """Positions of the model; 0: no limit (state-space models)."""
         self._cutter = Cutter(tokenizer, name, self.vocabulary, self.context)
-        self._pass = ForwardPass(
-            self.model,
-            self.d,
-            takes_mask=self.behaviour.takes_mask,
-            changes_input=self.behaviour.changes_input,
-        )
+        self._pass = ForwardPass(self.model, self.d, takes_mask=seen.takes_mask, changes_input=seen.changes_input)
 
     @classmethod
     def from_model(cls, model: Any, tokenizer: Any = None, *, name: str = "my-model", **settings: Any) -> FrozenLM:
@@ -294,6 +289,13 @@ class FrozenLM:
                 given = self.embed(ids[None])
                 self._other_dtypes[dtype] = cast(self.model, dtype, given, self.name)
             return self._other_dtypes[dtype]
+
+    def runs_in(self, dtype: torch.dtype) -> bool:
+        """Whether the model can run with weights and activations in ``dtype``."""
+        try:
+            return self.weights(dtype) is not None
+        except ModelError:
+            return False
 
     def losses(
         self,
