@@ -267,7 +267,7 @@ class Recipe:
         """This recipe with some fields changed. Raises ``RecipeError`` for a field that recipes do not have."""
         known = sorted(self.__dataclass_fields__)
         if unknown := sorted(set(changes) - set(known)):
-            near = sorted({name for field in unknown for name in difflib.get_close_matches(field, known)})
+            near = sorted({name for field in unknown for name in difflib.get_close_matches(field, known, 1)})
             guess = f"Did you mean {' or '.join(near)}? " if near else ""
             raise RecipeError(f"A recipe has no field {', '.join(unknown)}. {guess}Its fields are: {', '.join(known)}.")
         return dataclasses.replace(self, **changes)

@@ -49,6 +49,15 @@ def test_defaults_of_a_plan_file(tmp_path):
     assert (plan_file.tokens, plan_file.k, plan_file.seeds) == ((8,), (), ())
 
 
+def test_texts_of_a_plan_are_read_from_a_column_and_have_unique_ids(tmp_path):
+    for name in ("one.csv", "two.csv"):
+        (tmp_path / name).write_text(f"id;Review\n1;Review {name}\n")
+    file, names = tmp_path / "p.toml", [str(tmp_path / name) for name in ("one.csv", "two.csv")]
+    file.write_text(f'models = "toy:gemma3"\ntexts = {names}\ncolumn = "Review"\ntokens = 8\nrecipes = "growing"\n')
+    plan = PlanFile.read(file).plan()
+    assert [(j.passage.span.id, j.recipe.name) for j in plan] == [("1", "growing"), ("1-2", "growing")]
+
+
 def test_k_and_seed_of_a_recipe_are_kept(tmp_path):
     file = tmp_path / "p.toml"
     contents = 'models = "toy:gemma3"\ntexts = "originals"\ncount = 1\ntokens = 4\nrecipes = [{ k = 4, seed = 7 }]\n'
@@ -73,6 +82,7 @@ def test_k_and_seed_of_a_recipe_are_kept(tmp_path):
         ('texts = ["originals"]\ntokens = [8]\nlength = 3', "unknown fields: length"),
         ('texts = ["originals"]\ntokens = [8]\nk = ["one"]', "k is"),
         ('texts = ["originals"]\ntokens = [8]\nseeds = [true]', "seeds is"),
+        ('texts = ["originals"]\ntokens = [8]\ncolumn = 3', "column is 3. Give the name of a column"),
         ('texts = ["originals"]\ntokens = [8]\nstart = "middle"', "start is"),
         ('texts = ["originals"]\ntokens = [8]\nrecipes = [3]', "a recipe is 3. Give"),
         ('texts = ["originals"]\ntokens = [8]\nrecipes = []', "recipes is empty"),

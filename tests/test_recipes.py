@@ -1,6 +1,9 @@
 import dataclasses
 import json
+from fractions import Fraction
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,3 +133,94 @@ def test_json_can_change_fields_of_a_base_recipe():
     )
     with pytest.raises(RecipeError, match="no field speed"):
         Recipe.from_json('{"speed": 9}', Recipe.default())
+
+
+KEYS = {
+    "k": 2,
+    "seed": 3,
+    "budget": 40,
+    "lr": 0.3,
+    "margin": 0.7,
+    "betas": (0.8, 0.95),
+    "suffix": (7, 9),
+    "norm": 300.0,
+}
+"""Fields as numbers of Python."""
+
+
+@pytest.mark.parametrize("whole", [np.int8, np.int32, np.int64, np.uint16, np.array, np.float64, np.float32])
+@pytest.mark.parametrize("real", [np.float64, np.float32, np.float16, np.longdouble, np.array])
+def test_numbers_of_numpy_give_the_key_of_numbers_of_python(whole, real):
+    """A float32 is the decimal that a user wrote, 0.3, and not 0.30000001192092896, which would be another key."""
+    given = {
+        name: np.array(value, np.int32 if name == "suffix" else np.float32) if isinstance(value, tuple)
+        else (whole if isinstance(value, int) else real)(value)
+        for name, value in KEYS.items() if real is not np.float16 or name != "norm"
+    }  # fmt: skip
+    wanted = Recipe.default(**{name: KEYS[name] for name in given})
+    for recipe in (Recipe.default(**given), Recipe.default().replace(**given), Recipe.of(given)):
+        assert recipe == wanted
+        assert (recipe.canonical(), recipe.to_json(), recipe.name) == (
+            wanted.canonical(),
+            wanted.to_json(),
+            wanted.name,
+        )
+        assert all(type(getattr(recipe, name)) is type(KEYS[name]) for name in given)
+        assert all(type(one) in (int, float) for one in (*recipe.betas, *recipe.suffix))
+
+
+def test_values_of_a_table_are_welcome():
+    table = pd.DataFrame({"k": [1, 2], "lr": [0.1, 0.3], "seed": pd.array([5, None], "Int64")})
+    assert [Recipe.default(k=k).k for k in table.k] == [1, 2]
+    assert Recipe.default(seed=table.seed[0]) == Recipe.default(seed=5)
+    mixed = table[["k", "lr"]].iloc[1]  # all of its values are floats, k too
+    assert Recipe.default(**mixed) == Recipe.default(k=2, lr=0.3)
+    assert Recipe.default(prefix=pd.Series([4, 5]).to_numpy()) == Recipe.default(prefix=(4, 5))
+    with pytest.raises(RecipeError, match="seed is <NA>"):
+        Recipe.default(seed=table.seed[1])
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -1, float("inf"), -float("inf"), float("nan"), True, "1", None, 10**400])
+@pytest.mark.parametrize("kind", [lambda value: value, np.array])
+def test_numbers_that_are_refused_are_finite_or_said_to_be_infinite(value, kind):
+    for field in ("lr", "margin"):
+        with pytest.raises(RecipeError, match=rf"^The recipe's {field} is .*\. Give a finite number > 0\.$"):
+            Recipe.default(**{field: kind(value)})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, np.True_, np.array(True), 1.5, np.float32(1.5), float("nan"), np.inf, 2.0**60, "2", None, 2j, Fraction(2),
+     np.array([2]), np.array([[2]]), [2], np.datetime64("2020-01-01"), np.str_("2"), pd.NA, np.uint64(2**63)],
+)  # fmt: skip
+def test_what_is_no_whole_number_is_refused(value):
+    for field in ("k", "seed"):
+        with pytest.raises(RecipeError, match=rf"^The recipe's {field} is .*\. Give an integer from "):
+            Recipe.default(**{field: value})
+
+
+def test_an_unknown_field_lists_close_names():
+    for make in (
+        Recipe.default, Recipe.growing, Recipe.fullmatrix, Recipe.paper2025, Recipe.progressive2026,
+        Recipe.default().replace, lambda **changes: Recipe.named("growing", **changes),
+        lambda **changes: Recipe.of(changes), lambda **changes: Recipe.of(json.dumps(changes)),
+    ):  # fmt: skip
+        with pytest.raises(RecipeError, match=r"no field lrr\. Did you mean lr\? Its fields are: betas, budget, "):
+            make(lrr=1)
+    with pytest.raises(RecipeError, match=r"no field budgets, seeds\. Did you mean budget or seed\? "):
+        Recipe.default(seeds=1, budgets=2)
+    with pytest.raises(RecipeError, match=r"no field x\. Its fields"):
+        Recipe.default(x=1)
+
+
+def test_a_recipe_of_what_is_given():
+    mine = Recipe.default(k=3)
+    assert Recipe.of(mine) is mine
+    assert Recipe.of("growing") == Recipe.growing()
+    assert Recipe.of({"k": 3}) == Recipe.of(' {"k": 3, "temperature": 1.0}') == mine
+    for wrong in (None, 3, ["default"], Recipe):
+        with pytest.raises(RecipeError, match=r"^The recipe is .*\. Give a Recipe, or one of: default, growing"):
+            Recipe.of(wrong)
+    for wrong in ("", "fast"):
+        with pytest.raises(RecipeError, match="No recipe is called"):
+            Recipe.of(wrong)

@@ -3,6 +3,7 @@ import csv
 import gzip
 import json
 import lzma
+import subprocess
 import sys
 import time
 import types
@@ -13,7 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from typer.testing import CliRunner
 
+from memlab.cli import app
 from memlab.texts import (
     SOURCES,
     Source,
@@ -478,3 +481,40 @@ def test_data_sets_without_usable_texts(monkeypatch, rows, reason):
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=lambda *_, **__: rows))
     with pytest.raises(TextError, match=reason):
         load_texts("hf:a/b", count=2)
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMLAB_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    return lambda *args: CliRunner().invoke(app, [str(a) for a in args])
+
+
+def test_the_command_line_reads_columns(cli, tmp_path):
+    (tmp_path / "a.csv").write_text("id;Review\n1;Fine.\n3;Good.\n")
+    (tmp_path / "b.csv").write_text("id;Review\n1;Bad.\n")
+    result = cli("cram", "a.csv", "b.csv", "-m", "toy:llama", "--budget", 0, "--json", "--column", "Review")
+    assert [row["text_id"] for row in json.loads(result.stdout)] == ["1", "3", "1-2"]
+    result = cli("cram", "a.csv", "-m", "toy:llama")
+    assert (result.exit_code, "--column). The columns are: id, Review." in result.stderr) == (2, True)
+    assert cli("cram", "").exit_code == 2  # and not the texts of the current folder
+
+
+def test_a_warning_is_one_line_on_the_command_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n{"text": "Fine."}')
+    command = [sys.executable, "-m", "memlab.cli", "cram", "a.jsonl", "absent.txt"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.stderr.splitlines() == [
+        "memlab: warning: a.jsonl: rows without a text were left out: 1 of 2, the first at line 1.",
+        "memlab: error: There is no file or folder absent.txt. Check the path.",
+    ]
+
+
+def test_every_command_that_reads_texts_has_a_column(cli):
+    for command in (
+        "cram", "predict", "capacity", "bench recovery", "bench horizon", "bench sink", "bench optimizer",
+        "bench speed", "bench codecs",
+    ):  # fmt: skip
+        assert "--column" in cli(*command.split(), "--help").stdout, command
+    result = cli("bench", "recovery", "--texts", "absent.csv", "--column", "x")
+    assert "no file or folder absent.csv" in result.stderr

@@ -21,7 +21,7 @@ from memlab.texts.text import Text, TextError, with_unique_ids
 
 PLAIN = (".txt", ".md")
 """Endings of plain texts in a folder. A file that is given by its name may have any other ending, too."""
-COMPRESSED: dict[str, Callable[[Path], IO[bytes]]] = {
+COMPRESSED: dict[str, Callable[[Path], Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
@@ -142,8 +142,8 @@ def _stem(path: Path) -> str:
 
 
 def _open(path: Path) -> IO[bytes]:
-    opened = COMPRESSED.get(path.suffix.lower())
-    return opened(path) if opened else path.open("rb")
+    opened: IO[bytes] = COMPRESSED.get(path.suffix.lower(), lambda path: path.open("rb"))(path)
+    return opened
 
 
 def _plain(path: Path) -> str:

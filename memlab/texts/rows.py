@@ -56,12 +56,12 @@ def texts_of_rows(
     empty: list[str] = []
     name = identity = None
     for number, (place, row) in enumerate(rows):
-        if isinstance(row, str):
-            value, given = row, None
-        elif isinstance(row, dict):
+        if isinstance(row, dict):
             if name is None:
                 name, identity = text_column(row, column, where), id_column(row) if own_ids else None
             value, given = row.get(name), row.get(identity)
+        elif isinstance(row, str):
+            value, given = row, None
         else:
             raise TextError(f"{where}, {place}, is {row!r:.80}. Give an object with a text column.")
         if _is_missing(value) or (isinstance(value, str) and not value.strip()):
