@@ -2,7 +2,10 @@
 
 import concurrent.futures
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -14,11 +17,12 @@ import psutil
 import pytest
 import torch
 
-from memlab import ModelError, Plan, Recipe, Store, StoreError, load, run
+from memlab import MemlabError, ModelError, Plan, Recipe, Store, StoreError, load, run
 from memlab.models import FrozenLM
 from memlab.sweeps import dispatch as d
 from memlab.sweeps import executors as w
 from memlab.sweeps.retry import after_failure
+from tests.browser_lab import ROOT
 from tests.conftest import random_passages
 from tests.helpers import forged_file
 
@@ -403,3 +407,69 @@ def test_chunks_hold_each_job_once_and_similar_lengths_together(lm):
 
 def test_no_chunks_means_no_failures(tmp_path):
     assert d.dispatch([], Store(tmp_path), lambda: FailingExecutor(lambda keys: None)) == {}
+
+
+SCRIPT = """
+import sys
+from memlab import Plan, Recipe, Store, Text, load, run
+from memlab.sweeps.executors import processes
+
+def main():
+    plan = Plan.grid("toy:llama", Text("a", "Go on."), tokens=[2, 3], recipes=Recipe.default(budget=9))
+    with processes(2, threads=1) as executor:
+        print("trained", run(plan, Store(sys.argv[1]), executor=executor).trained)
+
+"""
+
+
+def run_script(source, store, file, *, how="file"):
+    """(exit code, output) of a script, run from a file, from standard input or with -c."""
+    file.write_text(source)
+    done = subprocess.run(
+        [sys.executable, *{"file": [file], "stdin": ["-"], "-c": ["-c", source]}[how], store],
+        check=False, input=source if how == "stdin" else None, capture_output=True, text=True, timeout=200,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_script_without_a_main_guard_is_refused_before_any_process_starts(tmp_path):
+    code, output = run_script(SCRIPT + "print('once')\nmain()\n", tmp_path / "store", tmp_path / "bare.py")
+    assert code == 1
+    assert output.strip().splitlines()[-1] == f"memlab.sweeps.executors.WorkerError: {w.GUARD}"
+    assert output.count("once") == 1
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_script_whose_guard_leaves_out_the_run_ends_with_its_first_process(tmp_path):
+    """Only a process can know this: it finds itself in ``processes`` while it starts."""
+    code, output = run_script(SCRIPT + "print(__name__)\nmain()\n", tmp_path / "store", tmp_path / "odd.py")
+    assert code == 1
+    assert output.count("__mp_main__") <= 2  # one start of each process
+    assert output.count("Traceback") == 1
+    assert w.GUARD in output.strip().splitlines()[-1]
+
+
+def test_a_script_that_fails_when_it_is_run_again_ends_with_its_first_process(tmp_path):
+    source = SCRIPT + f"open({str(tmp_path / 'new')!r}, 'x')\nif __name__ == '__main__':\n    main()\n"
+    code, output = run_script(source, tmp_path / "store", tmp_path / "again.py")
+    assert code == 1
+    assert "FileExistsError" in output
+    assert "A worker process ended while it started" in output.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("how", ["file", "-c", "stdin"])
+def test_a_script_with_a_guard_works_or_says_why_not(tmp_path, how):
+    guarded = SCRIPT + ("main()" if how == "-c" else 'if __name__ == "__main__":\n    main()\n')
+    code, output = run_script(guarded, tmp_path / "store", tmp_path / "guarded.py", how=how)
+    if how == "stdin":
+        assert code == 1
+        assert "Worker processes cannot run <stdin>. Save the script in a file" in output
+    else:
+        assert (code, output.strip().splitlines()[-1]) == (0, "trained 2")
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "2"])
+def test_a_wrong_number_of_processes_is_refused(count):
+    with pytest.raises(MemlabError, match="Give a whole number above 0"), w.processes(count):
+        pass

@@ -155,9 +155,9 @@ def bench_geometry(
 @reports_errors
 def bench_travel(
     model: ModelOption = "smollm2-135m",
-    store: Annotated[Path | None, typer.Option(help="store with the vectors [default: the bundled vectors]")] = None,
+    store: Annotated[str | None, typer.Option(help="store with the vectors [default: the bundled vectors]")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Parquet table; written after each vector, and read to resume")
+        Path | None, file_option("Parquet table; written after each vector, and read to resume", ".parquet")
     ] = None,
 ) -> None:
     """Decodes 50 vectors of 32 tokens in each, and other lengths in llama.cpp, which `make travel` installs."""
@@ -165,7 +165,8 @@ def bench_travel(
     from memlab.experiments.travel import arrived, margin_auc, travel
     from memlab.models import load
 
-    lm, vectors = load(model), Store(store) if store else Store.bundled()
+    vectors = Store.existing(store) if store else Store.bundled()
+    lm = load(model)
 
     def save(rows: pd.DataFrame) -> None:
         write_table(rows, out)

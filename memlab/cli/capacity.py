@@ -117,8 +117,9 @@ def capacity_command(
     tables: list[pd.DataFrame] = []
 
     def write(rows: pd.DataFrame) -> None:
-        if out is not None:
-            update_table(pd.concat([*tables, rows], ignore_index=True), out, _RUN)
+        rows = pd.concat([*tables, rows], ignore_index=True)
+        if out is not None and len(rows):
+            update_table(rows, out, _RUN)
 
     session = Session(lm, Store(store), read_table(out), lambda line: typer.echo(line, err=True), write, progress=False)
     common: dict[str, Any] = dict(ks=ks, counts=counts, start=begin)
