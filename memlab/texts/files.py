@@ -156,7 +156,11 @@ def _csv_rows(path: Path, column: str | None) -> Iterator[tuple[str, dict[str, s
     limit = csv.field_size_limit(2**31 - 1)  # the default refuses texts of more than 131,072 characters
     try:
         with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
-            first = next((line for line in file if line.strip()), "")
+            first, skipped = file.readline(), 0
+            while first.isspace():
+                first, skipped = file.readline(), skipped + 1
+            if not first:
+                return
             delimiter = "\t" if _ending(path) == ".tsv" else _delimiter(first, column)
             # A space after each delimiter is a way to write the file; without it, spaces belong to the text.
             spaced = f"{delimiter} " in first
@@ -164,12 +168,11 @@ def _csv_rows(path: Path, column: str | None) -> Iterator[tuple[str, dict[str, s
                 itertools.chain([first], file), delimiter=delimiter, skipinitialspace=spaced, strict=True
             )
             try:
-                header = [name.strip() for name in next(reader, [])]
-                if header:
-                    text_column(header, column, str(path))
+                header = [name.strip() for name in next(reader)]
+                text_column(header, column, str(path))
                 began = reader.line_num
                 for values in reader:
-                    place, began = f"line {began + 1}", reader.line_num
+                    place, began = f"line {skipped + began + 1}", reader.line_num
                     if not values:
                         continue
                     if len(values) < len(header) or any(values[len(header) :]):
@@ -179,7 +182,8 @@ def _csv_rows(path: Path, column: str | None) -> Iterator[tuple[str, dict[str, s
                         )
                     yield place, dict(zip(header, values, strict=False))
             except csv.Error as error:
-                raise TextError(f"{path}, line {reader.line_num}: {error}. Correct the quotes there.") from None
+                place = f"line {skipped + reader.line_num}"
+                raise TextError(f"{path}, {place}: {error}. Correct the quotes there.") from None
     finally:
         csv.field_size_limit(limit)
 

@@ -37,9 +37,9 @@ class Text:
     source: str = ""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if not isinstance(value := getattr(self, field.name), str):
-                raise TextError(f"The {field.name} of a text is {value!r:.80}. Give a string.")
+        for name in ("id", "string", "source"):
+            if not isinstance(value := getattr(self, name), str):
+                raise TextError(f"The {name} of a text is {value!r:.80}. Give a string.")
         if not self.string.strip():
             raise TextError(f"Text {self.id!r} is empty. Give it some characters.")
 
