@@ -231,6 +231,17 @@ def test_half_a_character_is_left_out():
         cut.cut(Text("t", "\u6771b"), 2, 0)
 
 
+def test_only_the_white_space_that_a_tokenizer_drops_is_left_out():
+    from tokenizers import normalizers
+
+    for left, right, expected in [(True, False, "a  "), (False, True, "  a"), (True, True, "a")]:
+        tokenizer = byte_level()
+        tokenizer.backend_tokenizer.normalizer = normalizers.Strip(left=left, right=right)
+        with pytest.warns(UserWarning, match="drops white space at the edges of text 't'. The passage goes from"):
+            p = cutter(tokenizer).cut(Text("t", "  a  "), None, 0)
+        assert p.string == expected == "  a  "[p.span.start : p.span.end]
+
+
 def test_characters_are_never_left_out():
     cut = cutter(drops_unknown())
     assert len(cut.decode(cut.encode("no\u6771")["input_ids"])) == 2

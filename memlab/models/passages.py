@@ -97,19 +97,19 @@ class Cutter:
                     "Give less."
                 )
         begin, end = self._begin(text, start), len(text.string)
-        if passage := self._cut(text, begin, end, tokens):
-            return passage
-        # Some tokenizers drop white space at the edges of a text.
-        begin = begin or len(text.string) - len(text.string.lstrip())
-        end = end if tokens is not None else len(text.string.rstrip())
-        if passage := self._cut(text, begin, end, tokens):
-            warnings.warn(
-                f"{self.model_name}'s tokenizer drops white space at the edges of text {text.id!r}. "
-                f"The passage goes from character {passage.span.start} to {passage.span.end}.",
-                stacklevel=3,
-            )
-            return passage
-        raise self._refusal(text, begin, end, tokens)
+        # Some tokenizers drop white space at the edges of a text. Then the passage goes without it.
+        first = begin or end - len(text.string.lstrip())
+        last = len(text.string.rstrip()) if tokens is None else end
+        for low, high in dict.fromkeys([(begin, end), (begin, last), (first, end), (first, last)]):
+            if passage := self._cut(text, low, high, tokens):
+                if (low, high) != (begin, end):
+                    warnings.warn(
+                        f"{self.model_name}'s tokenizer drops white space at the edges of text {text.id!r}. "
+                        f"The passage goes from character {passage.span.start} to {passage.span.end}.",
+                        stacklevel=3,
+                    )
+                return passage
+        raise self._refusal(text, first, last, tokens)
 
     def _begin(self, text: Text, start: int | str) -> int:
         if isinstance(start, str) and start == "paper":
