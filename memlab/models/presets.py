@@ -93,6 +93,18 @@ PRESETS: dict[str, Preset] = {
                 )
             ),
             gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            configuration=dict(
+                model_type="gemma3_text",
+                hidden_size=640,
+                intermediate_size=2048,
+                num_hidden_layers=18,
+                num_attention_heads=4,
+                num_key_value_heads=1,
+                max_position_embeddings=32768,
+                rms_norm_eps=9.999999974752427e-07,
+                sliding_window=512,
+                vocab_size=262144,
+            ),
         ),
         Preset("pythia-160m", _PAPER, "EleutherAI/pythia-160m", dtype="float32"),
         Preset("pythia-410m", _PAPER, "EleutherAI/pythia-410m", dtype="float32"),

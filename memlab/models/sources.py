@@ -141,13 +141,14 @@ def _parts_of(gguf: Path) -> int:
 
 def _split_message(gguf: Path, parts: int) -> str:
     return (
-        f"{gguf} is one of {parts} parts of a split GGUF model, and transformers would make up the tensors of the "
-        "others. Merge them with llama.cpp: `gguf-split --merge FIRST_PART MERGED.gguf`. Then give the merged file."
+        f"{gguf} is one of {parts} parts of a split GGUF model, and transformers would fill the tensors of the "
+        "other parts with random numbers. Merge them with llama.cpp: `gguf-split --merge FIRST_PART MERGED.gguf`. "
+        "Then give the merged file."
     )
 
 
 def require_complete(report: Mapping[str, Any], name: str) -> None:
-    """Raise ``ModelError`` if transformers had to make up tensors. ``report`` is its ``output_loading_info``."""
+    """Raise ``ModelError`` if transformers made up tensors. ``report`` is its ``output_loading_info``."""
     made_up = sorted(report["missing_keys"]) + sorted(str(key) for key, *_ in report["mismatched_keys"])
     if not made_up:
         return
@@ -155,8 +156,8 @@ def require_complete(report: Mapping[str, Any], name: str) -> None:
     # Stored tensors without a place show a renamed head or another architecture.
     unused = f", and {count} stored tensors have no place" if (count := len(report["unexpected_keys"])) else ""
     raise ModelError(
-        f"{name} is not a complete causal language model. Its files have no {listed}, so transformers would make up "
-        f"{len(made_up)} tensors at random{unused}. A backbone, an "
+        f"{name} is not a complete causal language model. Its files have no {listed}, so transformers would fill "
+        f"{len(made_up)} of its tensors with random numbers{unused}. A backbone, an "
         "embedding model or a classifier has no language-model head. Give the whole model, or fetch missing files."
     )
 

@@ -60,7 +60,7 @@ class MemVector:
     suffix_ids: np.ndarray
     model: str
     fingerprint: str
-    """Hash of the weights that the vector was trained for."""
+    """Hash of the weights and the configuration of the model that the vector was trained for."""
     recipe: Recipe = field(metadata=_RECIPE)
     revision: str | None = None
     parent: str | None = None
