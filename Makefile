@@ -3,6 +3,7 @@
 #   make test   every test: unit, real model, notebooks, browser
 #   make check  format, lint, types and unit tests, under 3 minutes
 #   make demo   the main job in the terminal
+#   make travel decodes bundled vectors in other programs; compiles llama.cpp first (about 20 minutes on one core)
 
 PYTHON ?= python3
 VENV   := .venv
@@ -14,7 +15,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 NEWS := $(VENV)/share/jupyter/lab/settings/overrides.json
 
-.PHONY: lab test check demo format clean
+.PHONY: lab test check demo travel format clean
 
 lab: $(VENV)/.installed $(VENV)/.model $(NEWS)
 	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_FLAGS) notebooks/01_cram_and_decode.ipynb
@@ -29,6 +30,11 @@ check: $(VENV)/.installed lint
 demo: $(VENV)/.installed $(VENV)/.model
 	$(BIN)/memlab cram data/texts/fiction-salt-ferry.txt --tokens 32
 	$(BIN)/memlab store ls
+
+# llama-cpp-python is not in the lock: PyPI has only its source, which pip compiles.
+travel: $(VENV)/.installed $(VENV)/.model
+	$(BIN)/python -c "import llama_cpp" 2>/dev/null || $(BIN)/python -m pip install llama-cpp-python==0.3.36
+	$(BIN)/memlab bench travel --out data/bench/travel.parquet
 
 .PHONY: lint
 lint: $(VENV)/.installed

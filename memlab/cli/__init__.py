@@ -14,6 +14,7 @@ from memlab.cli.bench import bench_app
 from memlab.cli.capacity import capacity_command, predict_command
 from memlab.cli.common import fail
 from memlab.cli.cram import cram_command, decode_command
+from memlab.cli.import_vectors import import_command
 from memlab.cli.models import models_command
 from memlab.cli.old_names import RenamedGroup
 from memlab.cli.run import run_command
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.command("cram")(cram_command)
 app.command("decode")(decode_command)
+app.command("import")(import_command)
 app.add_typer(store_app, name="store")
 app.command("models")(models_command)
 app.command("predict")(predict_command)
