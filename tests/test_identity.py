@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memlab import Recipe, check, cram, load
+from memlab import Plan, Recipe, check, cram, load, run
 from memlab.decoding import first_use
 from memlab.models import FrozenLM, ModelError, identity, sources
 from memlab.models.families import TOY_FAMILIES
@@ -685,6 +685,12 @@ def test_results_of_older_versions_are_adopted_if_they_are_exact_here(original, 
     assert {good.key, wrong.key, redacted.key} <= set(store.keys())
     assert check(lm, good).exact  # a vector of the same weights can be decoded here
     assert not check(lm, wrong).exact
+
+    # A run counts it as stored, not as trained.
+    copied = Store(tmp_path / "copied")
+    copied.put(good)
+    report = run(Plan.of(lm, passages[:1], RECIPE), copied, progress=False)
+    assert (report.trained, [mem.key for mem in report.results]) == (0, [mems[0].key])
 
     # A warm start from an adopted result finds what an older version trained from the old one.
     (child,) = cram(lm, passages[0], RECIPE.replace(seed=1), start=again[0], progress=False)

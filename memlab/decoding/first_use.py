@@ -23,7 +23,7 @@ from memlab.scoring.objective import Batch, Row
 
 CHECKED = 32
 """Largest number of vectors of one call that are checked while none of them fails. A pass over a vector of 32 tokens
-costs about a fifteenth of its decode. A model that is not the vectors' own fails on nearly all of them."""
+costs about a twelfth of its decode. A model that is not the vectors' own fails on nearly all of them."""
 _known: WeakKeyDictionary[FrozenLM, dict[bytes, Check | None]] = WeakKeyDictionary()
 """By model and vector: the check that failed here, or None for a vector that is exact here."""
 

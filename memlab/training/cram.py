@@ -108,11 +108,13 @@ def cram(
     (True, (4, 384))
 
     ``recipe`` is a recipe or its name, or one per passage (default: ``Recipe.default()``). With a ``store``, only
-    missing results are trained, and each result is stored as soon as it is done. A long training that was killed
-    resumes from its last checkpoint, at most five minutes old. A training that was stopped between two steps, after
-    more than a minute, resumes at that step. ``start`` gives vectors to start from instead of noise, one for all
-    passages or one per passage. ``portable`` adds the checks that ``mem.portable`` needs. ``on_step`` is called after
-    every step. If it returns True, training stops. An interrupt stops it too. Both raise ``CramInterrupted``.
+    missing results are trained, and each result is stored as soon as it is done. Stored vectors are checked when
+    this process first uses them; one that is not exact here is returned with the check that says so, and a warning.
+    A long training that was killed resumes from its last checkpoint, at most five minutes old. A training that was
+    stopped between two steps, after more than a minute, resumes at that step. ``start`` gives vectors to start from
+    instead of noise, one for all passages or one per passage. ``portable`` adds the checks that ``mem.portable``
+    needs. ``on_step`` is called after every step. If it returns True, training stops. An interrupt stops it too.
+    Both raise ``CramInterrupted``.
 
     A passage that is not exact within its budget is also returned, with the checks that say so. If something else
     fails, the exception's ``finished`` holds the results so far (a ``StoreError`` has ``unsaved``: the results that
