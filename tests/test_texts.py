@@ -122,6 +122,8 @@ def test_missing_texts_are_named(tmp_path, monkeypatch):
         Text("x", "  ")
     with pytest.raises(TextError, match="--text"):  # a text where a file's name should be
         from_path("It was a long night. " * 300)
+    with pytest.raises(TextError, match="no file or folder ~nobody-of-this-name"):
+        from_path("~nobody-of-this-name/a.txt")
     with pytest.raises(TextError, match="at least 1"):
         load_texts("random", count=0)
 

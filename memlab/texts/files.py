@@ -49,7 +49,7 @@ def from_path(path: str | os.PathLike[str], *, column: str | None = None, count:
     """
     if not isinstance(path, (str, os.PathLike)) or not str(path).strip():
         raise TextError(f"The path of the texts is {path!r:.80}. Give the path of a file or folder.")
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # Path.expanduser raises for an unknown user
     try:
         if path.is_dir():
             texts: list[Text] = []

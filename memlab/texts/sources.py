@@ -121,7 +121,7 @@ def load_texts(
             return list(source.load(count, seed, words))[:count]
         if name.startswith("hf:"):
             return hub.from_name(name, column=column, count=count or 100)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         missing = not path.exists()
     except OSError:  # ``from_path`` explains it
