@@ -368,7 +368,7 @@ def test_every_output_has_vega_lite_5_and_a_picture(rows):
         assert data["application/vnd.vegalite.v5+json"]["$schema"].endswith("v5.json"), name
         assert data["text/plain"] == "<chart: A title>"
         width, height = size_of(data)
-        assert metadata["image/png"] == {"width": width // 2, "height": height // 2}
+        assert metadata["image/png"] == {"width": width // 2, "height": height // 2, "alt": "A title"}
         assert 100 < width // 2 < 1000, name
         assert 60 < height // 2 < 1200, name
         assert len(data["image/png"]) < 600_000, name

@@ -1,5 +1,7 @@
 """Charts of geometry, tested by the marks of the drawn SVG."""
 
+import re
+
 import numpy as np
 import pandas as pd
 
@@ -79,3 +81,13 @@ def test_token_waterfall_keeps_the_order_of_the_text():
     table = pd.DataFrame({"position": [1, 2, 3], "token": list("cat"), "before": [np.nan, 9.0, 2.0], "after": 0.5})
     (axis,) = (label for label in spoken_labels(charts.token_waterfall(table)) if label.startswith("Y-axis"))
     assert axis.index("1 'c'") < axis.index("2 'a'") < axis.index("3 't'")
+
+
+def test_densities_are_bars_from_zero():
+    table = pd.DataFrame({"kind": "prose", "from": [1.0, 2.0], "to": [2.0, 3.0], "share": [0.25, 0.75]})
+    svg = charts.to_svg(charts.densities(table, title="norm"))
+    bars = re.findall(r'aria-roledescription="bar"[^>]* d="M[-\d.]+,([-\d.]+)h[-\d.]+v([-\d.]+)', svg)
+    (top, height), (higher_top, higher) = np.array(bars, float)
+    assert higher > height > 0
+    np.testing.assert_allclose(higher / height, 3)
+    np.testing.assert_allclose(top + height, higher_top + higher)

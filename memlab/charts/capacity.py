@@ -54,7 +54,7 @@ def capacity_by_model(table: pd.DataFrame) -> Any:
             "model:N", "method:N", alt.Tooltip("tokens:Q", format=".0f"), alt.Tooltip("theoretical:Q", format=".0f"),
         ],
     )  # fmt: skip
-    whiskers = base.mark_rule(strokeWidth=2, opacity=0.6).encode(alt.Y("low:Q", scale=y), alt.Y2("high:Q"))
+    whiskers = base.mark_rule(strokeWidth=2, opacity=0.6, clip=True).encode(alt.Y("low:Q", scale=y), alt.Y2("high:Q"))
     points = base.mark_point(size=80, filled=True, opacity=0.9).encode(
         alt.Y("tokens:Q", scale=y, title="tokens in one vector (log)", axis=alt.Axis(values=_TICKS, grid=False)),
         alt.Shape("method:N", title=None, sort=methods, legend=None),

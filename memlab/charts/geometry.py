@@ -24,7 +24,8 @@ def densities(binned: pd.DataFrame, *, title: str, log: bool = False) -> Any:
         alt.Chart(inline(binned[binned.share > 0]))
         .mark_bar(opacity=0.85)
         .encode(
-            alt.X("from:Q", title=title, scale=scale, axis=alt.Axis(tickCount=8)),
+            # Without "binned", Vega-Lite draws a line at the height of each share, not a bar from 0.
+            alt.X("from:Q", bin="binned", title=title, scale=scale, axis=alt.Axis(tickCount=8)),
             alt.X2("to:Q"),
             alt.Y("share:Q", title=None, axis=alt.Axis(format="%", tickCount=2)),
             alt.Row("kind:N", title=None, sort=None, header=header),

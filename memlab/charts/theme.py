@@ -69,7 +69,7 @@ def mimebundle(spec: dict[str, Any], **_: Any) -> tuple[dict[str, Any], dict[str
         return data, metadata
     width, height = (side // scale for side in struct.unpack(">II", png[16:24]))
     data["image/png"] = base64.b64encode(png).decode()
-    metadata["image/png"] = {"width": width, "height": height}
+    metadata["image/png"] = {"width": width, "height": height, "alt": _title(spec)}
     return data, metadata
 
 
