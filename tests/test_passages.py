@@ -494,6 +494,17 @@ def test_sentences_begin_in_any_language(language):
         assert next_sentence(text, at) == next((s for s in starts if s >= at), None)
 
 
+def test_sentences_begin_in_mixed_texts():
+    for sentences in (
+        ["他说。", "NASA是机构。", "Then we go. ", "他来了。"],
+        ["Он ушёл. ", "NASA запустила ракету. ", "В 1990 году было 5 домов. ", "«Да», — сказал он."],
+        ["See www.A.com/Go.Do for more. ", "Ärger came. ", "He left."],
+    ):
+        starts = np.cumsum([0, *map(len, sentences)])[:-1].tolist()
+        assert sentence_starts("".join(sentences)) == starts
+    assert sentence_starts("See e.g. this, i.e. www.A.com.Go there? yes, or Hello.World it is") == [0]
+
+
 @pytest.mark.parametrize("language", ["Russian", "Chinese", "Arabic", "Hindi", "Japanese", "lower case"])
 def test_passages_start_in_any_language(language):
     cut = cutter(byte_level())

@@ -12,8 +12,9 @@ _BREAK = re.compile(
     r"(?:(?<=[.!?])|(?<=[.!?][\"')\]\u2019\u201d]))(?<!(?i:\bmr\.|\bms\.|\bdr\.|\bst\.))(?<!(?i:\bmrs\.))"
     r"\s+(?=[\"'(\[\u2018\u201c]*[A-Z0-9])|\n\s*\n\s*"
 )
-# That rule judges sentences that begin with ASCII, if the text has capitals. The library finds the other sentences.
-_JUDGED = re.compile(r"[\"'(\[\u2018\u201c]*[\x00-\x7f]")
+# That rule judges sentences that begin with ASCII, if the text has capitals. The library finds the other sentences, and
+# those after a mark of another script (Chinese has no spaces).
+_JUDGED = re.compile(r"(?<=[\x00-\x7f\s\u2019\u201d])[\"'(\[\u2018\u201c]*[\x00-\x7f]")
 _CAPITAL = re.compile(r"[A-Z]")
 # sentencex 1.0.32 panics at "A\u3000." and cannot encode lone surrogates. A space in their place keeps all positions.
 _ODD = re.compile(r"[^\S\n]|[\ud800-\udfff]")
