@@ -579,6 +579,7 @@ def perturb(folder, kind, *how):
         peft.get_peft_model(make_toy("llama")[0], settings).save_pretrained(folder)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(tensors, configurations, configurations, tokenizers, adapters))
 def test_a_store_gives_no_exact_vector_of_another_model(tmp_path_factory, original, filled, change):
@@ -594,8 +595,7 @@ def test_a_store_gives_no_exact_vector_of_another_model(tmp_path_factory, origin
     base = load(str(original))
     mems = cram(lm, [lm.passage(text) for text in TEXTS], RECIPE, copy_of(filled, root / "store"), progress=False)
     assert all(writes_its_text(root / "m", mem) for mem in mems if mem.exact)
-    assert not torch.equal(logits_of(lm), logits_of(base)) or change[0] != "weights"
-    if not torch.equal(logits_of(lm), logits_of(base)):
+    if change[0] == "weights" or not torch.equal(logits_of(lm), logits_of(base)):
         assert {mem.key for mem in mems}.isdisjoint(filled.keys())
 
 
