@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import os
-import re
 import signal
 import subprocess
 import sys

@@ -7,6 +7,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from memlab import Store, Text, cram, load
+from memlab.models.presets import DEFAULT
 from tests.browser_lab import ROOT
 from tests.browser_setup import find_browser
 
@@ -30,6 +32,54 @@ def test_cells_are_short_and_have_no_outputs(path):
             assert len(cell.source.splitlines()) <= 20
             for node in ast.walk(ast.parse(cell.source)):
                 assert not isinstance(node, ast.FunctionDef) or node.end_lineno - node.lineno < 5
+
+
+WITH_PARAMETERS = [path for path in NOTEBOOKS if path.stem in ("01_cram_and_decode", "10_your_own_analysis")]
+"""The other notebooks describe stored tables of one model, so another model would not fit their text."""
+
+
+def parameters_cell(notebook):
+    """(place, source) of the one cell whose values papermill replaces (``papermill IN OUT -p model NAME``)."""
+    tagged = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
+    (place,) = tagged
+    return place, notebook.cells[place].source
+
+
+@pytest.mark.parametrize("path", WITH_PARAMETERS, ids=lambda p: p.stem)
+def test_parameters_are_set_in_one_cell_before_they_are_used(path):
+    notebook = nbformat.read(path, as_version=4)
+    place, source = parameters_cell(notebook)
+    set_here = {}
+    for statement in ast.parse(source).body:
+        assert isinstance(statement, ast.Assign)
+        set_here[statement.targets[0].id] = ast.literal_eval(statement.value)
+    assert set_here["model"] == DEFAULT
+    assert {"model", "store_path", "tokens"} <= set(set_here)
+
+    def names(cells):
+        """{name: whether these cells load it, set it, or both}."""
+        trees = [ast.parse(cell.source) for cell in cells if cell.cell_type == "code"]
+        nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        return {name: {type(node.ctx) for node in nodes if node.id == name} for name in set_here}
+
+    assert not any(names(notebook.cells[:place]).values())
+    # They are used, and not set again, so that a cell can run again.
+    assert names(notebook.cells[place + 1 :]) == dict.fromkeys(set_here, {ast.Load})
+
+
+@pytest.mark.notebook
+def test_other_parameters_give_an_analysis_of_another_model(tmp_path, monkeypatch):
+    lm, vectors, notebook = load("toy:llama"), Store(tmp_path / "vectors"), nbformat.read(WITH_PARAMETERS[-1], 4)
+    words = ["Hello there", "We leave at nine", "Bring bread", "The tide", "Nobody knew", "It rained all day"]
+    texts = [Text(f"random-{i}" if i % 2 else f"text-{i}", word) for i, word in enumerate(words * 2)]
+    cram(lm, [lm.passage(text, 4) for text in texts], store=vectors, progress=False)
+    given = {"model": "toy:llama", "store_path": str(tmp_path / "mine"), "vectors": str(vectors.path), "tokens": 4}
+    source = "\n".join(f"{name} = {value!r}" for name, value in given.items())
+    notebook.cells.insert(parameters_cell(notebook)[0] + 1, nbformat.v4.new_code_cell(source))  # as papermill does it
+    monkeypatch.setenv("MEMLAB_STORE", str(tmp_path / "elsewhere"))
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute(env=os.environ.copy())
+    assert not (tmp_path / "elsewhere").exists()
+    assert [mem.model for mem in map(Store(tmp_path / "mine").get, Store(tmp_path / "mine").keys())] == ["toy:llama"]
 
 
 @names
