@@ -1,7 +1,8 @@
 """Charts: each function takes a table and returns an Altair chart. Nothing is computed here.
 
-To add a chart, write its function in a module of this folder and add one line below. ``name as name`` marks a public
-name for type checkers.
+To add a chart, write its function in a module of this folder and add one line below. Decorate it with ``rows.chart``,
+and give Altair ``rows.inline(table)``: then a table may be empty or long. ``name as name`` marks a public name for type
+checkers.
 
 >>> import pandas as pd
 >>> from memlab import charts
