@@ -12,7 +12,16 @@ import typer
 from memlab.cli.bench_horizon import bench_horizon
 from memlab.cli.bench_machine import bench_step_profile, bench_store_crash, bench_store_scale
 from memlab.cli.bench_vectors import bench_bundled, bench_codecs, bench_geometry, bench_precision, bench_travel
-from memlab.cli.common import ModelOption, OutOption, StoreOption, TextsOption, fail, recipe_of, reports_errors
+from memlab.cli.common import (
+    ColumnOption,
+    ModelOption,
+    OutOption,
+    StoreOption,
+    TextsOption,
+    fail,
+    recipe_of,
+    reports_errors,
+)
 from memlab.cli.old_names import RenamedGroup
 from memlab.cli.outputs import file_option
 from memlab.cli.report import bench_report
@@ -31,6 +40,7 @@ bench_app = typer.Typer(
 @reports_errors
 def bench_recovery(
     texts: TextsOption = "originals",
+    column: ColumnOption = None,
     count: Annotated[int, typer.Option(help="passages, one from each text", min=1)] = 8,
     tokens: Annotated[int, typer.Option("--tokens", "-n", help="tokens of each passage", min=1)] = 32,
     recipe: Annotated[
@@ -43,7 +53,7 @@ def bench_recovery(
 ) -> None:
     """Three readings: teacher-forced, first token given, and from the vector alone."""
     recipes = [recipe_of(name) for name in recipe or ["default", "paper2025"]]
-    chosen = load_texts(texts, count=count)
+    chosen = load_texts(texts, count=count, column=column)
 
     from memlab.experiments.recovery import recovery, summary
     from memlab.experiments.session import Session
@@ -65,6 +75,7 @@ def bench_recovery(
 @reports_errors
 def bench_speed(
     texts: TextsOption = "originals",
+    column: ColumnOption = None,
     count: Annotated[int, typer.Option(help="passages of each length, one from each text", min=1)] = 6,
     tokens: Annotated[
         list[int] | None, typer.Option("--tokens", "-n", help="length in tokens; repeatable [default: 32, 16]", min=1)
@@ -85,7 +96,7 @@ def bench_speed(
     from memlab.models import load
 
     lm = load(model)
-    chosen = load_texts(texts, count=count)
+    chosen = load_texts(texts, count=count, column=column)
     passages = [lm.passage(text, n) for n in tokens or [32, 16] for text in chosen]
     table = speed(lm, passages, out=out, against=against or ["paper2025", "progressive2026"], log=typer.echo)
     compared = ratios(table)[["method", "over", "ratio", "low", "high", "passages"]].round(1)  # rows of this machine
@@ -101,6 +112,7 @@ def bench_optimizer(
         list[str] | None,
         typer.Option(help="texts of the final stage; repeatable [default: classics, random]"),
     ] = None,
+    column: ColumnOption = None,
     model: ModelOption = "smollm2-135m",
     store: StoreOption = None,
     only: Annotated[list[str] | None, typer.Option(help="name of a contender; repeatable [default: all]")] = None,
@@ -124,8 +136,9 @@ def bench_optimizer(
         question: {name: changes for name, changes in group.items() if not only or name in only}
         for question, group in settings.contenders.items()
     }
+    passages = stage_passages(lm, settings, texts, column)
     table = study(
-        Session(lm, Store(store), log=typer.echo, progress=False), stage_passages(lm, settings, texts), contenders,
+        Session(lm, Store(store), log=typer.echo, progress=False), passages, contenders,
         budget=settings.budget, seeds=settings.seeds, out=out,
     )  # fmt: skip
     typer.echo(f"{lm!r}\n{ranking(table).to_string(index=False)}")
@@ -138,6 +151,7 @@ def bench_sink(
         typer.Option("--model", "-m", help="model; repeatable [default: smollm2-135m, gemma-3-270m, and all toys]"),
     ] = None,
     texts: TextsOption = "originals",
+    column: ColumnOption = None,
     count: Annotated[int, typer.Option(help="passages, one from each text", min=1)] = 8,
     tokens: Annotated[
         int,
@@ -157,7 +171,7 @@ def bench_sink(
     from memlab.models.families import TOY_FAMILIES
 
     names = model or ["smollm2-135m", "gemma-3-270m", *(f"toy:{family}" for family in TOY_FAMILIES)]
-    chosen = load_texts(texts, count=count)
+    chosen = load_texts(texts, count=count, column=column)
     resume_from = read_table(out)
     tables = [] if resume_from is None else [resume_from]
     for name in names:
