@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import os
 import shutil
 
 import gguf
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from memlab import Plan, Recipe, check, cram, load, run
 from memlab.decoding import first_use
-from memlab.models import FrozenLM, ModelError, identity, sources
+from memlab.models import FrozenLM, ModelError, identity, loading, sources
 from memlab.models.families import TOY_FAMILIES
 from memlab.models.toys import toy as make_toy
 from memlab.results.mem_vector import MemVector, VectorError, make_key
@@ -510,6 +511,20 @@ def test_parameters_without_dimensions_have_a_fingerprint(tmp_path):
     assert in_memory.weights_hash == identity.weights_of(tmp_path)
     half = FrozenLM.from_model(copy.deepcopy(model).bfloat16(), tokenizer)
     assert half.weights_hash != in_memory.weights_hash
+
+
+def test_other_weights_of_equal_size_and_time_are_noticed(tmp_path, monkeypatch):
+    """As in two images of containers with other weights at the same path, and a cache that stays."""
+    folder, other = saved(tmp_path / "m"), saved(tmp_path / "other", "llama")
+    change_tensors(other / "model.safetensors", lambda tensors: [t.add_(0.01) for t in tensors.values()])
+    times = (folder / "model.safetensors").stat()
+    first = load(str(folder))
+    before = first.fingerprint
+    shutil.copy(other / "model.safetensors", folder)
+    os.utime(folder / "model.safetensors", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (folder / "model.safetensors").stat().st_size == times.st_size
+    monkeypatch.setattr(loading, "_loaded", {})  # as in another process
+    assert load(str(folder)).fingerprint == load(str(other)).fingerprint != before
 
 
 def test_files_with_tensors_that_do_not_run_get_their_own_fingerprint(tmp_path):
