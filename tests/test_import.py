@@ -237,6 +237,13 @@ def test_the_summary_counts_what_decodes_freely(mem, toy, tmp_path):
     assert run(tmp_path / "both.parquet", "--store", tmp_path / "store").stdout == result.stdout
 
 
+def test_portable_checks_are_made_for_a_stored_vector_too(mem, toy, tmp_path):
+    parquet.write_table(pa.Table.from_pylist([row(mem, toy)]), tmp_path / "one.parquet")
+    options = (tmp_path / "one.parquet", "--store", tmp_path / "store", "--json")
+    assert [rows_of(run(*options, *more))[0]["portable"] for more in ((), ("--portable",))] == [False, True]
+    assert rows_of(run(*options[:-2], tmp_path / "other", "--json", "--portable"))[0]["portable"]
+
+
 def test_the_last_stage_of_each_sample(mem, toy, tmp_path):
     rows = [stage(mem, toy, i, length, sample_id=s) for s in (0, 1) for i, length in enumerate((2, 5, 3))]
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "stages.parquet")

@@ -16,9 +16,10 @@ import transformers
 from memlab import FrozenLM, ModelError, Recipe, Store, cram, decode, load, to_embeds
 from memlab.decoding.llama_cpp import LlamaCpp
 from memlab.experiments.session import Session
-from memlab.experiments.tables import TableError
+from memlab.experiments.tables import TableError, stored
 from memlab.experiments.travel import COLUMNS, DESTINATIONS, Destination, _int8, arrived, margin_auc, travel
 from memlab.models.sources import gguf_file
+from memlab.texts import data_folder
 from tests.conftest import random_passages
 
 DOCUMENTED = (Path(__file__).parents[1] / "memlab" / "decoding" / "README.md").read_text()
@@ -243,3 +244,23 @@ def test_the_margins_area_under_the_curve():
     assert margin_auc(table).value == pytest.approx((3 + 3 + 0.5) / 9)
     # Pairs of different lengths do not count.
     assert np.isnan(margin_auc(pd.concat([table[:3], table_of([True] * 3, [9.0] * 3, tokens=8)])).value)
+
+
+# What was measured ---------------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_the_report():
+    table = stored("travel")
+    assert table.groupby("destination").size().loc["llama.cpp, the GGUF file"] >= 64
+    assert set(table.destination) == set(DESTINATIONS)
+    same = table[table.tokens == 32].groupby("destination").key.apply(frozenset)
+    assert (same.nunique(), len(same.iloc[0])) == (1, 50)  # each destination gets the same fifty vectors
+    report = " ".join((data_folder() / "bench" / "README.md").read_text().split())
+    auc = margin_auc(table)
+    assert f"the failing one has the smaller margin in {auc:.2f} of all pairs" in report
+    long = table[table.tokens == 64]
+    kept = long.groupby(["destination", long.text_id.str.startswith("random-")]).exact.agg(["sum", "count"])
+    cells = [f"{hits} of {of}" for hits, of in kept.loc["generate, linear weights in int8"].to_numpy()]
+    assert f"int8 keeps {cells[0]} of prose and {cells[1]} of random words" in report
+    cells = [f"{hits} of {of}" for hits, of in kept.loc["llama.cpp, the GGUF file"].to_numpy()]
+    assert f"llama.cpp keeps {cells[0]} and {cells[1]}." in report

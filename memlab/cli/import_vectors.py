@@ -66,7 +66,7 @@ def import_command(
     texts: list[Any] = [one for name in text or [] for one in from_path(name)] or (_lines(ids) if ids else [])
 
     from memlab.decoding.foreign_files import last_stages
-    from memlab.decoding.imports import checked, imported
+    from memlab.decoding.imports import imported, put_checked
     from memlab.models import load
 
     problems: list[str] = []
@@ -98,13 +98,11 @@ def import_command(
         try:
             passage = _passage(lm, texts[i % len(texts)], tokens) if texts else None
             mem = imported(lm, one, passage, tokens=tokens, prefix=before)
-            if (known := target.fetch(mem.key)) is None:
-                known = checked(lm, mem, portable=portable)
-                target.put(known)
+            mem = put_checked(target, lm, mem, portable=portable)
         except MemlabError as error:
             report(f"{one}: {error}")
             continue
-        rows.append(_row(str(one), target, known))
+        rows.append(_row(str(one), target, mem))
         if not as_json:
             typer.echo(_line(rows[-1]))
     typer.echo(json.dumps(rows, indent=1, ensure_ascii=False) if as_json else _summary(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -11,10 +12,12 @@ import torch
 
 from memlab import __version__
 from memlab.decoding.decode import check, check_portable, require_weights, teacher_forced
+from memlab.decoding.first_use import check_first_use
 from memlab.decoding.foreign_files import Foreign
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.results.mem_vector import MemVector, VectorError
+from memlab.results.store import Store
 from memlab.texts import TextSpan
 
 
@@ -57,6 +60,7 @@ def imported(
             "memlab": __version__,
             "torch": torch.__version__,
             "transformers": version("transformers"),
+            "machine": platform.machine(),
             "config_sha256": lm.config_hash,
             "tokenizer_sha256": passage.tokenizer_hash,
         },
@@ -65,17 +69,27 @@ def imported(
     return mem
 
 
-def checked(lm: FrozenLM, mem: MemVector, *, portable: bool = False) -> MemVector:
-    """The vector with its exact check, a check with the first token given, and its teacher-forced scores.
+def put_checked(store: Store, lm: FrozenLM, mem: MemVector, *, portable: bool = False) -> MemVector:
+    """Check an imported vector and store it. If the store has its key, the stored result is checked for first use.
 
-    ``portable`` adds the checks in bfloat16, without cache, and in a batch of 8.
+    ``portable`` adds the checks in bfloat16, without cache, and in a batch of 8. Returns the result.
     """
+    if known := store.fetch(mem.key):
+        (known,) = check_first_use(lm, [known])
+        return check_portable(lm, known) if portable else known
+    mem = checked(lm, mem)
+    mem = check_portable(lm, mem) if portable else mem
+    store.put(mem)
+    return mem
+
+
+def checked(lm: FrozenLM, mem: MemVector) -> MemVector:
+    """The vector with its exact check, a check with the first token given, and its teacher-forced scores."""
     mem = mem.with_checks(check(lm, mem))
     if mem.n > 1:
         mem = mem.with_checks(check(lm, mem, first_given=True))
     accuracy, bits, _ = teacher_forced(lm, mem)
-    mem = replace(mem, teacher_forced=accuracy, loss_bits=bits if np.isfinite(bits) else None)
-    return check_portable(lm, mem) if portable else mem
+    return replace(mem, teacher_forced=accuracy, loss_bits=bits if np.isfinite(bits) else None)
 
 
 def _passage(lm: FrozenLM, found: Foreign, tokens: int | None) -> Passage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from memlab.experiments import travel
 from memlab.experiments.precision import survived
 from memlab.experiments.report_tables import Rows, Table, ends, table
 from memlab.experiments.tables import stored
@@ -116,6 +117,12 @@ def _precision() -> Table:
         for row in survived(forms).itertuples()
     ]
     return ("form", "bits per number", f"still exact, of {forms.key.nunique()}"), rows
+
+
+@table("travel", "where | tokens | still exact")
+def _travel() -> Rows:
+    for row in travel.arrived(stored("travel")).itertuples():
+        yield row.destination, row.tokens, f"{row.exact} of {row.vectors} [{row.low:.2f}, {row.high:.2f}]"
 
 
 @table("codecs")
