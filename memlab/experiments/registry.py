@@ -58,6 +58,7 @@ EXPERIMENTS = {
         Experiment("step-profile", "step_profile:profile_steps", "Where a training step spends its time and memory."),
         Experiment("precision", "precision:precision", "The fewest bits per number at which a vector still decodes."),
         Experiment("codecs", "codecs:coding", "The same passages as vectors, compressed bytes, and arithmetic code."),
+        Experiment("travel", "travel:travel", "Which vectors stay exact in other programs, kernels and dtypes."),
         Experiment("bundled", "bundled_vectors:train_bundled", "Train the vectors that come with memlab."),
         Experiment(
             "geometry", "geometry_tables:geometry_tables", "Where solutions lie: paths, radii, planes, attention."
