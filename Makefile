@@ -34,7 +34,7 @@ demo: $(VENV)/.installed $(VENV)/.model
 # llama-cpp-python is not in the lock: PyPI has only its source, which pip compiles.
 travel: $(VENV)/.installed $(VENV)/.model
 	$(BIN)/python -c "import llama_cpp" 2>/dev/null || $(BIN)/python -m pip install llama-cpp-python==0.3.36
-	$(BIN)/memlab bench travel --out data/bench/travel.parquet
+	$(BIN)/memlab bench travel --out travel.parquet
 
 .PHONY: lint
 lint: $(VENV)/.installed
