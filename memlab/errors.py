@@ -64,6 +64,12 @@ def require_count(argument: str, value: Any) -> None:
         raise ArgumentError(f"{argument} is {reprlib.repr(value)}. Give a whole number above 0.")
 
 
+def require_function(argument: str, value: Any) -> None:
+    """Raise ``ArgumentError`` if ``value`` is neither a function nor None."""
+    if value is not None and not callable(value):
+        raise ArgumentError(f"{argument} is {reprlib.repr(value)}. Give a function, or leave {argument} out.")
+
+
 def as_list(argument: str, value: Any, kind: Kind, expected: str) -> list[Any]:
     """One item of a kind, or several, as a list. Raises ``ArgumentError`` for anything else."""
     if isinstance(value, kind):

@@ -1,6 +1,9 @@
 """Careless input: one clear error, the documented exit code, and nothing trained, written or read by mistake."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -22,6 +25,8 @@ from memlab.cli import app
 from memlab.cli.outputs import file_parser
 from memlab.errors import ArgumentError, as_list
 from memlab.results.store import NoResultError, NotAStoreError
+from tests.browser_lab import ROOT
+from tests.conftest import restore_sigint
 from tests.helpers import make_vector, unwritable
 from tests.test_cli_docs import COMMANDS
 
@@ -170,8 +175,22 @@ def test_a_file_to_write_may_be_in_a_new_folder_and_nothing_is_left(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_length_beyond_the_context_is_refused(cli):
+def test_a_shape_beyond_context_or_memory_is_refused(cli):
     assert_refused(cli("bench", "step-profile", "1x100000", *TOY), "context of 512")
+    assert_refused(cli("bench", "step-profile", "1x4", "99999999x4", *TOY), "99999999x4 needs")
+
+
+def test_an_import_or_addition_of_nothing_is_refused_in_one_line(cli, tmp_path):
+    (tmp_path / "a.txt").write_text("no tar")
+    (tmp_path / "empty").mkdir()
+    result = cli("store", "import", "a.txt")
+    assert_refused(result, "a.txt is not a complete tar file", code=1)
+    assert len(result.stderr.splitlines()) == 1
+    assert_refused(cli("store", "add", "empty"), "There is no .safetensors file in empty")
+
+
+def test_a_toy_has_no_revision(cli):
+    assert_refused(cli("cram", "--text", "Hello", *TOY, "--revision", "main"), "has no revision 'main'")
 
 
 def test_a_plan_or_a_capacity_without_any_run_says_so(cli, tmp_path):
@@ -185,6 +204,28 @@ def test_a_plan_or_a_capacity_without_any_run_says_so(cli, tmp_path):
     arguments = ["--texts", "t.txt", "--count", "1", "--protocol", "fixed", "--lengths", "3", "--start", "99999"]
     assert_refused(cli("capacity", *arguments, *TOY, "--out", "x.parquet"), "Every run was left out")
     assert not (tmp_path / "x.parquet").exists()
+
+
+# Interrupts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("where", ["import half", "interrupt()"])
+def test_an_interrupt_at_any_moment_is_one_line_and_130(tmp_path, sent, where):
+    """During an import too: half a module would be left, and an error about it would hide the interrupt."""
+    kill = f"import os, signal\ndef interrupt():\n    os.kill(os.getpid(), signal.{sent})\n    open('survived', 'w')\n"
+    (tmp_path / "half.py").write_text(f"{kill}try:\n    interrupt()\nexcept BaseException:\n    raise AttributeError\n")
+    (tmp_path / "script.py").write_text(
+        f"import typer\nfrom memlab.cli.common import reports_errors\n{kill}app = typer.Typer()\n"
+        f"@app.command()\n@reports_errors\ndef command():\n    {where}\napp()\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
+        preexec_fn=restore_sigint,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "memlab: interrupted\n")
+    assert not (tmp_path / "survived").exists()
 
 
 # The store --------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_parameters_are_set_in_one_cell_before_they_are_used(path):
 
     assert not any(names(notebook.cells[:place]).values())
     # They are used, and not set again, so that a cell can run again.
-    assert names(notebook.cells[place + 1 :]) == dict.fromkeys(set_here, {ast.Load})
+    assert names(notebook.cells[place + 1 :]) == {name: {ast.Load} for name in set_here}
 
 
 @pytest.mark.notebook

@@ -29,10 +29,17 @@ def bench_step_profile(
 
     from memlab.experiments.step_profile import profile_steps, random_weights
     from memlab.models import load
+    from memlab.scoring.memory import measure_budget
 
     lm = random_weights(like) if like else load(model)
     if lm.context and (longest := max(tokens for _, tokens in wanted)) > lm.context:
         raise typer.BadParameter(f"{longest} tokens; {lm.name} has a context of {lm.context}", param_hint="SHAPES")
+    budget = measure_budget(lm)
+    for passages, tokens in wanted:
+        needed = passages * tokens * (budget.bytes_per_position + tokens * budget.bytes_per_pair)
+        if needed > budget.free:
+            sizes = f"{passages}x{tokens} needs {needed / 2**30:.0f} GiB, and {budget.free / 2**30:.0f} GiB are free"
+            raise typer.BadParameter(sizes, param_hint="SHAPES")
     table = profile_steps(lm, wanted)
     write_table(table, out)
     typer.echo(f"{lm!r}\n{table.round(3).to_string(index=False)}")

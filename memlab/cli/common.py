@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -68,19 +70,15 @@ def reports_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
-            with _sigterm_as_interrupt(), _warnings_as_lines():
+            with _interrupts(), _warnings_as_lines():
                 return command(*args, **kwargs)
         except MemlabError as error:
             if isinstance(error, StoreError):
                 _save_elsewhere(error)
             raise fail(f"{str(error).rstrip('.')}. {error.hint}" if error.hint else error, error.exit_code) from None
-        except KeyboardInterrupt as error:
-            from memlab.training.cram import CramInterrupted  # imported here: listing a store must not load torch
-
-            if isinstance(error, CramInterrupted):
-                typer.echo(f"memlab: {error}; what is finished is in the store", err=True)
-                raise typer.Exit(130) from None
-            raise
+        except KeyboardInterrupt as error:  # CramInterrupted says what is finished
+            kept = f"{error}; what is finished is in the store" if str(error) else "interrupted"
+            raise typer.Exit(_interrupted(kept)) from None
 
     return wrapped
 
@@ -112,21 +110,35 @@ def _warnings_as_lines() -> Iterator[None]:
         warnings.formatwarning = usual
 
 
+def _interrupted(message: str) -> int:
+    typer.echo(f"memlab: {message}", err=True)
+    return 130
+
+
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def _interrupts() -> Iterator[None]:
     """Treat SIGTERM, which schedulers, containers and ``kill`` send, like Ctrl-C: work in progress is saved."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
         yield
         return
 
-    def interrupt(*_: object) -> None:
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        while frame:
+            # An import that is cut off leaves half a module (of torch, say), and errors about it would follow.
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                os._exit(_interrupted("interrupted"))
+            frame = frame.f_back
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {sent: signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM)}
+    for sent, usual in before.items():
+        if usual is not signal.SIG_IGN:  # as for SIGINT in the background jobs of a shell
+            signal.signal(sent, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for sent, usual in before.items():
+            signal.signal(sent, usual)
 
 
 def recipe_of(name: str, **changes: Any) -> Recipe:

@@ -161,6 +161,8 @@ def store_add(
         except VectorError as error:
             refused += 1
             typer.echo(f"refused: {error}", err=True)
+    if not (added or present or refused):
+        raise fail(f"There is no .safetensors file in {', '.join(map(str, paths))}. Give vector files, or stores.", 2)
     typer.echo(f"{added} results added to {target.path}, {present} already present, {refused} refused")
     if refused:
         raise typer.Exit(1)

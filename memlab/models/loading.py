@@ -70,7 +70,10 @@ def _load(
 ) -> FrozenLM:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    no_revision = f"{name} is not on the Hugging Face hub, so it has no revision {revision!r}. Leave revision out."
     if name.startswith("toy:"):
+        if revision:
+            raise ModelError(no_revision)
         model, tokenizer = toys.toy(name.removeprefix("toy:"))
         # Toys gain no speed from bfloat16, and in float32 they give about the same numbers on every machine.
         return FrozenLM(model, tokenizer, name=name, device=device, dtype=dtype or torch.float32)
@@ -94,9 +97,7 @@ def _load(
     if folder.parent.name == "snapshots":
         revision = folder.name  # the commit, because a branch moves
     elif revision:
-        raise ModelError(
-            f"{name} is not on the Hugging Face hub, so it has no revision {revision!r}. Leave revision out."
-        )
+        raise ModelError(no_revision)
     lm = FrozenLM(model, tokenizer, name=name, revision=revision, device=device, dtype=dtype, folder=folder)
     lm.unused_tensors = tuple(sorted(report["unexpected_keys"]))
     return lm

@@ -80,8 +80,9 @@ def import_tar(store: Store, file: Path) -> ImportReport:
     except StoreError:  # the store failed, not the tar
         raise
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, MemoryError, OverflowError, ValueError) as error:
+        why = str(error).partition("\n")[0].rstrip(":")  # tarfile lists each compression that it tried in a line
         raise StoreError(
-            f"{file} is not a complete tar file: {error}. {len(report.added)} results were imported. "
+            f"{file} is not a complete tar file: {why}. {len(report.added)} results were imported. "
             "Get the file again and repeat the import: results that the store has are skipped."
         ) from error
     except OSError as error:

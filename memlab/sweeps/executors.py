@@ -80,10 +80,11 @@ class _ProcessPool(Executor):
         """Give work to an idle process, or to the first one if none is idle. Raises ``WorkerError``."""
         idle = (i for i, future in enumerate(self._last) if future is None or future.done())
         rank = next(idle, 0)
+        pool = self._pools[rank] or self._start(rank)
         try:
-            future = (self._pools[rank] or self._start(rank)).submit(fn, *args, **kwargs)
+            future = pool.submit(fn, *args, **kwargs)
         except BrokenExecutor:  # the process was killed: start another in its place
-            self._check_began(rank)
+            self._check_began(pool, rank)
             future = self._start(rank).submit(fn, *args, **kwargs)
         self._last[rank] = future
         return future
@@ -95,9 +96,9 @@ class _ProcessPool(Executor):
         self._pools[rank] = pool
         return pool
 
-    def _check_began(self, rank: int) -> None:
+    def _check_began(self, pool: ProcessPoolExecutor, rank: int) -> None:
         """Raise ``WorkerError`` if a process ended by itself before it could take work: the next one would, too."""
-        for process in list((self._pools[rank]._processes or {}).values()):
+        for process in list((pool._processes or {}).values()):
             process.join(5)
             # A negative code means a signal, for example from the kernel because memory was short.
             if not self._began[rank].is_set() and (process.exitcode or 0) >= 0:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
-from memlab.errors import ArgumentError, MemlabError, as_list, require_count, require_type
+from memlab.errors import ArgumentError, MemlabError, as_list, require_count, require_function, require_type
 from memlab.models import FrozenLM, ModelError, Passage, PassageError, load
 from memlab.recipes import Recipe
 from memlab.results.mem_vector import MemVector, VectorError
@@ -92,9 +92,9 @@ class Plan:
         start: int | str = 0,
     ) -> Plan:
         """The grid model x text x length x recipe x seed. A text that is too short goes to ``rejected``."""
-        recipes = _recipes("default" if recipes is None else recipes)
+        chosen = _recipes("default" if recipes is None else recipes)
         if seeds is not None:
-            recipes = [r.replace(seed=s) for r in recipes for s in as_list("seeds", seeds, Integral, "whole numbers")]
+            chosen = [r.replace(seed=s) for r in chosen for s in as_list("seeds", seeds, Integral, "whole numbers")]
         models = as_list("models", models, (str, os.PathLike, FrozenLM), "models, or their names")
         texts = as_list("texts", texts, Text, 'texts, such as load_texts("originals")')
         lengths = as_list("tokens", tokens, (Integral, type(None)), "whole numbers, or None for the whole text")
@@ -108,7 +108,7 @@ class Plan:
                 except PassageError as error:
                     rejected.append((name, str(error)))
                     continue
-                for recipe in recipes:
+                for recipe in chosen:
                     try:
                         jobs.append(Job(lm, passage, recipe, key_of(lm, passage, recipe)))
                     except (PassageError, ModelError) as error:
@@ -187,8 +187,8 @@ def run(
     require_type("plan", plan, Plan, "a plan, such as Plan.grid(models, texts, tokens=16)")
     require_type("store", store, Store, "a Store, such as Store(folder)")
     require_count("chunk", chunk)
-    for name, value in (("executor", executor), ("on_progress", on_progress)):
-        require_type(name, value, (Callable, type(None)), "a function, or leave it out")
+    require_function("executor", executor)
+    require_function("on_progress", on_progress)
     began = time.perf_counter()
     report = RunReport(rejected=plan.rejected)
     stored = {job.key for job in plan if job.key in store}

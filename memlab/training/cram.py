@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from memlab.decoding import decode as decoding
 from memlab.decoding.first_use import check_first_use, remember_exact
-from memlab.errors import ArgumentError, as_list, require_type
+from memlab.errors import ArgumentError, as_list, require_function, require_type
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
 from memlab.results.mem_vector import MemVector
@@ -125,7 +125,7 @@ def cram(
     """
     require_type("lm", lm, FrozenLM, "a model that load(name) returns")
     require_type("store", store, (Store, type(None)), "a Store, such as Store(folder)")
-    require_type("on_step", on_step, (Callable, type(None)), "a function, or leave it out")
+    require_function("on_step", on_step)
     jobs = _jobs(lm, passages, "default" if recipe is None else recipe, start)
     done, waiting = _look_up(lm, jobs, store)
     scheduler = BatchScheduler(lm, waiting, progress=progress)
