@@ -16,7 +16,7 @@ _BREAK = re.compile(
 # those after a mark of another script (Chinese has no spaces).
 _JUDGED = re.compile(r"(?<=[\x00-\x7f\s\u2019\u201d])[\"'(\[\u2018\u201c]*[\x00-\x7f]")
 _CAPITAL = re.compile(r"[A-Z]")
-# sentencex 1.0.32 fails on some kinds of white space and on lone surrogates. A space in their place keeps all positions.
+# sentencex 1.0.32 fails on some white space and on lone surrogates. A space in their place keeps all positions.
 _ODD = re.compile(r"[^\S\n]|[\ud800-\udfff]")
 # The library takes quadratic time, so it gets blocks. They lie at fixed places, and each is read with the characters
 # around it: a start is the same wherever the search begins.
