@@ -93,9 +93,7 @@ class PlanFile:
         from memlab.sweeps.runner import Plan
 
         widest = max(self.tokens)
-        loaded = [
-            load_texts(name, count=self.count, words=max(400, widest), column=self.column) for name in self.texts
-        ]
+        loaded = [load_texts(name, count=self.count, words=max(400, widest), column=self.column) for name in self.texts]
         texts = with_unique_ids(itertools.chain(*loaded))
         if not texts:
             raise TextError(f"{', '.join(self.texts)} contain no texts. Give other names or paths in the field texts.")
