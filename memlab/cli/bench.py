@@ -11,6 +11,7 @@ import typer
 
 from memlab.cli.bench_horizon import bench_horizon
 from memlab.cli.bench_machine import bench_step_profile, bench_store_crash, bench_store_scale
+from memlab.cli.bench_models import bench_families
 from memlab.cli.bench_vectors import bench_bundled, bench_codecs, bench_geometry, bench_precision, bench_travel
 from memlab.cli.common import (
     ColumnOption,
@@ -193,6 +194,7 @@ COMMANDS = {
     "geometry": bench_geometry,
     "bundled": bench_bundled,
     "travel": bench_travel,
+    "families": bench_families,
     "step-profile": bench_step_profile,
     "store-crash": bench_store_crash,
     "store-scale": bench_store_scale,

@@ -63,6 +63,7 @@ EXPERIMENTS = {
         Experiment(
             "geometry", "geometry_tables:geometry_tables", "Where solutions lie: paths, radii, planes, attention."
         ),
+        Experiment("families", "families:families", "Which causal model types of transformers memlab works on."),
         Experiment("store-crash", "store_stress:crash_writers", "What a store holds after its writers were killed."),
         Experiment(
             "store-scale", "store_stress:time_large_store", "How long a large store takes to list, filter and verify."
