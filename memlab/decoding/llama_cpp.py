@@ -13,6 +13,9 @@ import torch
 
 from memlab.models import ModelError
 
+AT_ONCE = 64
+"""Positions per call. llama.cpp reserves memory for the logits of all of them."""
+
 
 def require_installed() -> Any:
     """The module ``llama_cpp``. Raises ``ModelError`` if it is not installed."""
@@ -44,7 +47,7 @@ class LlamaCpp:
         if not self._model:
             raise ModelError(f"llama.cpp cannot read {gguf}. Give a GGUF file of a language model.")
         settings = api.llama_context_default_params()
-        settings.n_ctx = settings.n_batch = settings.n_ubatch = positions
+        settings.n_ctx, settings.n_batch, settings.n_ubatch = positions, AT_ONCE, AT_ONCE
         settings.n_threads = settings.n_threads_batch = threads or torch.get_num_threads()
         self._context = api.llama_init_from_model(self._model, settings)
         if not self._context:
@@ -55,15 +58,17 @@ class LlamaCpp:
     def decode(self, embeds: Any, tokens: int) -> np.ndarray:
         """Greedy ids (tokens,) after ``embeds`` (c, d), float32, an array or a CPU tensor. The cache starts empty."""
         rows = np.ascontiguousarray(embeds, np.float32)
-        if rows.ndim != 2 or rows.shape[1] != self.d:
+        if rows.ndim != 2 or rows.shape[1] != self.d or not len(rows):
             raise ModelError(f"The embeddings have the shape {rows.shape}; this GGUF file needs (c, {self.d}).")
         api = self._api
         api.llama_memory_clear(api.llama_get_memory(self._context), True)
-        batch = api.llama_batch_init(len(rows), self.d, 1)
+        batch = api.llama_batch_init(AT_ONCE, self.d, 1)
         try:
-            ctypes.memmove(batch.embd, rows.ctypes.data, rows.nbytes)
-            self._fill(batch, range(len(rows)))
-            ids = [self._next(batch)]
+            for start in range(0, len(rows), AT_ONCE):
+                part = rows[start : start + AT_ONCE]
+                ctypes.memmove(batch.embd, part.ctypes.data, part.nbytes)
+                self._fill(batch, range(start, start + len(part)))
+                ids = [self._next(batch)]
         finally:
             api.llama_batch_free(batch)
         batch = api.llama_batch_init(1, 0, 1)
