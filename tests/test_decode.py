@@ -157,3 +157,10 @@ def test_nan_logits_are_not_exact(toy, monkeypatch):
     result = check(toy, mem)
     assert (result.exact, result.first_wrong) == (False, 0)
     assert result.margin < 0
+
+
+def test_no_more_tokens_are_decoded_than_the_context_holds(toy):
+    (mem,) = cram(toy, toy.passage_of_ids([5, 9, 2]), Recipe.default(k=2, budget=1), progress=False)
+    with pytest.raises(VectorError, match=r"513 positions, .* only 512\. Decode fewer"):
+        decode(toy, mem, 512)
+    assert len(decode(toy, mem, 5)[0]) == 5

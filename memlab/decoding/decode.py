@@ -21,11 +21,11 @@ from memlab.scoring.objective import Batch, Row, true_margin
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def require_weights(lm: FrozenLM, mem: MemVector) -> None:
+def require_weights(lm: FrozenLM, mem: MemVector, tokens: int | None = None) -> None:
     """Raise ``ModelError`` if a vector was trained for another model, ``VectorError`` if it does not fit the model.
 
     Fingerprints of old versions name the weights alone. Such a vector is let through, because a decode or a check shows
-    what it does here.
+    what it does here. ``tokens``: how many tokens are decoded, by default those of the vector's passage.
     """
     require_type("lm", lm, FrozenLM, "a model that load(name) returns")
     require_type("mem", mem, MemVector, "a mem vector")
@@ -39,10 +39,11 @@ def require_weights(lm: FrozenLM, mem: MemVector) -> None:
         )
     if mem.d != lm.d:
         raise VectorError(f"the vector has width {mem.d}, but {lm.name} needs {lm.d}. Use a vector of this model.")
-    if lm.context and _context(mem) + mem.n - 1 > lm.context:  # the last token is decoded and never fed
+    length = _context(mem) + (tokens or mem.n) - 1  # the last token is decoded and never fed
+    if lm.context and length > lm.context:
         raise VectorError(
-            f"{mem!r} has {mem.n} tokens, but {lm.name} has a context of only {lm.context} positions. "
-            "Use a model with a longer context."
+            f"{mem!r} and {tokens or mem.n} tokens need {length} positions, but {lm.name} has a context of only "
+            f"{lm.context}. {'Decode fewer tokens' if tokens else 'Use a model with a longer context'}."
         )
     lm.check_ids(np.concatenate([mem.prefix_ids, mem.suffix_ids, mem.token_ids]))
 
@@ -72,7 +73,7 @@ def decode(
     for name, count in (("batch", batch), ("tokens", 1 if tokens is None else tokens)):
         require_count(name, count)
     for mem in mems:
-        require_weights(lm, mem)
+        require_weights(lm, mem, tokens)
     order = sorted(range(len(mems)), key=lambda i: _context(mems[i]))
     done: dict[int, np.ndarray] = {}
     for _, same in itertools.groupby(order, key=lambda i: _context(mems[i])):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".safetensors"
 _KEY = re.compile("[0-9a-f]{64}")
-_NAMES = {"objects", "failures", "quarantine", "unfinished", "index.parquet"}
+_NAMES = {"objects", "failures", "quarantine", "unfinished", "index.parquet", "lost+found"}
 """What a store keeps in its folder."""
 
 

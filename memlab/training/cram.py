@@ -156,9 +156,9 @@ def cram(
     return results
 
 
-def key_of(lm: FrozenLM, passage: Passage, recipe: Recipe, parent: MemVector | None = None) -> str:
+def key_of(lm: FrozenLM, passage: Passage, recipe: Recipe | str, parent: MemVector | None = None) -> str:
     """The key of the result of these inputs, trained or not. Raises what ``cram`` would raise for them."""
-    return TrainingJob(lm, 0, passage, recipe, parent).key
+    return _jobs(lm, passage, recipe, parent)[0].key
 
 
 def _jobs(
