@@ -19,7 +19,7 @@ from memlab.experiments.session import Session
 from memlab.experiments.tables import TableError, stored
 from memlab.experiments.travel import COLUMNS, DESTINATIONS, Destination, _int8, arrived, margin_auc, travel
 from memlab.models.sources import gguf_file
-from memlab.texts import data_folder
+from memlab.texts import data_folder, originals
 from tests.conftest import random_passages
 
 DOCUMENTED = (Path(__file__).parents[1] / "memlab" / "decoding" / "README.md").read_text()
@@ -145,6 +145,10 @@ def test_llama_cpp_decodes_from_the_gguf_file(real, tmp_path, monkeypatch):
     engine = names["engine"]
     # The cache starts empty each time.
     np.testing.assert_array_equal(engine.decode(names["context"], mem.n), mem.token_ids)
+    # A context that takes several calls.
+    long = torch.cat([real.embed([0]), real.embed(real.passage(originals()[0], 100).ids)])
+    expected = real.model.generate(inputs_embeds=long[None], max_new_tokens=8, do_sample=False, eos_token_id=None)
+    assert engine.decode(long, 8).tolist() == expected[0].tolist()
     with pytest.raises(ModelError, match=r"shape \(2, 3\); this GGUF file needs \(c, 576\)"):
         engine.decode(np.ones((2, 3)), 4)
     engine.close()
