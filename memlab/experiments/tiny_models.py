@@ -179,7 +179,7 @@ def tiny_model(model_type: str, *, seed: int = 0) -> Any:
         with torch.device("meta"):
             size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config, dtype=torch.float32).parameters())
     except Exception as error:  # each family raises its own types
-        raise NotBuiltError(f"{type(error).__name__}: {str(error).strip()[:200]}") from error
+        raise NotBuiltError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
     if size > LARGEST:
         raise NotBuiltError(f"the shrunk configuration still has {size:,} weights")
     with torch.random.fork_rng(devices=[]):
