@@ -35,6 +35,7 @@ REFUSED = {
     "gemma4_text": "cannot be given input embeddings alone",
     "openai-gpt": "its logits depend on later tokens",
     "prophetnet": "its logits depend on later tokens",
+    "reformer": "no gradient comes back to its input embeddings",
     "xlnet": "its logits depend on later tokens",
 }
 
