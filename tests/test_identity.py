@@ -759,3 +759,122 @@ def test_files_of_older_versions_with_a_failed_later_check_are_read(tmp_path):
     file.write_bytes(forged_file(checks=checks[1:], exact=True))
     with pytest.raises(VectorError, match="claims exact True"):
         MemVector.load(file)
+
+
+# Models that change after they are loaded
+
+
+def other_weights(folder):
+    """Other weights of the same shapes, with the same tokenizer."""
+    model, tokenizer = make_toy("llama")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.5)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_relative_name_means_the_folder_of_the_working_directory(tmp_path, monkeypatch):
+    for place, save in (("here", saved), ("there", other_weights)):
+        (tmp_path / place).mkdir()
+        save(tmp_path / place / "m")
+    monkeypatch.chdir(tmp_path / "here")
+    here = load("m")
+    monkeypatch.chdir(tmp_path / "there")
+    assert here.origin == str(tmp_path / "here" / "m")
+    there = load("m")
+    assert there.origin == str(tmp_path / "there" / "m")
+    assert not torch.equal(here.model.lm_head.weight, there.model.lm_head.weight)
+    assert load("m") is there
+
+
+@pytest.mark.parametrize("by", ["a new file", "a copy over the file"])
+def test_a_folder_that_changed_is_loaded_again(tmp_path, by):
+    folder = saved(tmp_path / "m")
+    lm = load(str(folder))
+    assert load(str(folder)) is lm
+    file = other_weights(tmp_path / "other") / "model.safetensors"
+    if by == "a new file":
+        os.replace(file, folder / "model.safetensors")
+    else:  # safetensors maps files into memory, so this changes the loaded weights
+        shutil.copy(file, folder / "model.safetensors")
+    for ask in (lambda: lm.weights_hash, lambda: cram(lm, [lm.passage_of_ids([5])], RECIPE, progress=False)):
+        with pytest.raises(
+            ModelError, match=r"The files of .* have changed since it was loaded\. Load the model again"
+        ):
+            ask()
+    again = load(str(folder))
+    assert again.fingerprint != load("toy:llama").fingerprint
+    assert again.weights_hash == identity.weights_of(folder)
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace('"silu"', '"gelu"'))
+    assert load(str(folder)).fingerprint != again.fingerprint
+
+
+def test_a_gguf_file_that_changed_is_loaded_again(tmp_path):
+    file = write_gguf(tmp_path / "tiny.gguf")
+    first = load(str(file))
+    raw = bytearray(file.read_bytes())
+    raw[-4:] = np.float32(1).tobytes()
+    file.write_bytes(raw)
+    assert load(str(file)).fingerprint != first.fingerprint
+
+
+def test_weights_in_other_folders_count(tmp_path):
+    """An index may name a file below the folder."""
+    folder = saved(tmp_path / "m", max_shard_size="1MB")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    (folder / "w").mkdir()
+    for file in folder.glob("model-*.safetensors"):
+        file.rename(folder / "w" / file.name)
+    index["weight_map"] = {name: f"w/{file}" for name, file in index["weight_map"].items()}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    before = load(str(folder)).fingerprint
+    shard = sorted((folder / "w").iterdir())[0]
+    shutil.copy(shard, tmp_path / "new.safetensors")
+    change_tensors(tmp_path / "new.safetensors", lambda tensors: tensors[sorted(tensors)[0]].add_(1))
+    os.replace(tmp_path / "new.safetensors", shard)
+    assert load(str(folder)).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: model.lm_head.weight.mul_(-1), "changed in memory"),
+        (
+            lambda model: setattr(model.lm_head, "weight", torch.nn.Parameter(-model.lm_head.weight)),
+            "changed in memory",
+        ),
+        (lambda model: setattr(model.lm_head.weight, "data", -model.lm_head.weight), "changed in memory"),
+        (lambda model: model.half(), "changed in memory"),
+        (lambda model: model.train(), "in training mode"),
+    ],
+)
+def test_a_model_that_changed_in_memory_gives_no_exact_vectors(tmp_path, change, message):
+    folder = saved(tmp_path / "m")
+    lm, store = load(str(folder)), Store(tmp_path / "s")
+    passage = lm.passage(TEXTS[0])
+    (mem,) = cram(lm, [passage], RECIPE, store=store, progress=False)
+    assert mem.exact
+    with torch.no_grad():
+        change(lm.model)
+    for use in (lambda: check(lm, mem), lambda: cram(lm, [passage], RECIPE, store=store, progress=False)):
+        with pytest.raises(ModelError, match=message):
+            use()
+    again = load(str(folder))
+    assert again is not lm
+    assert check(again, mem).exact
+
+
+def test_a_hook_after_the_first_use_is_noticed(tmp_path):
+    lm, store = FrozenLM.from_model(*make_toy("llama"), dtype=torch.float32), Store(tmp_path / "s")
+    passage = lm.passage(TEXTS[0])
+    (mem,) = cram(lm, [passage], RECIPE, store=store, progress=False)
+    hook = lm.model.lm_head.register_forward_hook(lambda module, given, logits: -logits)
+    with pytest.warns(UserWarning, match="are not exact with my-model now"):
+        (now,) = cram(lm, [passage], RECIPE, store=store, progress=False)
+    assert mem.exact
+    assert not now.exact
+    hook.remove()
+    (again,) = cram(lm, [passage], RECIPE, store=store, progress=False)
+    assert again.exact

@@ -1,12 +1,13 @@
 """The probe at load: what it measures and what it refuses, on tiny models of real families."""
 
+import copy
 import warnings
 
 import pytest
 import torch
 import transformers as hf
 
-from memlab import FrozenLM, ModelError, Recipe, cram, load
+from memlab import FrozenLM, ModelError, PassageError, Recipe, cram, load
 from memlab.decoding.decode import check_portable
 from memlab.models import frozen
 from memlab.models.forward import ForwardPass
@@ -220,3 +221,53 @@ def test_files_are_probed_once(tmp_path, monkeypatch):
     first = load(str(tmp_path / "m"))
     monkeypatch.setattr(frozen, "probe", lambda *_: pytest.fail("probed again"))
     assert load(str(tmp_path / "m"), dtype="float32").behaviour == first.behaviour
+
+
+def test_padding_that_a_model_skips_is_refused_in_a_text():
+    """RoBERTa gives padding ids no position of their own, embeddings of them have one."""
+    settings = dict(vocab_size=V, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+    torch.manual_seed(0)
+    model = hf.RobertaForCausalLM(hf.RobertaConfig(**settings, is_decoder=True, max_position_embeddings=64))
+    lm = FrozenLM.from_model(model, dtype=torch.float32)
+    assert lm.behaviour.padding_id == 1
+    with pytest.raises(PassageError, match="The ids have 1, which my-model skips as padding"):
+        lm.passage_of_ids([5, 1, 7])
+    assert len(lm.passage_of_ids([5, 2, 7])) == 3
+
+
+def test_padding_that_is_a_token_like_others_is_none(any_toy):
+    model = copy.deepcopy(any_toy.model)
+    model.config.pad_token_id = 3
+    lm = FrozenLM.from_model(model, dtype=torch.float32)
+    assert lm.behaviour.padding_id is None
+    assert len(lm.passage_of_ids([5, 3, 7])) == 3
+
+
+def test_the_context_of_longrope_ends_where_its_frequencies_change():
+    """A cache keeps keys with the earlier frequencies, so a longer text could be trained and not decoded."""
+    rope = dict(rope_type="longrope", rope_theta=10000.0, original_max_position_embeddings=12, factor=4.0)
+    rope |= dict(short_factor=[1.0] * 8, long_factor=[4.0] * 8)
+    config = hf.LlamaConfig(
+        vocab_size=V, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=48, rope_parameters=rope, initializer_range=0.2, **NO_IDS,
+    )  # fmt: skip
+    lm = FrozenLM.from_model(hf.AutoModelForCausalLM.from_config(config), dtype=torch.float32)
+    assert lm.context == 12
+    ids = torch.randint(V, (1, 20), generator=torch.Generator().manual_seed(0))
+    cached = logits_by_steps(lm, ids)
+    with torch.no_grad():
+        one_pass = lm.model(input_ids=ids, use_cache=False).logits[0]
+        short = lm.model(input_ids=ids[:, :12], use_cache=False).logits[0]
+    agree(cached[:12], short)
+    assert float((cached[12:] - one_pass[12:]).norm() / one_pass[12:].norm()) > 0.05
+    with pytest.raises(PassageError, match="context of 12 positions"):
+        cram(lm, [lm.passage_of_ids(ids[0])], Recipe.default(k=1, budget=1), progress=False)
+
+
+def logits_by_steps(lm, ids):
+    """Logits (n, V) of decoding one id after another with the cache."""
+    cache, rows = None, []
+    for at in range(ids.shape[1]):
+        logits, cache = lm.step(torch.float32, ids=ids[:, at : at + 1], cache=cache)
+        rows.append(logits[0])
+    return torch.stack(rows)

@@ -24,13 +24,13 @@ from memlab.scoring.objective import Batch, Row
 CHECKED = 32
 """Largest number of vectors of one call that are checked while none of them fails. A pass over a vector of 32 tokens
 costs about a twelfth of its decode. A model that is not the vectors' own fails on nearly all of them."""
-_known: WeakKeyDictionary[FrozenLM, dict[bytes, Check | None]] = WeakKeyDictionary()
-"""By model and vector: the check that failed here, or None for a vector that is exact here."""
+_known: WeakKeyDictionary[FrozenLM, dict[tuple[int, ...], dict[bytes, Check | None]]] = WeakKeyDictionary()
+"""By model, its hooks and vector: the check that failed here, or None for a vector that is exact here."""
 
 
 def remember_exact(lm: FrozenLM, mem: MemVector) -> None:
     """Note that this vector passed its exact check in this process."""
-    _known.setdefault(lm, {})[_digest(mem)] = None
+    _known_of(lm)[_digest(mem)] = None
 
 
 def check_first_use(lm: FrozenLM, mems: Sequence[MemVector]) -> list[MemVector]:
@@ -40,7 +40,7 @@ def check_first_use(lm: FrozenLM, mems: Sequence[MemVector]) -> list[MemVector]:
     by a free decode if that pass finds a wrong token. Of more than ``CHECKED`` vectors, those with the smallest margins
     are checked, and the others only if one of these fails. Warns if a vector is not exact here.
     """
-    known = _known.setdefault(lm, {})
+    known = _known_of(lm)
     new = sorted((mem for mem in mems if mem.exact and _digest(mem) not in known), key=lambda mem: mem.margin or 0.0)
     outcome = _outcome(lm, new[:CHECKED])
     rest = new[CHECKED:]
@@ -54,6 +54,11 @@ def check_first_use(lm: FrozenLM, mems: Sequence[MemVector]) -> list[MemVector]:
             stacklevel=4,
         )
     return [mem.with_checks(failures[i]) if i in failures else mem for i, mem in enumerate(mems)]
+
+
+def _known_of(lm: FrozenLM) -> dict[bytes, Check | None]:
+    # A hook can change every logit, so what is known without it is not known with it.
+    return _known.setdefault(lm, {}).setdefault(lm.watch.hooks(), {})
 
 
 def what_changed(mem: MemVector, now: Check | None) -> str:
@@ -75,7 +80,11 @@ def _outcome(lm: FrozenLM, mems: Sequence[MemVector]) -> dict[bytes, Check | Non
 
 
 def _all_right(lm: FrozenLM, mems: Sequence[MemVector]) -> list[bool]:
-    """Whether each token of each vector is argmax while the true tokens are fed."""
+    """Whether each token of each vector is argmax while the true tokens are fed. Never with hooks."""
+    if (
+        lm.watch.hooks()
+    ):  # the pass calls backbone and head separately, so it leaves out hooks of the whole and the head
+        return [False] * len(mems)
     scores, _ = Batch(lm, [Row.of(mem) for mem in mems]).scores([torch.tensor(m.mem) for m in mems], torch.float32)
     return [bool(right) for right in scores.right == scores.scored]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from memlab.models.sources import cache_folder
+from memlab.models.sources import cache_folder, weight_files
 from memlab.results.atomic import atomic_write
 
 
@@ -23,9 +24,7 @@ class Facts:
         own = cache_folder() / "models"
         label = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
         self._file = folder / "memlab.json" if own in folder.parents else cache_folder() / "facts" / f"{label}.json"
-        # A file .memlab.123.tmp is another process writing facts. It may vanish, and it is not part of the model.
-        files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(("memlab.", ".memlab.")))
-        self._state = [[p.name, p.stat().st_size, p.stat().st_mtime_ns, _sample(p)] for p in files]
+        self._state = state_of(folder)
         try:
             known = json.loads(self._file.read_text())
             self.known: dict[str, Any] = known["facts"] if known["files"] == self._state else {}
@@ -39,6 +38,15 @@ class Facts:
             atomic_write(self._file, json.dumps({"files": self._state, "facts": self.known}, indent=1).encode())
         except OSError:
             pass  # with a read-only cache the next process measures them again
+
+
+def state_of(path: Path) -> list[list[Any]]:
+    """Name, size, time and a sample of the bytes of each file of a model: of a folder, or of one file."""
+    # A file .memlab.123.tmp is another process writing facts. It may vanish, and it is not part of the model.
+    listed = {p for p in path.iterdir() if not p.name.startswith(("memlab.", ".memlab."))} if path.is_dir() else {path}
+    # An index may name weights in other folders.
+    files = sorted(p for p in listed.union(weight_files(path)) if p.is_file())
+    return [[os.path.relpath(p, path), (s := p.stat()).st_size, s.st_mtime_ns, _sample(p)] for p in files]
 
 
 def _sample(file: Path) -> str:

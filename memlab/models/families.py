@@ -107,3 +107,17 @@ def family_of(model_type: str) -> Family:
     an entry.
     """
     return FAMILIES.get(model_type) or Family(model_type)
+
+
+def context_of(config: Any) -> int:
+    """The number of positions at which a model of this text configuration computes one thing. 0: no limit.
+
+    LongRoPE (Phi-3) changes all rotary frequencies when a row grows beyond its original context. Keys in a cache keep
+    the earlier ones, so a longer text would be trained with other frequencies than it is decoded with.
+    """
+    context = max(0, int(getattr(config, "max_position_embeddings", 0) or 0))
+    rope = getattr(config, "rope_parameters", None) or {}
+    for part in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if part.get("rope_type") == "longrope" and (original := part.get("original_max_position_embeddings")):
+            context = min(context or original, int(original))
+    return context

@@ -18,13 +18,12 @@ import torch
 from memlab.errors import require_type
 from memlab.models import identity
 from memlab.models.facts import Facts
-from memlab.models.families import family_of
+from memlab.models.families import context_of, family_of
 from memlab.models.forward import ForwardPass
 from memlab.models.hardware import best_device, best_dtype
 from memlab.models.passages import Cutter, Passage, PassageError, row_of_ids
-from memlab.models.presets import PRESETS
 from memlab.models.probe import Behaviour, cast, probe
-from memlab.models.sources import ModelError
+from memlab.models.sources import ModelError, local_path
 from memlab.texts import Text, TextSpan, originals
 
 SINK_GAIN = 0.02
@@ -63,6 +62,8 @@ class FrozenLM:
         self.model = model.to(device=self.device, dtype=torch.float32).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name, self.revision = name, revision
+        self.origin = str((folder and local_path(name)) or name)
+        """The name that loads this model in another process: the absolute path for a folder or file."""
         self._dtype = dtype
         self.lock = threading.RLock()
         """Held during each forward pass, because notebook callbacks come from several threads."""
@@ -80,10 +81,13 @@ class FrozenLM:
         self._embedding = self.model.get_input_embeddings()
         self.vocabulary = seen.vocabulary
         """Number of tokens. Token ids are smaller than this number."""
-        self.context = max(0, int(getattr(config, "max_position_embeddings", 0) or 0))
+        self.context = context_of(config)
         """Positions of the model; 0: no limit (state-space models)."""
         self._cutter = Cutter(tokenizer, name, self.vocabulary, self.context)
         self._pass = ForwardPass(self.model, self.d, takes_mask=seen.takes_mask, changes_input=seen.changes_input)
+        with torch.no_grad():  # RWKV rescales its weights in its first pass, so the watch begins after one
+            self.model(inputs_embeds=self.embed([0])[None].clone(), use_cache=False)
+        self.watch = identity.Watch(self.model, name, folder)
 
     @classmethod
     def from_model(cls, model: Any, tokenizer: Any = None, *, name: str = "my-model", **settings: Any) -> FrozenLM:
@@ -101,13 +105,6 @@ class FrozenLM:
         )
 
     # What it is ------------------------------------------------------------------------------------------------------
-
-    @property
-    def origin(self) -> str:
-        """The name that loads this model in another process: the absolute path for a folder or file."""
-        if self.folder is None or self.name in PRESETS or not (path := Path(self.name).expanduser()).exists():
-            return self.name
-        return str(path.absolute())
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -153,15 +150,20 @@ class FrozenLM:
         """Hash of sorted (name, dtype, shape, bytes) of the stored weights. Keys of old versions stand on it alone."""
         if self._facts and (stored := self._facts.known.get("fingerprint")):
             return str(stored)
-        digest = identity.weights_of(self.folder) if self.folder else None
-        digest = digest or identity.weights_in_memory(self.model)
+        digest = (self.folder and identity.weights_of(self.folder)) or identity.weights_in_memory(self.model)
+        self.watch.require_unchanged()
         if self._facts:
             self._facts.remember(fingerprint=digest)
         return digest
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Hash of the weights and of the configuration fields that can change logits; see ``identity.fingerprint``."""
+        """``identity.fingerprint``. Raises ``ModelError`` if the model has changed since then; see ``Watch``."""
+        self.watch.require_unchanged()
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         return identity.fingerprint(self.weights_hash, self.model, complete=not self.unused_tensors)
 
     @cached_property
@@ -256,12 +258,14 @@ class FrozenLM:
         return Passage(array, string, TextSpan(name), self.tokenizer_hash)
 
     def check_ids(self, ids: np.ndarray) -> None:
-        """Raise ``PassageError`` for ids without a row in the embedding."""
+        """Raise ``PassageError`` for ids without a row in the embedding, and for padding that the model skips."""
         if len(ids) and (ids.min() < 0 or ids.max() >= self.vocabulary):
             raise PassageError(
                 f"The token ids go from {ids.min()} to {ids.max()}. "
                 f"Give ids from 0 to {self.vocabulary - 1} for {self.name}."
             )
+        if (padding := self.behaviour.padding_id) is not None and (ids == padding).any():
+            raise PassageError(f"The ids have {padding}, which {self.name} skips as padding. Give ids without it.")
 
     def decode_ids(self, ids: Sequence[int] | np.ndarray) -> str:
         """Text of token ids. Special tokens and spaces stay as they are."""
@@ -298,11 +302,7 @@ class FrozenLM:
             return False
 
     def losses(
-        self,
-        embeddings: torch.Tensor,
-        at: torch.Tensor,
-        targets: torch.Tensor,
-        dtype: torch.dtype,
+        self, embeddings: torch.Tensor, at: torch.Tensor, targets: torch.Tensor, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(nats, margin), float32 (n,), of ``targets`` (n,) at the n positions ``at`` of ``embeddings`` (b, s, d).
 

@@ -144,6 +144,47 @@ def weights_in_memory(model: Any) -> str:
     return digest.hexdigest()
 
 
+class Watch:
+    """Notices that a model is no longer the one of its fingerprint. It costs less than a pass over one token.
+
+    The files count, too: on a CPU, safetensors maps them into memory. A program that writes into such a file, as `cp`
+    does, changes the weights of each model that was loaded from it.
+    """
+
+    def __init__(self, model: Any, name: str, folder: Path | None) -> None:
+        self._model, self._name = model, name
+        self._files = weight_files(folder) if folder else []
+        self._stats, self._tensors = self._stats_now(), self._tensors_now()
+
+    def _stats_now(self) -> list[tuple[int, ...]]:
+        stats = [file.stat() for file in self._files if file.exists()]  # a deleted file stays in memory
+        return [(s.st_ino, s.st_size, s.st_mtime_ns) for s in stats]
+
+    def _tensors_now(self) -> list[tuple[int, int]]:
+        # Writing raises the version of a tensor. Tensors made in inference mode have none.
+        return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self._model.parameters()]
+
+    def change(self) -> str:
+        """What changed, and what to do. Empty: nothing."""
+        if self._tensors_now() != self._tensors:
+            return f"The weights of {self._name} were changed in memory. Load the model again, or wrap it again."
+        if not set(self._stats_now()) <= set(self._stats):
+            return f"The files of {self._name} have changed since it was loaded. Load the model again."
+        if any(module.training for module in self._model.modules()):
+            return f"{self._name} is in training mode, so its dropout is on. Call lm.model.eval()."
+        return ""
+
+    def hooks(self) -> tuple[int, ...]:
+        """Ids of all hooks of forward passes."""
+        modules = self._model.modules()
+        return tuple(id(hook) for m in modules for hook in (*m._forward_pre_hooks.values(), *m._forward_hooks.values()))
+
+    def require_unchanged(self) -> None:
+        """Raise ``ModelError`` if the model has changed."""
+        if change := self.change():
+            raise ModelError(change)
+
+
 def refuse_adapters(model: Any, name: str) -> None:
     """Raise ``ModelError`` for a model in memory with a PEFT adapter, which can be switched on and off at any time."""
     if any(type(module).__module__.partition(".")[0] == "peft" for module in model.modules()):

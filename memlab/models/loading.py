@@ -11,12 +11,14 @@ import torch
 
 from memlab.errors import require_path
 from memlab.models import sources, toys
+from memlab.models.facts import state_of
 from memlab.models.frozen import FrozenLM
 from memlab.models.hardware import best_device
 from memlab.models.presets import DEFAULT
 from memlab.models.sources import ModelError
 
-_loaded: dict[tuple[Any, ...], FrozenLM] = {}
+_loaded: dict[tuple[Any, ...], tuple[FrozenLM, Any]] = {}
+"""By call: the model, and the state of its files before it was loaded."""
 _loading = threading.Lock()
 
 
@@ -32,8 +34,8 @@ def load(
 
     ``device`` defaults to CUDA, then Apple's MPS, then the CPU. ``dtype`` is the dtype of training passes: float32 or
     bfloat16, by default the faster one. Weights and checks are float32. ``allow_bin`` loads pickled .bin weights with
-    torch's ``weights_only`` if a repository has no safetensors. The same call returns the same object.
-    Raises ``ModelError``.
+    torch's ``weights_only`` if a repository has no safetensors. The same call returns the same object, unless
+    the files or the weights in memory have changed. Raises ``ModelError``.
 
     >>> from memlab import load
     >>> load("toy:mamba", device="cpu")
@@ -42,11 +44,15 @@ def load(
     require_path("The model's name", name, "the name or the folder of a model")
     dtype = _training_dtype(dtype)
     call = (os.fspath(name), revision, _device(device), dtype, allow_bin)
+    path = sources.local_path(call[0])  # a relative name means another folder in another working directory
     with _loading:
-        if call not in _loaded:
-            _loaded[call] = _load(*call)
-            _loaded[call].loaded_with = {"dtype": dtype, "allow_bin": allow_bin}
-        return _loaded[call]
+        state = state_of(path) if path else None
+        known, before = _loaded.get((*call, path), (None, None))
+        if known is None or state != before or known.watch.change():
+            known = _load(*call)
+            known.loaded_with = {"dtype": dtype, "allow_bin": allow_bin}
+            _loaded[*call, path] = known, state
+        return known
 
 
 def _device(name: str | None) -> torch.device:

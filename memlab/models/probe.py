@@ -47,6 +47,8 @@ class Behaviour:
     cache_difference: float
     """Between decoding with the cache and one pass; the smallest one of the caches that the model returns. -1: the
     model returns no cache."""
+    padding_id: int | None = None
+    """The padding token, if the model treats it in a text otherwise than its embedding. Such ids cannot be decoded."""
 
 
 @torch.no_grad()
@@ -86,6 +88,7 @@ def probe(model: Any, family: Family, name: str) -> Behaviour:
         cache_name=best if best is not None and differences[best] <= SAME else None,
         ids_difference=ids_difference,
         cache_difference=differences[best] if best is not None else -1.0,
+        padding_id=_special_padding(model, name, ids),
     )
 
 
@@ -191,6 +194,17 @@ def _require_causal(model: Any, name: str, fed: torch.Tensor) -> None:
                 f"its logits depend on later tokens or on other rows of a batch{long}, so it would not decode the text "
                 "that a vector was trained for",
             )
+
+
+def _special_padding(model: Any, name: str, ids: torch.Tensor) -> int | None:
+    """The padding id if it changes what an embedding does not: RoBERTa's models give padding no position of its own."""
+    embedding, padding = model.get_input_embeddings(), getattr(model.config.get_text_config(), "pad_token_id", None)
+    if padding is None or not 0 <= padding < embedding.num_embeddings:
+        return None
+    ids = ids.clone()
+    ids[:, ids.shape[1] // 2] = padding
+    by_ids, by_rows = (_logits(model, name, **fed) for fed in (dict(input_ids=ids), dict(inputs_embeds=embedding(ids))))
+    return int(padding) if relative(by_ids, by_rows) > EQUAL else None
 
 
 def _has_gradient(model: Any, fed: torch.Tensor) -> bool:

@@ -44,6 +44,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MEMLAB_CACHE") or user_cache_path("memlab")).expanduser()
 
 
+def local_path(name: str) -> Path | None:
+    """The absolute path of the folder or GGUF file that a model's name means now; None for other names."""
+    path = Path(name).expanduser().absolute()
+    return path if path.exists() and name not in PRESETS and not name.startswith("toy:") else None
+
+
 def locate(name: str, *, revision: str | None = None, allow_bin: bool = False) -> Path:
     """The local folder of a model: of a preset, a GGUF file, a folder or a Hugging Face id. Fetches what is missing."""
     if preset := PRESETS.get(name):
