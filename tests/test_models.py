@@ -114,11 +114,13 @@ def test_origin_is_an_absolute_path_for_folders_and_the_name_for_presets(tmp_pat
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("m", "smollm2-135m"):
         (tmp_path / name).mkdir()
-    lm = FrozenLM.from_model(model, tokenizer)
-    lm.folder = tmp_path
+    monkeypatch.setenv("MEMLAB_CACHE", str(tmp_path / "cache"))
     for name, origin in [("m", tmp_path / "m"), ("~/m", tmp_path / "m"), ("smollm2-135m", "smollm2-135m")]:
-        lm.name = name
+        lm = FrozenLM.from_model(model, tokenizer, name=name, folder=tmp_path)
+        monkeypatch.chdir("/")  # the model is still the one that its name meant before
         assert lm.origin == str(origin)
+        monkeypatch.chdir(tmp_path)
+    assert FrozenLM.from_model(model, tokenizer, name="m").origin == "m"
 
 
 # Families
