@@ -1,6 +1,7 @@
 """The probe at load: what it measures and what it refuses, on tiny models of real families."""
 
 import copy
+import json
 import warnings
 
 import pytest
@@ -10,6 +11,7 @@ import transformers as hf
 from memlab import FrozenLM, ModelError, PassageError, Recipe, cram, load
 from memlab.decoding.decode import check_portable
 from memlab.models import frozen
+from memlab.models.families import context_of
 from memlab.models.forward import ForwardPass
 from memlab.models.probe import cast, probe
 
@@ -271,3 +273,24 @@ def logits_by_steps(lm, ids):
         logits, cache = lm.step(torch.float32, ids=ids[:, at : at + 1], cache=cache)
         rows.append(logits[0])
     return torch.stack(rows)
+
+
+@pytest.mark.parametrize(("kind", "field"), [("DeepseekV32Config", "index_topk"), ("MoshiConfig", "sliding_window")])
+def test_the_context_ends_where_cached_and_uncached_passes_part(kind, field):
+    config = getattr(hf, kind)(**{field: 20})
+    assert context_of(config) == 20
+    assert config.max_position_embeddings > 20
+
+
+def test_facts_of_an_older_memlab_are_measured_again(tmp_path, monkeypatch):
+    model, tokenizer = load_toy_parts()
+    model.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    monkeypatch.setenv("MEMLAB_CACHE", str(tmp_path / "cache"))
+    load(str(tmp_path / "m"))
+    (file,) = (tmp_path / "cache" / "facts").glob("*.json")
+    known = json.loads(file.read_text())
+    del known["facts"]["behaviour"]["values"]["padding_id"]
+    file.write_text(json.dumps(known))
+    assert load(str(tmp_path / "m"), dtype="float32").behaviour.padding_id is None
+    assert "padding_id" in json.loads(file.read_text())["facts"]["behaviour"]["values"]

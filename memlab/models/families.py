@@ -113,11 +113,16 @@ def context_of(config: Any) -> int:
     """The number of positions at which a model of this text configuration computes one thing. 0: no limit.
 
     LongRoPE (Phi-3) changes all rotary frequencies when a row grows beyond its original context. Keys in a cache keep
-    the earlier ones, so a longer text would be trained with other frequencies than it is decoded with.
+    the earlier ones, so a longer text would be trained with other frequencies than it is decoded with. Indexed
+    attention (DeepSeek-V3.2) chooses ``index_topk`` keys, and orders equal scores by the length of the row. Moshi's cache
+    keeps only its window, and its pass sees all positions.
     """
     context = max(0, int(getattr(config, "max_position_embeddings", 0) or 0))
     rope = getattr(config, "rope_parameters", None) or {}
     for part in (rope, *(value for value in rope.values() if isinstance(value, dict))):
         if part.get("rope_type") == "longrope" and (original := part.get("original_max_position_embeddings")):
             context = min(context or original, int(original))
+    for name in ("index_topk", "sliding_window" if config.model_type == "moshi" else ""):
+        if limit := getattr(config, name, None):
+            context = min(context or limit, int(limit))
     return context

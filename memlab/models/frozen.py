@@ -7,7 +7,7 @@ import json
 import threading
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,9 @@ class FrozenLM:
 
         measured_with = {"torch": torch.__version__, "transformers": transformers.__version__}
         stored = self._facts.known.get("behaviour") if self._facts else None
-        if stored and stored["measured_with"] == measured_with:
-            return Behaviour(**stored["values"])
+        known = stored["values"] if stored and stored["measured_with"] == measured_with else {}
+        if known.keys() == {field.name for field in fields(Behaviour)}:  # an older memlab measured less
+            return Behaviour(**known)
         behaviour = probe(self.model, self.family, self.name)
         if self._facts:
             self._facts.remember(behaviour={"measured_with": measured_with, "values": asdict(behaviour)})

@@ -47,7 +47,7 @@ class Behaviour:
     cache_difference: float
     """Between decoding with the cache and one pass; the smallest one of the caches that the model returns. -1: the
     model returns no cache."""
-    padding_id: int | None = None
+    padding_id: int | None
     """The padding token, if the model treats it in a text otherwise than its embedding. Such ids cannot be decoded."""
 
 
