@@ -114,8 +114,8 @@ def context_of(config: Any) -> int:
 
     LongRoPE (Phi-3) changes all rotary frequencies when a row grows beyond its original context. Keys in a cache keep
     the earlier ones, so a longer text would be trained with other frequencies than it is decoded with. Indexed
-    attention (DeepSeek-V3.2) chooses ``index_topk`` keys, and orders equal scores by the length of the row. Moshi's cache
-    keeps only its window, and its pass sees all positions.
+    attention (DeepSeek-V3.2) chooses ``index_topk`` keys, and orders equal scores by the length of the row. Moshi's
+    cache keeps only its window, and its pass sees all positions.
     """
     context = max(0, int(getattr(config, "max_position_embeddings", 0) or 0))
     rope = getattr(config, "rope_parameters", None) or {}
