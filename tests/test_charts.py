@@ -362,6 +362,7 @@ def test_every_chart_is_listed_in_these_tests():
 
 
 @pytest.mark.parametrize("rows", [1, 2, 40])
+@pytest.mark.slow
 def test_every_output_has_vega_lite_5_and_a_picture(rows):
     for name, arguments in tables(rows).items():
         data, metadata = drawn(name, arguments)
@@ -405,6 +406,7 @@ def test_without_rows_a_chart_says_so(name):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0])
+@pytest.mark.slow
 def test_numbers_that_cannot_be_drawn_raise_nothing(bad):
     def spoiled(value):
         if isinstance(value, np.ndarray):
@@ -419,12 +421,14 @@ def test_numbers_that_cannot_be_drawn_raise_nothing(bad):
         assert "image/png" in data, name
 
 
+@pytest.mark.slow
 def test_long_labels_are_cut():
     for name, arguments in tables(9, LONG).items():
         width, _ = size_of(drawn(name, arguments)[0])
         assert width // 2 < 1200, name
 
 
+@pytest.mark.slow
 def test_no_chart_has_too_many_rows():
     """Altair refuses tables of more than 5,000 rows, also in ``to_dict``."""
     before = alt.data_transformers.active, alt.data_transformers.options

@@ -240,6 +240,7 @@ def test_an_unwritable_store_is_one_line_and_exit_code_1(cli, tmp_path):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_an_interrupt_exits_with_130_and_keeps_what_is_finished(tmp_path, sent):
     """Ctrl-C, or a scheduler's SIGTERM: one line, and the finished passage is in the store."""
     (tmp_path / "easy.txt").write_text("Yes.")

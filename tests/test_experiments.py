@@ -91,6 +91,7 @@ def test_horizons_are_decoded_lengths(toy, store):
     assert (table[~table.exact].exact_prefix < table[~table.exact].tokens).all()
 
 
+@pytest.mark.slow
 def test_a_search_resumes_from_a_table_of_another_machine(toy, store, tmp_path):
     texts = random_words(2, seed=3)
     search = dict(lengths=[2, 4, 60], first=4, attempts=1, recipe=Recipe.default(budget=8, k=4))
@@ -161,6 +162,7 @@ def test_a_table_that_cannot_be_written_does_not_count_as_a_failed_run(toy, stor
     assert not store.failures()
 
 
+@pytest.mark.slow
 def test_growing_records_the_stage_it_failed_at_and_retries_extend_it(toy, store, monkeypatch):
     texts = random_words(3, seed=4)
     recipe = Recipe.growing(k=2, grow=2, margin=0.5, patience=15)
@@ -266,6 +268,7 @@ def test_speed_resumes_and_counts_failures_in_full(toy, tmp_path):
     assert (rows.threads == 99).sum() == len(theirs)  # rows of another machine stay in the file
 
 
+@pytest.mark.slow
 def test_a_failure_costs_its_whole_budget_and_paper2025_decodes_with_the_first_token_given(toy, monkeypatch):
     (passage,) = random_passages(toy, 1, 4)
     (mem,) = cram(toy, passage, Recipe.paper2025(k=4, lr=0.5, budget=400), progress=False)

@@ -475,6 +475,7 @@ def _other(value):
     return [2, 0.5, True]
 
 
+@pytest.mark.slow
 def test_every_field_that_changes_logits_changes_the_fingerprint(any_toy):
     """All fields of the configuration, one by one, with the same weights."""
     from transformers import AutoModelForCausalLM

@@ -162,6 +162,7 @@ def load_toy_parts():
     return toys.toy("llama")
 
 
+@pytest.mark.slow
 def test_every_toy_trains_in_bfloat16(any_toy):
     """Mamba's backbone returns float32 whatever its weights are, and its head does not take that."""
     lm = load(any_toy.name, dtype="bfloat16")

@@ -253,6 +253,7 @@ def test_the_margins_area_under_the_curve():
 # What was measured ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_numbers_of_the_report():
     table = stored("travel")
     assert table.groupby("destination").size().loc["llama.cpp, the GGUF file"] >= 64
