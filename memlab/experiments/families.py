@@ -59,8 +59,8 @@ def families(
     """One row per causal model type of the installed transformers, sorted by name.
 
     ``ids_vs_embeddings``: relative difference of the logits. ``cached_vs_uncached``: the same, between decoding with
-    the cache and one pass, over half the context; NaN without a usable cache. ``generate``: whether the model's own
-    ``generate`` from embeddings is our greedy loop. ``exact_float32``, ``exact_bfloat16``: exact vectors of
+    the cache and one pass, over 48 tokens or the context; NaN without a usable cache. ``generate``: whether the model's
+    own ``generate`` from embeddings is our greedy loop. ``exact_float32``, ``exact_bfloat16``: exact vectors of
     ``PASSAGES``, by the dtype of training; NaN if the model cannot run in it. ``independent_float32``,
     ``independent_bfloat16``: how many of them a plain greedy loop without cache confirms. ``verdict``: works, hard
     (nothing was exact within the budget), refused, not built, or failed (an exact vector was not confirmed, a trained
@@ -273,7 +273,7 @@ def _cache_difference(lm: FrozenLM, length: int = 48) -> float:
 
     The probe at load compares ten tokens. These are more than the windows and blocks of a tiny model.
     """
-    ids = _random_ids(lm, min(length, lm.context // 2 or length))
+    ids = _random_ids(lm, min(length, lm.context or length))
     rows, half = lm.embed(ids), ids.shape[1] // 2
     expected = lm.model(inputs_embeds=rows.clone(), use_cache=False).logits[0, half - 1 :]
     logits, cache = lm.step(torch.float32, embeddings=rows[:, :half])
