@@ -43,7 +43,10 @@ def _unusual() -> Rows:
         ("`logits_to_keep` takes no mask, so all logits are computed", works.logits_to_keep != "mask"),
         ("`generate` from embeddings writes other tokens than a greedy loop", works.generate == "differs"),
         ("`generate` refuses embeddings", works.generate.str.startswith("refuses")),
-        ("cached and uncached logits differ by more than 0.001 within 48 tokens or the context", works.cached_vs_uncached > SAME),
+        (
+            "cached and uncached logits differ by more than 0.001 within 48 tokens or the context",
+            works.cached_vs_uncached > SAME,
+        ),
         ("cannot run in bfloat16, so training uses float32", works.exact_bfloat16.isna()),
     ):
         yield what, int(some.sum()), _names(works[some])
