@@ -69,6 +69,31 @@ def test_generate_writes_what_the_decode_writes(any_toy):
     np.testing.assert_array_equal(ids[0], decode(any_toy, [mem], 12, batch=1)[0])
 
 
+def greedy(lm, context, tokens):
+    """Ids of memlab's own loop after embeddings (c, d)."""
+    ids, (logits, past) = [], lm.step(torch.float32, embeddings=context[None])
+    for _ in range(tokens):
+        ids.append(int(logits.argmax()))
+        logits, past = lm.step(torch.float32, ids=logits.argmax(-1, keepdim=True), cache=past)
+    return ids
+
+
+def test_decoders_of_barts_family_must_not_force_an_end():
+    """The documented argument of ``generate``. Without it, the last token is another one."""
+    torch.manual_seed(0)
+    config = transformers.BartConfig(
+        vocab_size=96, d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=96,
+    )  # fmt: skip
+    lm = FrozenLM.from_model(transformers.BartForCausalLM(config))
+    context = torch.randn(5, lm.d)
+    ours = greedy(lm, context, 12)
+    settings = dict(inputs_embeds=context[None], max_new_tokens=12, do_sample=False, eos_token_id=None)
+    (argument,) = re.findall(r"`(forced_eos_token_id)=None`", DOCUMENTED)
+    assert lm.model.generate(**settings, **{argument: None})[0].tolist() == ours
+    assert lm.model.generate(**settings)[0].tolist() == [*ours[:-1], config.eos_token_id]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["RobertaConfig", "XLMRobertaConfig", "CamembertConfig", "Data2VecTextConfig"])
 def test_decoders_born_from_roberta_need_their_positions(config):
@@ -82,10 +107,7 @@ def test_decoders_born_from_roberta_need_their_positions(config):
             torch.nn.init.normal_(parameter, std=2 if "position" in name else 0.3)
     lm = FrozenLM.from_model(made)
     context = torch.randn(5, lm.d)
-    ours, (logits, past) = [], lm.step(torch.float32, embeddings=context[None])
-    for _ in range(12):
-        ours.append(int(logits.argmax()))
-        logits, past = lm.step(torch.float32, ids=logits.argmax(-1, keepdim=True), cache=past)
+    ours = greedy(lm, context, 12)
     settings = dict(inputs_embeds=context[None], max_new_tokens=12, do_sample=False, eos_token_id=None)
     (argument,) = re.findall(r"position_ids=(torch.*?)`", DOCUMENTED)
     positions = eval(argument, {"torch": torch, "context": context, "model": lm.model})

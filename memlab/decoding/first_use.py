@@ -81,9 +81,8 @@ def _outcome(lm: FrozenLM, mems: Sequence[MemVector]) -> dict[bytes, Check | Non
 
 def _all_right(lm: FrozenLM, mems: Sequence[MemVector]) -> list[bool]:
     """Whether each token of each vector is argmax while the true tokens are fed. Never with hooks."""
-    if (
-        lm.watch.hooks()
-    ):  # the pass calls backbone and head separately, so it leaves out hooks of the whole and the head
+    # The pass calls backbone and head separately, so hooks of the whole model or of the head would not run.
+    if lm.watch.hooks():
         return [False] * len(mems)
     scores, _ = Batch(lm, [Row.of(mem) for mem in mems]).scores([torch.tensor(m.mem) for m in mems], torch.float32)
     return [bool(right) for right in scores.right == scores.scored]
