@@ -96,7 +96,7 @@ def test_first_notebook_in_pictures(lab):
 
 
 def test_second_notebook(lab):
-    page, store = opened(lab, "02_what_limits_a_vector.ipynb")
+    page, store = opened(lab, "04_the_search.ipynb")
     panel = page.locator(STUDY).first
     panel.scroll_into_view_if_needed()  # JupyterLab does not draw cells far from the view, and they have no text then
     question, setting, passage = (panel.locator("select").nth(i) for i in range(3))
@@ -135,7 +135,7 @@ def test_second_notebook(lab):
         panel.locator("a:has-text('Table')").click()
     assert table.value.path().read_text().startswith("step,loss,accuracy")
 
-    wander(lab, "02_what_limits_a_vector.ipynb", STUDY)
+    wander(lab, "04_the_search.ipynb", STUDY)
     read_through(page, "02")
 
 
@@ -143,7 +143,7 @@ CAPACITY = ".memlab-capacity-panel"
 
 
 def test_capacity(lab):
-    page, _ = opened(lab, "03_capacity.ipynb")
+    page, _ = opened(lab, "02_how_much_fits.ipynb")
     panel = page.locator(CAPACITY).first
     kind, passage = panel.locator("select").nth(1), panel.locator("select").nth(2)
     kind.select_option("originals")
@@ -163,7 +163,7 @@ def test_capacity(lab):
     expect(panel.locator("button:has-text('Decode it now')")).to_be_disabled()
     picture(page, "03-absent-dark", CAPACITY)
     kind.select_option("originals")
-    wander(lab, "03_capacity.ipynb", CAPACITY)
+    wander(lab, "02_how_much_fits.ipynb", CAPACITY)
     read_through(page, "03")
 
 
@@ -171,7 +171,7 @@ INFORMATION = ".memlab-information-panel"
 
 
 def test_information_not_length(lab):
-    page, _ = opened(lab, "04_information_not_length.ipynb")
+    page, _ = opened(lab, "03_bits_not_tokens.ipynb")
     panel = page.locator(INFORMATION).first
     read = panel.locator("button:has-text('Read it')")
     read.click()
@@ -196,12 +196,12 @@ def test_information_not_length(lab):
     read.click()
     finished(page, "Done", INFORMATION)
     assert "Seven green" in panel.locator(".memlab-costs").inner_text()
-    wander(lab, "04_information_not_length.ipynb", INFORMATION)
+    wander(lab, "03_bits_not_tokens.ipynb", INFORMATION)
     read_through(page, "04")
 
 
 def test_norms_and_neighbours(lab):
-    page, _ = opened(lab, "05_norms_and_neighbours.ipynb")
+    page, _ = opened(lab, "A2_geometry_in_detail.ipynb")
     assert page.refused == []
     read_through(page, "05")
 
@@ -210,7 +210,7 @@ RUNS = ".memlab-run-panel"
 
 
 def test_your_own_analysis(lab):
-    page, store = opened(lab, "10_your_own_analysis.ipynb")
+    page, store = opened(lab, "09_your_own_analysis.ipynb")
     panel = page.locator(RUNS).first
     assert "0 of 6 done" in panel.inner_text()
     assert "are needed" in panel.inner_text()  # the reason why the short text was left out

@@ -11,7 +11,7 @@ MAP = ".memlab-map-panel"
 
 
 def test_map_of_vectors(lab):
-    page, _ = opened(lab, "06_map_of_vectors.ipynb")
+    page, _ = opened(lab, "05_where_vectors_lie.ipynb")
     panel = page.locator(MAP).first
     panel.scroll_into_view_if_needed()
     canvas = panel.locator("canvas, svg.marks").first
@@ -52,7 +52,7 @@ def test_map_of_vectors(lab):
     with page.expect_download() as image:
         panel.locator("a:has-text('Save as SVG')").click()
     assert "of near neighbours stay near" in image.value.path().read_text()
-    wander(lab, "06_map_of_vectors.ipynb", MAP)
+    wander(lab, "05_where_vectors_lie.ipynb", MAP)
     read_through(page, "06")
 
 
@@ -60,7 +60,7 @@ LOOK = ".memlab-attention-panel"
 
 
 def test_inside_the_model(lab):
-    page, _ = opened(lab, "09_inside_the_model.ipynb")
+    page, _ = opened(lab, "08_inside_the_model.ipynb")
     panel = page.locator(LOOK).first
     panel.locator("button:has-text('Look')").click()
     finished(page, "the vector saves", LOOK)
@@ -74,7 +74,7 @@ def test_inside_the_model(lab):
     finished(page, "the vector saves", LOOK)
     set_theme(page, "JupyterLab Dark")
     picture(page, "09-panel-dark", LOOK)
-    wander(lab, "09_inside_the_model.ipynb", LOOK)
+    wander(lab, "08_inside_the_model.ipynb", LOOK)
     read_through(page, "09")
 
 
@@ -82,7 +82,7 @@ PATH = ".memlab-path-panel"
 
 
 def test_between_solutions(lab):
-    page, _ = opened(lab, "07_between_solutions.ipynb")
+    page, _ = opened(lab, "06_between_solutions.ipynb")
     panel = page.locator(PATH).first
     first = panel.locator("svg").first.inner_html()
     panel.locator("select").nth(0).select_option(index=3)
@@ -102,7 +102,7 @@ def test_between_solutions(lab):
     finished(page, "Stopped", PATH)
     set_theme(page, "JupyterLab Dark")
     picture(page, "07-panel-dark", PATH)
-    wander(lab, "07_between_solutions.ipynb", PATH)
+    wander(lab, "06_between_solutions.ipynb", PATH)
     read_through(page, "07")
 
 
@@ -110,7 +110,7 @@ MOVE = ".memlab-move-panel"
 
 
 def test_robustness(lab):
-    page, _ = opened(lab, "08_robustness.ipynb")
+    page, _ = opened(lab, "07_robustness.ipynb")
     panel = page.locator(MOVE).first
     amount = panel.locator("input[type=number]").first
 
@@ -133,5 +133,5 @@ def test_robustness(lab):
     move()
     set_theme(page, "JupyterLab Dark")
     picture(page, "08-panel-dark", MOVE)
-    wander(lab, "08_robustness.ipynb", MOVE)
+    wander(lab, "07_robustness.ipynb", MOVE)
     read_through(page, "08")

@@ -34,7 +34,7 @@ def test_cells_are_short_and_have_no_outputs(path):
                 assert not isinstance(node, ast.FunctionDef) or node.end_lineno - node.lineno < 5
 
 
-WITH_PARAMETERS = [path for path in NOTEBOOKS if path.stem in ("01_cram_and_decode", "10_your_own_analysis")]
+WITH_PARAMETERS = [path for path in NOTEBOOKS if path.stem in ("01_cram_and_decode", "09_your_own_analysis")]
 """The other notebooks describe stored tables of one model, so another model would not fit their text."""
 
 

@@ -11,38 +11,39 @@ checkers.
 '<svg'
 """
 
+from memlab.charts.attention import attention_map as attention_map
+from memlab.charts.attention import knocked_out as knocked_out
+from memlab.charts.attention import token_waterfall as token_waterfall
 from memlab.charts.capacity import attempts_by_length as attempts_by_length
-from memlab.charts.capacity import before_and_after as before_and_after
 from memlab.charts.capacity import bits_along as bits_along
 from memlab.charts.capacity import capacity_by_model as capacity_by_model
 from memlab.charts.capacity import codec_bars as codec_bars
-from memlab.charts.capacity import horizons_tokens_and_bits as horizons_tokens_and_bits
+from memlab.charts.capacity import horizon_strip as horizon_strip
 from memlab.charts.capacity import more_vectors as more_vectors
-from memlab.charts.capacity import predictions as predictions
-from memlab.charts.capacity import survival_by_bits as survival_by_bits
-from memlab.charts.geometry import along_a_path as along_a_path
-from memlab.charts.geometry import attention_map as attention_map
-from memlab.charts.geometry import densities as densities
-from memlab.charts.geometry import distance_matrix as distance_matrix
-from memlab.charts.geometry import from_text_to_text as from_text_to_text
-from memlab.charts.geometry import knocked_out as knocked_out
-from memlab.charts.geometry import loss_plane as loss_plane
-from memlab.charts.geometry import norm_trajectories as norm_trajectories
-from memlab.charts.geometry import radii_by_direction as radii_by_direction
-from memlab.charts.geometry import scatter as scatter
-from memlab.charts.geometry import survival as survival
-from memlab.charts.geometry import token_waterfall as token_waterfall
-from memlab.charts.geometry import vector_map as vector_map
+from memlab.charts.information import before_and_after as before_and_after
+from memlab.charts.information import horizons_tokens_and_bits as horizons_tokens_and_bits
+from memlab.charts.information import predictions as predictions
+from memlab.charts.maps import densities as densities
+from memlab.charts.maps import distance_matrix as distance_matrix
+from memlab.charts.maps import norm_trajectories as norm_trajectories
+from memlab.charts.maps import vector_map as vector_map
+from memlab.charts.paths import along_a_path as along_a_path
+from memlab.charts.paths import from_text_to_text as from_text_to_text
+from memlab.charts.robustness import loss_plane as loss_plane
+from memlab.charts.robustness import radii_by_direction as radii_by_direction
+from memlab.charts.robustness import survival as survival
+from memlab.charts.robustness import survival_by_bits as survival_by_bits
+from memlab.charts.scatter import scatter as scatter
+from memlab.charts.search import exact_by_step as exact_by_step
+from memlab.charts.search import spectrum as spectrum
+from memlab.charts.search import speed_chart as speed_chart
+from memlab.charts.tables import show as show
 from memlab.charts.theme import save as save
 from memlab.charts.theme import theme as theme
 from memlab.charts.theme import to_image as to_image
 from memlab.charts.theme import to_svg as to_svg
 from memlab.charts.theme import use_offline_renderer as use_offline_renderer
-from memlab.charts.training import exact_by_step as exact_by_step
-from memlab.charts.training import horizon_strip as horizon_strip
 from memlab.charts.training import readings as readings
-from memlab.charts.training import spectrum as spectrum
-from memlab.charts.training import speed_chart as speed_chart
 from memlab.charts.training import training_curve as training_curve
 
 __all__ = [name for name, value in globals().items() if getattr(value, "__module__", "").startswith(__name__)]

@@ -1,20 +1,22 @@
-"""Charts of capacity: how much text vectors hold, in tokens and in bits, and how many bits their storage takes."""
+"""Charts of capacity: how much text a vector holds, by model, number of vectors, attempt and codec."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from memlab.charts.rows import chart, inline, no_data, thin
-from memlab.charts.theme import BLUE, GREEN, GREY, ORANGE, PURPLE
+from memlab.charts.colours import EXACT, OURS, PUBLISHED, RANDOM, kinds_scale, palette
+from memlab.charts.rows import chart, inline, thin
+from memlab.charts.theme import GREY
 
 _TICKS = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
-_OUTCOME = alt.Scale(domain=["exact", "not exact"], range=["circle", "cross"])
+
+
+OUTCOME = alt.Scale(domain=["exact", "not exact"], range=["circle", "cross"])
 
 
 @chart
@@ -47,7 +49,8 @@ def capacity_by_model(table: pd.DataFrame) -> Any:
             axis=alt.Axis(values=[500, 750, 1000, 1500, 2000, 3000, 4000], grid=False),
         ),
         alt.Color(
-            "method:N", title=None, sort=methods, scale=alt.Scale(domain=methods, range=[ORANGE, BLUE, GREEN, PURPLE]),
+            "method:N", title=None, sort=methods,
+            scale=alt.Scale(domain=methods, range=[PUBLISHED, OURS, EXACT, RANDOM]),
             legend=alt.Legend(orient="top", columns=1, labelLimit=520, symbolOpacity=1, symbolStrokeWidth=0),
         ),
         tooltip=[
@@ -74,9 +77,9 @@ def more_vectors(table: pd.DataFrame) -> Any:
     measured = [name for name in series if name not in published]
     kinds = [name.rpartition(", ")[2] for name in measured]
     if len(set(kinds)) < len(kinds):  # several models: coloured by kind, two of their lines would look alike
-        colours = dict(zip(measured, itertools.cycle((BLUE, ORANGE, GREEN, PURPLE))))
+        colours = dict(zip(measured, itertools.cycle((OURS, PUBLISHED, EXACT, RANDOM)), strict=False))
     else:
-        of_kind = _colours(kinds)
+        of_kind = palette(kinds)
         colours = {name: of_kind[kind] for name, kind in zip(measured, kinds, strict=True)}
     dashes = {name: ([2, 3], [8, 4], [8, 3, 2, 3])[i % 3] for i, name in enumerate(published)}
     return (
@@ -109,7 +112,7 @@ def attempts_by_length(attempts: pd.DataFrame) -> Any:
 
     Columns ``length bits_with exact seed``. Both axes start at 0. Exact vectors lie near 0 bits.
     """
-    table = _outcomes(attempts, "length", "seed", "bits_with")
+    table = outcomes(attempts, "length", "seed", "bits_with")
     return (
         alt.Chart(inline(table))
         .mark_point(size=90, filled=True, opacity=0.85)
@@ -118,9 +121,9 @@ def attempts_by_length(attempts: pd.DataFrame) -> Any:
             alt.Y("bits_with:Q", title="bits left", scale=alt.Scale(zero=True)),
             alt.Color(
                 "outcome:N", title=None, legend=alt.Legend(orient="right"),
-                scale=alt.Scale(domain=["exact", "not exact"], range=[BLUE, ORANGE]),
+                scale=alt.Scale(domain=["exact", "not exact"], range=[OURS, PUBLISHED]),
             ),
-            alt.Shape("outcome:N", title=None, scale=_OUTCOME),
+            alt.Shape("outcome:N", title=None, scale=OUTCOME),
             tooltip=["length:Q", "seed:Q", "outcome:N", alt.Tooltip("bits_with:Q", format=".1f")],
         )
         .properties(width=520, height=170)
@@ -145,7 +148,11 @@ def bits_along(bits_without: Any, bits_with: Any, exact_prefix: int) -> Any:
     base = alt.Chart(inline(table)).encode(
         alt.X("token:Q", title="token of the text", scale=alt.Scale(domain=[0, n], nice=False)),
         alt.Color(
-            "condition:N", title=None, sort=None, scale=alt.Scale(range=[GREY, BLUE]), legend=alt.Legend(orient="right")
+            "condition:N",
+            title=None,
+            sort=None,
+            scale=alt.Scale(range=[GREY, OURS]),
+            legend=alt.Legend(orient="right"),
         ),
         tooltip=["token:Q", "condition:N", alt.Tooltip("bits:Q", format=".1f")],
     )
@@ -154,90 +161,9 @@ def bits_along(bits_without: Any, bits_with: Any, exact_prefix: int) -> Any:
     if exact_prefix >= n:
         return lines.properties(width=520, height=200, title=title)
     rule = alt.Chart(inline(pd.DataFrame({"token": [exact_prefix]}))).mark_rule(
-        color=ORANGE, strokeWidth=2, strokeDash=[5, 3]
+        color=PUBLISHED, strokeWidth=2, strokeDash=[5, 3]
     )
     return alt.layer(lines, rule.encode(alt.X("token:Q"))).properties(width=520, height=200, title=title)
-
-
-@chart
-def horizons_tokens_and_bits(table: pd.DataFrame) -> Any:
-    """Exact horizons by kind of text, in tokens on the left and in bits on the right. Thick ticks are medians.
-
-    Columns ``texts text_id horizon horizon_bits``. Both axes are logarithmic and span the same number of octaves, so
-    equal ratios have equal lengths in both plots.
-    """
-    spans = {}
-    for column in ("horizon", "horizon_bits"):
-        values = table[column][(table[column] > 0) & np.isfinite(table[column])]
-        if values.empty:
-            return no_data()
-        spans[column] = (float(np.log2(values.min())), float(np.log2(values.max())))
-    octaves = max(high - low for low, high in spans.values()) + 0.4
-
-    def strip(column: str, title: str, axis: alt.Axis | None) -> Any:
-        middle = sum(spans[column]) / 2
-        scale = alt.Scale(
-            type="log", base=2, nice=False, domain=[2 ** (middle - octaves / 2), 2 ** (middle + octaves / 2)]
-        )
-        base = alt.Chart(inline(table)).encode(alt.Y("texts:N", title=None, sort=None, axis=axis))
-        ticks = base.mark_tick(thickness=2, size=26, opacity=0.75).encode(
-            alt.X(f"{column}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6, format="d")),
-            alt.Color("texts:N", legend=None, scale=_kinds(table)),
-            tooltip=["text_id:N", alt.Tooltip(f"{column}:Q", format=".0f")],
-        )
-        medians = base.mark_tick(thickness=4, size=42, color=GREY).encode(alt.X(f"median({column}):Q"))
-        return alt.layer(ticks, medians).properties(width=300, height=alt.Step(50))
-
-    left = strip("horizon", "exact horizon, tokens (log)", alt.Axis(labelFontSize=13, labelLimit=140))
-    return alt.hconcat(left, strip("horizon_bits", "the same, bits (log)", None), spacing=30)
-
-
-@chart
-def before_and_after(runs: pd.DataFrame, vector_bits: float) -> Any:
-    """Bits of a text with its vector, by bits without it. Dashed: ``with = max(0, without - vector_bits)``.
-
-    Columns ``bits_without bits_with texts text_id length exact``.
-    """
-    top = float(runs.bits_without.max()) * 1.05
-    line = pd.DataFrame({"x": [0.0, vector_bits, max(top, vector_bits)], "y": [0.0, 0.0, max(top - vector_bits, 0.0)]})
-    fit = (
-        alt.Chart(inline(line))
-        .mark_line(color=GREY, strokeDash=[5, 4], strokeWidth=2)
-        .encode(alt.X("x:Q"), alt.Y("y:Q"))
-    )
-    unchanged = (
-        alt.Chart(inline(pd.DataFrame({"x": [0.0, top], "y": [0.0, top]})))
-        .mark_line(color=GREY, opacity=0.4)
-        .encode(alt.X("x:Q"), alt.Y("y:Q"))
-    )
-    points = (
-        alt.Chart(inline(_outcomes(runs, "text_id", "texts", "length", "bits_without", "bits_with")))
-        .mark_point(size=55, filled=True, opacity=0.75)
-        .encode(
-            alt.X("bits_without:Q", title="bits the text costs without the vector"),
-            alt.Y("bits_with:Q", title="bits with the vector"),
-            alt.Color("texts:N", title=None, scale=_kinds(runs), legend=alt.Legend(orient="top-left")),
-            alt.Shape("outcome:N", title=None, scale=_OUTCOME, legend=alt.Legend(orient="top-left")),
-            tooltip=[
-                "text_id:N", "length:Q", "outcome:N", alt.Tooltip("bits_without:Q", format=".0f"),
-                alt.Tooltip("bits_with:Q", format=".1f"),
-            ],
-        )
-    )  # fmt: skip
-    return alt.layer(unchanged, fit, points).properties(width=560, height=320)
-
-
-@chart
-def survival_by_bits(shares: pd.DataFrame, *, title: str = "bits per number") -> Any:
-    """Share of vectors still exact, by bits per stored number. Columns ``bits_a_number share low high form``."""
-    base = alt.Chart(inline(shares)).encode(
-        alt.X("bits_a_number:Q", title=title, scale=alt.Scale(domain=[1, 17])),
-        tooltip=["form:N", alt.Tooltip("share:Q", format=".0%")],
-    )
-    y = alt.Y("share:Q", title="vectors still exact", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
-    line = base.mark_line(color=BLUE, strokeWidth=2, point=alt.OverlayMarkDef(color=BLUE, size=50)).encode(y)
-    whiskers = base.mark_rule(color=GREY, strokeWidth=2).encode(alt.Y("low:Q"), alt.Y2("high:Q"))
-    return alt.layer(whiskers, line).properties(width=460, height=240)
 
 
 @chart
@@ -253,7 +179,7 @@ def codec_bars(table: pd.DataFrame) -> Any:
                 axis=alt.Axis(values=[2, 4, 8, 16, 32, 64, 128, 256]),
             ),
             alt.Y("codec:N", title=None, sort=order, axis=alt.Axis(labelFontSize=13, labelLimit=260, grid=True)),
-            alt.Color("texts:N", title=None, scale=_kinds(table)),
+            alt.Color("texts:N", title=None, scale=kinds_scale(table)),
             tooltip=["codec:N", "texts:N", alt.Tooltip("bits_a_token:Q", format=".3g")],
         )
         .properties(width=460, height=alt.Step(26))
@@ -261,43 +187,19 @@ def codec_bars(table: pd.DataFrame) -> Any:
 
 
 @chart
-def predictions(table: pd.DataFrame) -> Any:
-    """True horizons by predicted horizons and their intervals, tokens. Columns ``true predicted low high text_id``."""
-    both = table[["true", "predicted"]].to_numpy(float)
-    if not np.isfinite(both).any():
-        return no_data()
-    top = float(both[np.isfinite(both)].max()) * 1.1
-    scale = alt.Scale(domain=[0, top], nice=False, clamp=True)
-    same = (
-        alt.Chart(inline(pd.DataFrame({"x": [0.0, top]})))
-        .mark_line(color=GREY, opacity=0.5)
-        .encode(alt.X("x:Q", scale=scale), alt.Y("x:Q", scale=scale))
+def horizon_strip(table: pd.DataFrame) -> Any:
+    """Exact horizons in tokens, one tick per passage. Thick: medians. Columns ``method text_id source horizon``."""
+    base = alt.Chart(inline(table, "method", "text_id", "source", "horizon")).encode(
+        alt.X("horizon:Q", title="exact horizon, tokens"),
+        alt.Y("method:N", title=None, sort=None, axis=alt.Axis(labelFontSize=13, labelLimit=200)),
     )
-    colour = [alt.Color("texts:N", title=None, scale=_kinds(table))] if "texts" in table else []
-    base = alt.Chart(inline(table)).encode(
-        alt.Y("true:Q", title="exact horizon, tokens", scale=scale), *colour,
-        tooltip=["text_id:N", "true:Q", alt.Tooltip("predicted:Q", format=".0f")],
-    )  # fmt: skip
-    whiskers = base.mark_rule(opacity=0.4).encode(alt.X("low:Q", scale=scale), alt.X2("high:Q"))
-    points = base.mark_point(size=55, filled=True).encode(
-        alt.X("predicted:Q", title="predicted before any training, tokens", scale=scale)
+    ticks = base.mark_tick(thickness=2, size=26, opacity=0.7).encode(
+        alt.Color("source:N", title="texts"), tooltip=["text_id:N", "source:N", "horizon:Q"]
     )
-    return alt.layer(same, whiskers, points).properties(width=420, height=300)
+    middle = base.mark_tick(thickness=4, size=40, color=GREY).encode(alt.X("median(horizon):Q"))
+    return alt.layer(ticks, middle).properties(width=560, height=alt.Step(50))
 
 
-def _outcomes(runs: pd.DataFrame, *columns: str) -> pd.DataFrame:
+def outcomes(runs: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """Only these columns, and ``outcome``. A table of runs also has columns of arrays, which a chart cannot hold."""
     return runs[list(columns)].assign(outcome=runs.exact.map({True: "exact", False: "not exact"}))
-
-
-def _kinds(table: pd.DataFrame) -> alt.Scale:
-    colours = _colours(table.texts.unique())
-    return alt.Scale(domain=list(colours), range=list(colours.values()))
-
-
-def _colours(kinds: Iterable[str]) -> dict[str, str]:
-    """One colour per kind of text, the same in every chart."""
-    usual = {"originals": BLUE, "classics": ORANGE, "random": GREEN}
-    others = itertools.cycle((PURPLE, GREY))
-    usual_first = sorted(kinds, key=lambda kind: [*usual, kind].index(kind))
-    return {kind: usual.get(kind) or next(others) for kind in usual_first}

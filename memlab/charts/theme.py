@@ -1,7 +1,7 @@
 """The theme of all charts, and their three outputs: a notebook, SVG text, a file.
 
-Colour-blind readers can distinguish its colours: they are those of Okabe and Ito, with a lighter blue for dark pages.
-Its grey is readable on white and on black. The background is transparent, except in PNG pictures: white.
+Text has the colour of the page's own text, so it is as readable as the page in a light and in a dark theme. The
+background is transparent, except in PNG pictures: white. ``colours.py`` has the colours of the marks.
 
 A live chart takes its fonts from the reader's browser. A picture takes them from the machine that draws it: characters
 that none of its fonts has become boxes. Install a font for that script (for Chinese, Japanese and Korean on Debian:
@@ -20,9 +20,16 @@ from typing import Any
 
 import altair as alt
 
-BLUE, ORANGE, GREEN, PURPLE = "#2A8CCB", "#D55E00", "#009E73", "#CC79A7"
-GREY = "#7b7f86"
+from memlab.charts.colours import CONTROL, INK, OTHERS, OURS, PAPER, PUBLISHED
+
+GREY = CONTROL
+"""Rules, medians, controls: marks that must be seen on a light and on a dark page. Not for text."""
 SHARE = alt.Axis(format="%", tickCount=5)
+EMBED = {
+    "renderer": "svg",  # only in SVG does the colour of the page's text follow a change of the theme
+    "actions": {"export": {"svg": True, "png": True}, "source": False, "compiled": False, "editor": False},
+}
+"""Options of vega-embed for every live chart: how it is drawn, and its menu, which saves it as a picture."""
 _LITE5 = "application/vnd.vegalite.v5+json"
 _PIXELS = 2
 """Pixels of a PNG picture per unit of length, for sharp text on most screens."""
@@ -32,21 +39,35 @@ _PIXELS = 2
 def theme() -> Any:
     """The Altair theme of every memlab chart, for the light and the dark theme of JupyterLab."""
     axis = {
-        "labelColor": GREY, "titleColor": GREY, "domainColor": GREY, "tickColor": GREY, "gridColor": GREY,
+        "labelColor": INK, "titleColor": INK, "domainColor": GREY, "tickColor": GREY, "gridColor": GREY,
         "gridOpacity": 0.2, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "titlePadding": 8,
     }  # fmt: skip
-    title = {"color": GREY, "subtitleColor": GREY, "anchor": "start", "fontSize": 14, "fontWeight": 600, "limit": 800}
+    title = {
+        "color": INK, "subtitleColor": INK, "anchor": "start", "fontSize": 14, "fontWeight": 600, "limit": 800,
+        "subtitleFontSize": 12, "subtitlePadding": 4, "offset": 10, "frame": "group",
+    }  # fmt: skip
     return {
         "config": {
             "background": "transparent",
             "font": "Arial, Helvetica, sans-serif",  # to_svg measures text in it, and most machines have it
             "view": {"stroke": None},
             "axis": axis,
-            "legend": {"labelColor": GREY, "titleColor": GREY, "labelFontSize": 12},
-            "header": {"labelLimit": 260},
-            "text": {"limit": 300},
+            "legend": {
+                "labelColor": INK,
+                "titleColor": INK,
+                "labelFontSize": 12,
+                "titleFontWeight": "normal",
+                "symbolOpacity": 1,
+            },
+            "header": {"labelLimit": 260, "labelColor": INK, "titleColor": INK, "labelFontSize": 12},
+            "text": {"limit": 300, "color": INK, "fontSize": 12},
             "title": title,
-            "range": {"category": [BLUE, ORANGE, GREEN, PURPLE]},
+            "line": {"color": OURS},
+            "point": {"color": OURS},
+            "bar": {"color": OURS},
+            "circle": {"color": OURS},
+            "tick": {"color": OURS},
+            "range": {"category": [OURS, PUBLISHED, *OTHERS]},
         }
     }
 
@@ -60,7 +81,7 @@ def mimebundle(spec: dict[str, Any], **_: Any) -> tuple[dict[str, Any], dict[str
     """
     spec = spec | {"$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
     data: dict[str, Any] = {_LITE5: spec, "text/plain": f"<chart: {_title(spec)}>"}
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = {_LITE5: {"embed_options": EMBED}}
     # Large data are dense pictures, which compress badly. A notebook should stay small.
     scale = _PIXELS if len(json.dumps(spec)) < 500_000 else 1
     try:
@@ -94,7 +115,7 @@ def to_image(svg: str) -> str:
     """HTML of a chart from ``to_svg`` as a PNG picture on white: GitHub removes SVG from a page."""
     import vl_convert
 
-    png = base64.b64encode(_compressed(vl_convert.svg_to_png(svg, scale=_PIXELS))).decode()
+    png = base64.b64encode(_compressed(vl_convert.svg_to_png(printed(svg), scale=_PIXELS))).decode()
     width = re.search(r'width="([\d.]+)', svg)
     assert width is not None
     return f'<img alt="chart" width="{width[1]}" style="background:white" src="data:image/png;base64,{png}">'
@@ -105,7 +126,7 @@ def save(chart: alt.TopLevelMixin, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".svg":
-        path.write_text(to_svg(chart), encoding="utf-8")
+        path.write_text(printed(to_svg(chart)), encoding="utf-8")
         return
     with alt.theme.enable("memlab"):
         path.write_bytes(_png(chart.to_dict(), _PIXELS))
@@ -115,8 +136,13 @@ def _png(spec: dict[str, Any], scale: int) -> bytes:
     """A specification as a picture on white, which stays readable on a dark page. Uses no network."""
     import vl_convert
 
-    text = json.dumps(spec | {"background": "white"})
+    text = printed(json.dumps(spec | {"background": "white"}))
     return _compressed(vl_convert.vegalite_to_png(text, scale=scale, allowed_base_urls=[]))
+
+
+def printed(text: str) -> str:
+    """A specification or an SVG with the colour of text on white in place of the page's."""
+    return text.replace(INK, PAPER)
 
 
 def _compressed(png: bytes) -> bytes:

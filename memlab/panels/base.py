@@ -11,6 +11,7 @@ import traceback
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Any
 
 import ipywidgets as w
 import pandas as pd
@@ -19,7 +20,9 @@ from memlab import charts
 from memlab.decoding.decode import check
 from memlab.errors import MemlabError
 from memlab.models import FrozenLM, Passage
-from memlab.panels.style import StaticCopy, drawn, status_line, style_sheet
+from memlab.panels.live import LiveChart
+from memlab.panels.picker import remember
+from memlab.panels.style import StaticCopy, status_line, style_sheet
 from memlab.recipes import Recipe
 from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store, StoreError
@@ -81,7 +84,7 @@ class Panel(StaticCopy, w.VBox):
     def show_widgets(self, name: str, *widgets: w.Widget) -> None:
         """Fill the panel from top to bottom. ``name`` becomes its CSS class ``memlab-NAME-panel``."""
         self.children = (*widgets, style_sheet())
-        self.layout.max_width = "900px"
+        self.layout.max_width = "1100px"
         self.add_class(f"memlab-{name}-panel")
 
 
@@ -117,9 +120,9 @@ class LivePanel(Panel):
         self.start = w.Button(description=action, button_style="primary", icon=icon, tooltip=tooltip)
         self.halt = w.Button(description="Stop", icon="stop", disabled=True, tooltip="Stop, and show the result so far")
         self.status = w.HTML(status_line("Ready."))
-        self.curve = w.HTML()
-        self.outputs: list[w.HTML] = [self.curve]
-        """Widgets that ``clear`` empties: what the last run showed."""
+        self.curve = LiveChart()
+        self.outputs: list[Any] = [self.curve]
+        """Widgets that ``clear`` empties: what the last run showed. ``LiveChart``, ``TokenText`` or ``HTML``."""
         self.start.on_click(lambda _: self._begin())
         self.halt.on_click(lambda _: self.stopping.set())
         super().__init__()
@@ -141,7 +144,10 @@ class LivePanel(Panel):
     def clear(self) -> None:
         """Empty what the last run showed."""
         for output in self.outputs:
-            output.value = ""
+            if isinstance(output, w.HTML):
+                output.value = ""
+            else:
+                output.clear()
 
     def reset(self, _: object = None) -> None:
         """Empty what the last run showed, because a control changed."""
@@ -180,6 +186,7 @@ class LivePanel(Panel):
             mem = mem.with_checks(check(lm, mem))
             outcome = f"Stopped at step {mem.steps}; nothing stored."
         self.result = mem
+        remember(mem)
         # A vector that was in the store already has its own, thinned trace.
         trace = _trace(points) if points else pd.DataFrame(dict(mem.trace))
         self.draw(trace, recipe)
@@ -187,7 +194,7 @@ class LivePanel(Panel):
 
     def draw(self, trace: pd.DataFrame, recipe: Recipe) -> None:
         """Show the curves of a training."""
-        self.curve.value = drawn(lambda: charts.training_curve(trace, budget=recipe.budget))
+        self.curve.draw(lambda: charts.training_curve(trace, budget=recipe.budget))
 
     def work(self) -> None:
         """Runs in the thread after a click on Start. Subclasses set ``result`` and a final status."""

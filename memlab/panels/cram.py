@@ -10,7 +10,7 @@ from memlab.decoding.decode import decode
 from memlab.models import FrozenLM
 from memlab.panels.base import LivePanel
 from memlab.panels.decoded import readout_html
-from memlab.panels.style import download_links, dropdown, number_input, row, text_area
+from memlab.panels.style import download_links, dropdown, number_input, row, seed_input, text_area
 from memlab.recipes import Recipe
 from memlab.results.store import Store
 from memlab.texts import Text, originals
@@ -46,7 +46,7 @@ class CramPanel(LivePanel):
         self.words = text_area("Words", rows=6)
         self.tokens, tokens = number_input("Tokens", 24, 2, 128)
         self.k, vectors = number_input("Vectors k", 1, 1, 8)
-        self.seed, seeds = number_input("Seed", 0, 0, 99)
+        self.seed, seeds = seed_input()
         self.decoded, self.links = w.HTML(), w.HTML()
         self.outputs += [self.decoded, self.links]
         self.source.observe(self._show_text, "value")
@@ -65,7 +65,7 @@ class CramPanel(LivePanel):
         mem, trace, outcome = self.train(self.lm, passage, recipe, self.store)
         self.decoded.value = readout_html(self.lm, mem, decode(self.lm, [mem], batch=1)[0])
         csv = trace.to_csv(index=False, float_format="%.6g")
-        self.links.value = download_links(mem.key[:12], csv, self.curve.value)
+        self.links.value = download_links(mem.key[:12], csv, self.curve.svg())
         self.show_status(outcome)  # last: when "Done" appears, all results must be visible
 
     def _original(self) -> Text | None:

@@ -13,7 +13,7 @@ from memlab.measures import geometry
 from memlab.models import FrozenLM
 from memlab.panels.base import LivePanel, vector_options
 from memlab.panels.decoded import readout_html
-from memlab.panels.style import download_links, dropdown, number_input, row
+from memlab.panels.style import download_links, dropdown, number_input, row, seed_input
 from memlab.results.mem_vector import MemVector
 
 NOISE, DROPOUT, ROUNDING = "noise, % of the norm", "numbers set to 0, %", "rounding, bits per number"
@@ -35,7 +35,7 @@ class MovePanel(LivePanel):
         self.vector = dropdown("Vector", vector_options(mems))
         self.change = dropdown("Change", (NOISE, DROPOUT, ROUNDING))
         self.amount, self._amounts = number_input("How much", 10, 0, 100)
-        self.seed, seeds = number_input("Seed", 0, 0, 99)
+        self.seed, seeds = seed_input()
         self.decoded, self.links = w.HTML(), w.HTML()
         self.outputs += [self.decoded, self.links]
         self.change.observe(self._set_bounds, "value")

@@ -65,7 +65,7 @@ class StudyPanel(LivePanel):
         mem, trace, outcome = self.train(self.lm, passage, recipe, self.store)
         self.decoded.value = readout_html(self.lm, mem, decode(self.lm, [mem], batch=1)[0])
         csv = trace.to_csv(index=False, float_format="%.6g")
-        self.links.value = download_links(mem.key[:12], csv, self.curve.value)
+        self.links.value = download_links(mem.key[:12], csv, self.curve.svg())
         stored = f"{row.steps} steps" if row.exact else f"not exact after {row.steps} steps"
         self.show_status(f"{outcome} In the stored table: {stored}.")
 

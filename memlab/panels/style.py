@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import ipywidgets as w
 import pandas as pd
 
 from memlab import charts
+from memlab.charts.theme import printed
 
 STYLE = f"<style>{Path(__file__).with_name('style.css').read_text(encoding='utf-8')}</style>"
 _LABEL = {"description_width": "90px"}
@@ -37,6 +39,15 @@ def status_line(message: str, *, error: bool = False) -> str:
     """HTML of a status message; errors are red and bold."""
     red = " memlab-error" if error else ""
     return f'<span role="status" class="memlab-status{red}">{html.escape(message)}</span>'
+
+
+def badge(kind: str, text: str) -> str:
+    """HTML of an outcome that is seen at a glance. ``kind``: ``exact``, ``wrong``, ``stored`` or ``plain``.
+
+    >>> badge("exact", "Exact")
+    '<span class="memlab-badge memlab-badge-exact">Exact</span>'
+    """
+    return f'<span class="memlab-badge memlab-badge-{kind}">{html.escape(text)}</span>'
 
 
 def drawn(make: Callable[[], Any]) -> str:
@@ -66,6 +77,8 @@ def _inside(widget: w.Widget) -> Iterator[w.Widget]:
 def _shown(widget: w.Widget) -> str:
     if isinstance(widget, alt.JupyterChart):
         return drawn(lambda: widget.chart)
+    if callable(static := getattr(widget, "static_html", None)):
+        return str(static())
     return str(widget.value) if isinstance(widget, w.HTML) else ""
 
 
@@ -88,15 +101,22 @@ def link_to(address: str, label: str) -> str:
     return f'<a class="memlab-link" href="{html.escape(address)}" {target}>{html.escape(label)}</a>'
 
 
-def download_links(name: str, csv: str, svg: str = "") -> str:
-    """Links that download a table, and the chart ``svg`` if it was drawn. The links contain the data: no server."""
+def download_links(name: str, csv: str, svg: str = "", *, python: str = "") -> str:
+    """Links that download a table, the chart ``svg`` (if it was drawn), and the ``python`` that does the same.
+
+    The links contain the data: no server.
+    """
 
     def link(data: str, kind: str, suffix: str, label: str) -> str:
         address = f"data:{kind};base64,{base64.b64encode(data.encode()).decode()}"
         return f'<a class="memlab-link" download="memlab-{name}.{suffix}" href="{address}">{label}</a>'
 
-    table = link(csv, "text/csv", "csv", "Table (CSV)")
-    return table + link(svg, "image/svg+xml", "svg", "Picture (SVG)") if svg.startswith("<svg") else table
+    links = [link(csv, "text/csv", "csv", "Table (CSV)")]
+    if svg.startswith("<svg"):
+        links.append(link(printed(svg), "image/svg+xml", "svg", "Picture (SVG)"))
+    if python:
+        links.append(link(python, "text/x-python", "py", "Python"))
+    return "".join(links)
 
 
 def dropdown(label: str, options: Iterable[Any] = (), **more: Any) -> w.Dropdown:
@@ -111,14 +131,46 @@ def text_area(label: str, rows: int) -> w.Textarea:
     return w.Textarea(description=label, rows=rows, placeholder=hint, style=_LABEL, layout=layout)
 
 
-def number_input(label: str, value: int, low: int, high: int) -> tuple[w.BoundedIntText, w.HBox]:
-    """A number box, and a row with a linked slider and the box. Screen readers announce only the box."""
-    slider = w.IntSlider(
-        value=value, min=low, max=high, description=label, readout=False, layout=w.Layout(width="210px")
+def number_input(
+    label: str, value: int, low: int, high: int, *, about: str = "", log: bool = False
+) -> tuple[w.BoundedIntText, w.HBox]:
+    """A number box, and a row as wide as the panel with a linked slider and the box. Screen readers announce the box.
+
+    ``about``: one sentence for the tooltip. ``log``: the slider is logarithmic, for ranges of more than a few hundred.
+    """
+    layout = w.Layout(flex="1 1 auto", min_width="220px")
+    tip = about or label
+    number = w.BoundedIntText(value=value, min=low, max=high, layout=w.Layout(width="72px"), tooltip=tip)
+    if log:
+        slider: w.Widget = w.FloatLogSlider(
+            value=value, base=10, min=math.log10(low), max=math.log10(high), step=0.01, description=label,
+            readout=False, style=_LABEL, layout=layout, tooltip=tip,
+        )  # fmt: skip
+        slider.observe(lambda change: setattr(number, "value", round(change["new"])), "value")
+
+        def follow(change: Any) -> None:
+            if round(slider.value) != change["new"]:
+                slider.value = float(change["new"])
+
+        number.observe(follow, "value")
+    else:
+        slider = w.IntSlider(
+            value=value, min=low, max=high, description=label, readout=False, style=_LABEL, layout=layout, tooltip=tip
+        )
+        w.link((slider, "value"), (number, "value"))
+    return number, w.HBox([slider, number], layout=w.Layout(width="100%", max_width="640px"))
+
+
+def seed_input(
+    value: int = 0, *, about: str = "Another seed starts from other random numbers"
+) -> tuple[w.BoundedIntText, w.HBox]:
+    """A number box for a seed, and a row with the box and a button that takes the next seed."""
+    number = w.BoundedIntText(
+        value=value, min=0, max=9999, description="Seed", style=_LABEL, layout=w.Layout(width="170px"), tooltip=about
     )
-    number = w.BoundedIntText(value=value, min=low, max=high, layout=w.Layout(width="64px"), tooltip=label)
-    w.link((slider, "value"), (number, "value"))
-    return number, w.HBox([slider, number])
+    another = w.Button(description="another", icon="random", tooltip=about, layout=w.Layout(width="110px"))
+    another.on_click(lambda _: setattr(number, "value", (number.value + 1) % 10_000))
+    return number, w.HBox([number, another])
 
 
 def row(*widgets: w.Widget) -> w.HBox:

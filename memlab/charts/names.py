@@ -1,0 +1,67 @@
+"""Names as a reader sees them: of columns, recipes, kinds of text and texts. One table for all charts and panels.
+
+>>> display("median_steps"), display("paper2025"), display("classics")
+('median steps', 'recipe of arXiv 2502.13063', 'novels')
+>>> text_title("fiction-salt-ferry"), text_title("random-0-004")
+('Salt ferry (fiction)', 'Random words 4')
+"""
+
+from __future__ import annotations
+
+import re
+
+_KINDS = (
+    "long-essay", "long-fiction", "long-lecture", "long-report", "court", "dialogue", "diary", "essay", "fiction",
+    "instructions", "lecture", "letter", "news", "report", "review", "science", "speech", "technical", "travel",
+    "verse",
+)  # fmt: skip
+
+NAMES = {
+    # Recipes, and where they come from.
+    "default": "memlab", "ours": "memlab", "incumbent": "memlab", "rotation": "memlab",
+    "paper2025": "recipe of arXiv 2502.13063", "published": "recipe of arXiv 2502.13063",
+    "as published, arXiv 2502.13063": "recipe of arXiv 2502.13063",
+    "as published, arXiv 2607.21231": "recipe of arXiv 2607.21231",
+    "fullmatrix": "first default", "the first default": "first default",
+    "free norm, cosine, lr 2 (the first default)": "first default",
+    # Kinds of text.
+    "originals": "our own prose", "prose": "our own prose", "classics": "novels", "pg19": "novels",
+    "random": "random words",
+    # Models.
+    "smollm2-135m": "SmolLM2-135M", "gemma-3-270m": "Gemma-3-270M",
+    # Columns.
+    "text_id": "passage", "texts": "kind of text", "of_a": "tokens of the first text right",
+    "of_b": "tokens of the second text right", "passes_per_exact": "token passes per exact passage",
+    "median_steps": "median steps", "contender": "setting", "teacher_forced": "right, teacher-forced",
+    "alone_right": "right, decoded freely", "bits_a_number": "bits per number", "bits_a_token": "bits per token",
+    "loss_bits": "bits per token left", "loss": "bits per token", "accuracy": "tokens right, teacher-forced",
+    "low": "95 % from", "high": "95 % to", "k": "vectors", "n": "tokens", "share": "share",
+    "barrier": "barrier, bits per token", "radius": "exact radius, share of the norm", "recipe": "recipe",
+    "exact_prefix": "tokens right from the start", "tokens_right": "tokens right",
+}  # fmt: skip
+"""{name in a table: name that a reader sees}. Names that are not here are shown without underscores."""
+
+
+def display(name: str) -> str:
+    """The name that a reader sees."""
+    return NAMES.get(name) or name.replace("_", " ")
+
+
+def kind_of(text_id: str) -> str:
+    """``random`` for random words, ``originals`` for the bundled prose, ``own`` for all other texts."""
+    if text_id.startswith("random-"):
+        return "random"
+    return "originals" if text_id.startswith(tuple(f"{kind}-" for kind in _KINDS)) else "own"
+
+
+def text_title(text_id: str) -> str:
+    """The title of a text, made from its id; the ids of your own texts are their titles."""
+    if match := re.fullmatch(r"random-(\d+)-0*(\d+)", text_id):
+        return f"Random words {match[2]}" + (f" of set {match[1]}" if match[1] != "0" else "")
+    if text_id == "typed":
+        return "Your own words"
+    for kind in _KINDS:
+        if text_id.startswith(f"{kind}-"):
+            words = text_id[len(kind) + 1 :].replace("-", " ")
+            return f"{words[:1].upper()}{words[1:]} ({kind.replace('-', ' ')})"
+    return text_id

@@ -1,0 +1,90 @@
+"""``LiveChart``: a chart of a panel that answers the pointer and the keyboard, and tells Python what was picked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import altair as alt
+import ipywidgets as w
+
+from memlab.charts.theme import EMBED, to_svg
+from memlab.panels.style import status_line
+
+
+class LiveChart(w.VBox):
+    """A place for one chart. ``draw`` replaces the chart; tooltips and selections work, offline.
+
+    Charts side by side belong into one chart (``alt.hconcat``): each ``LiveChart`` brings its own copy of Vega, about
+    1 MB, into the page.
+
+    >>> import pandas as pd
+    >>> from memlab import charts
+    >>> live = LiveChart()
+    >>> live.draw(lambda: charts.spectrum([0.5, 0.25]))
+    >>> live.spec["mark"]["type"]
+    'line'
+    """
+
+    def __init__(self, *, height: int | None = None) -> None:
+        """``height``: pixels that are kept free, so that the page does not jump while the chart is drawn again."""
+        alt.JupyterChart.enable_offline()
+        self._callbacks: dict[str, Callable[[Any], None]] = {}
+        self._live: alt.JupyterChart | None = None
+        super().__init__(layout=w.Layout(min_height=f"{height}px" if height else None, overflow="visible"))
+        self.add_class("memlab-chart")
+
+    @property
+    def chart(self) -> Any:
+        """The Altair chart that is shown; None before the first ``draw`` and after ``clear``."""
+        return self._live.chart if self._live else None
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The Vega-Lite specification that is shown; empty if there is none."""
+        return dict(self._live.spec or {}) if self._live else {}
+
+    def draw(self, make: Callable[[], Any]) -> None:
+        """Show the chart that ``make`` returns. If that fails: one line about the error, so that the work goes on."""
+        try:
+            with alt.theme.enable("memlab"):
+                chart = make()
+                if self._live is None:
+                    self._live = alt.JupyterChart(chart, embed_options=EMBED)
+                else:
+                    self._live.chart = chart
+        except Exception as error:  # any: a picture is never worth the result next to it
+            reason = next(iter(str(error).splitlines()), "")[:200]
+            message = f"The chart could not be drawn. {type(error).__name__}: {reason}"
+            self.children = (w.HTML(status_line(message, error=True)),)
+            return
+        self.children = (self._live,)
+        for name, callback in self._callbacks.items():
+            if name in self._live.selections.trait_names():  # each new chart has new selections
+                self._live.selections.observe(lambda change, call=callback: call(change["new"].value), name)
+
+    def svg(self) -> str:
+        """The chart as SVG text, for a download; empty if there is none."""
+        return to_svg(self.chart) if self.chart is not None else ""
+
+    def clear(self) -> None:
+        """Show nothing."""
+        self.children = tuple[w.Widget, ...]()
+        if self._live is not None:
+            self._live.close()
+            self._live = None
+
+    def on_pick(self, name: str, callback: Callable[[Any], None]) -> None:
+        """Call ``callback`` when the selection parameter ``name`` of the chart changes, in this and in later charts.
+
+        It gets the selection's ``value``: for an interval ``{column: [low, high]}``, for points a list of indices or
+        ``{column: values}``. Add the parameter to the chart with ``add_params(alt.selection_point(name=name, ...))``.
+        """
+        self._callbacks[name] = callback
+
+    def set(self, **values: Any) -> None:
+        """Change the chart's variable parameters (``alt.param(name=..., value=...)``) without redrawing."""
+        if self._live is not None:
+            for name, value in values.items():
+                if name in self._live.params.trait_names():
+                    setattr(self._live.params, name, value)
