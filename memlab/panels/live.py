@@ -31,6 +31,7 @@ class LiveChart(w.VBox):
         alt.JupyterChart.enable_offline()
         self._callbacks: dict[str, Callable[[Any], None]] = {}
         self._live: alt.JupyterChart | None = None
+        self._watched: Any = None
         super().__init__(layout=w.Layout(min_height=f"{height}px" if height else None, overflow="visible"))
         self.add_class("memlab-chart")
 
@@ -59,9 +60,12 @@ class LiveChart(w.VBox):
             self.children = (w.HTML(status_line(message, error=True)),)
             return
         self.children = (self._live,)
-        for name, callback in self._callbacks.items():
-            if name in self._live.selections.trait_names():  # each new chart has new selections
-                self._live.selections.observe(lambda change, call=callback: call(change["new"].value), name)
+        selections = self._live.selections
+        if selections is not self._watched:  # a chart that differs from the last one has new selections
+            self._watched = selections
+            for name, callback in self._callbacks.items():
+                if name in selections.trait_names():
+                    selections.observe(lambda change, call=callback: call(change["new"].value), name)
 
     def svg(self) -> str:
         """The chart as SVG text, for a download; empty if there is none."""
@@ -77,8 +81,9 @@ class LiveChart(w.VBox):
     def on_pick(self, name: str, callback: Callable[[Any], None]) -> None:
         """Call ``callback`` when the selection parameter ``name`` of the chart changes, in this and in later charts.
 
-        It gets the selection's ``value``: for an interval ``{column: [low, high]}``, for points a list of indices or
-        ``{column: values}``. Add the parameter to the chart with ``add_params(alt.selection_point(name=name, ...))``.
+        Call it before the first ``draw``. ``callback`` gets the selection's ``value``. An interval is
+        ``{column: [low, high]}``. Points are a list: of ``{column: value}`` if the selection names ``fields``, else of
+        the indices of rows. Add the parameter to the chart: ``add_params(alt.selection_point(name=name, ...))``.
         """
         self._callbacks[name] = callback
 

@@ -52,8 +52,8 @@ class VectorPicker(w.HBox):
 
     def __init__(self, lm: FrozenLM, bundled: Sequence[MemVector], store: Store | None = None, *, k: int = 0) -> None:
         """``k``: offer only vectors of so many rows; 0: of any number."""
-        self.lm, self.bundled, self._store, self._k = lm, list(bundled), store, k
-        self._lists: dict[str, list[MemVector]] = {BUNDLED: self.bundled}
+        self.lm, self._store, self._k = lm, store, k
+        self._lists: dict[str, list[MemVector]] = {BUNDLED: [mem for mem in bundled if self._fits(mem)]}
         self._callbacks: list[Callable[[MemVector], None]] = []
         self.source = w.ToggleButtons(
             options=[BUNDLED, MINE, LAST], style={"button_width": "110px"}, layout=w.Layout(width="auto"),
