@@ -1,43 +1,122 @@
-"""Decoded text as HTML: wrong tokens are marked, and a summary of the vector's checks is above the text."""
+"""Decoded text in panels: an outcome that is seen at a glance, and the text with its wrong tokens marked.
+
+For panels, after ``ids = decode(lm, [mem], batch=1)[0]``:
+
+* ``outcome_badge(mem, ids)``: HTML of the badge: Exact, or Not exact with the number of wrong tokens;
+* ``decoded_facts(lm, mem, ids)``: HTML of the badge, and one line of facts next to it;
+* ``show_decoded(token_text, lm, mem, ids, notes=())``: the text in a ``TokenText``, scrolled to the first wrong token;
+* ``readout_html(lm, mem, ids)``: both as plain HTML, where a ``TokenText`` would be too much.
+"""
 
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as w
+import numpy as np
 
 from memlab.decoding.decode import decode
 from memlab.models import FrozenLM
-from memlab.panels.style import STYLE, StaticCopy, box
+from memlab.panels.style import StaticCopy, badge, box, style_sheet
+from memlab.panels.tokens import TokenText
 from memlab.results.checks import EXACT, latest
 from memlab.results.mem_vector import MemVector
 
+HINT = "Point at a token, or use the arrow keys. Below a wrong token stands the right one."
 
-def readout(lm: FrozenLM, mem: MemVector) -> w.HTML:
+
+def readout(lm: FrozenLM, mem: MemVector) -> Readout:
     """Decode a vector now, and show the text next to the checks and the teacher-forced accuracy stored with it."""
-    return Readout(STYLE + readout_html(lm, mem, decode(lm, [mem], batch=1)[0]))
+    return Readout(lm, mem)
 
 
-class Readout(StaticCopy, w.HTML):
-    """The widget of ``readout``."""
+class Readout(StaticCopy, w.VBox):
+    """The widget of ``readout``: ``facts`` (HTML) above ``text`` (``TokenText``)."""
+
+    def __init__(self, lm: FrozenLM, mem: MemVector) -> None:
+        ids = decode(lm, [mem], batch=1)[0]
+        self.facts, self.text = w.HTML(decoded_facts(lm, mem, ids)), TokenText("Text decoded from the vector alone")
+        show_decoded(self.text, lm, mem, ids)
+        super().__init__([self.facts, self.text, style_sheet()])
+        self.layout.max_width = "1100px"
+
+
+def wrong_tokens(mem: MemVector, ids: Any) -> np.ndarray:
+    """Indices of the decoded token ids ``ids`` (n,) that differ from the vector's text. None for a redacted vector."""
+    return np.array([], int) if mem.redaction else np.flatnonzero(np.asarray(ids) != mem.token_ids)
+
+
+def outcome_badge(mem: MemVector, ids: Any) -> str:
+    """HTML of the badge for a vector that decodes to ``ids`` (n,). Only an exact check makes it say "Exact".
+
+    >>> from memlab import Recipe, cram, load
+    >>> lm = load("toy:llama")
+    >>> (mem,) = cram(lm, lm.passage_of_ids([5, 9, 2]), Recipe.default(k=4), progress=False)
+    >>> outcome_badge(mem, [5, 9, 2])
+    '<span class="memlab-badge memlab-badge-exact">Exact</span>'
+    >>> outcome_badge(mem, [5, 9, 7])
+    '<span class="memlab-badge memlab-badge-wrong">Not exact: 1 of 3 tokens wrong, first at 3</span>'
+    """
+    wrong = wrong_tokens(mem, ids)
+    if len(wrong):
+        return badge("wrong", f"Not exact: {len(wrong)} of {mem.n} tokens wrong, first at {wrong[0] + 1}")
+    if mem.exact:
+        return badge("exact", "Exact")
+    return badge("plain", "No text to compare with" if mem.redaction else f"All {mem.n} tokens right, not checked")
+
+
+def decoded_facts(lm: FrozenLM, mem: MemVector, ids: Any) -> str:
+    """HTML: the badge, the size of text and vector, the first wrong token, and the readings stored with the vector."""
+    facts = [f"{mem.n} tokens in {mem.k} vector{'s' if mem.k > 1 else ''}"]
+    if len(wrong := wrong_tokens(mem, ids)):
+        at = int(wrong[0])
+        wrote, right = (lm.decode_ids([int(token)]) for token in (ids[at], mem.token_ids[at]))
+        facts.append(f"token {at + 1} is {wrote!r} and should be {right!r}")
+    if mem.teacher_forced is not None:
+        facts.append(f"teacher-forced {mem.teacher_forced:.1%}")
+    if (check := latest(mem.checks).get(EXACT)) and mem.exact:
+        facts.append(f"smallest margin {check.margin:.2f} logits")
+    shown = " &middot; ".join(html.escape(fact) for fact in facts)
+    return f'<div class="memlab-text">{outcome_badge(mem, ids)}{shown}</div>'
+
+
+def show_decoded(text: TokenText, lm: FrozenLM, mem: MemVector, ids: Any, *, notes: Sequence[str] = ()) -> None:
+    """Show decoded token ids ``ids`` (n,). Below each wrong token stands the right one; the first one is in view.
+
+    ``notes``: one further sentence per token, for the line below the text.
+    """
+    truth, wrong = mem.token_ids, set(wrong_tokens(mem, ids).tolist())
+    right = {i: lm.decode_ids([int(truth[i])]) for i in wrong}
+    tips = []
+    for i in range(len(ids)):
+        tip = f"Token {i + 1}: wrong, should be {right[i]!r}." if i in wrong else f"Token {i + 1}: right."
+        tips.append(" ".join(filter(None, ["" if mem.redaction else tip, notes[i] if notes else ""])))
+    text.hint = HINT if wrong else ""
+    text.show(
+        token_pieces(lm, ids),
+        kinds=["" if mem.redaction else "wrong" if i in wrong else "right" for i in range(len(ids))],
+        below=[visible(right[i]) if i in wrong else "" for i in range(len(ids))],
+        tips=tips,
+        focus=min(wrong, default=-1),
+    )
+
+
+def visible(piece: str) -> str:
+    """A token's characters on one line, also if they are spaces.
+
+    >>> visible(" "), visible("a\\n")
+    ('␣', 'a↵')
+    """
+    shown = piece.replace("\n", "↵")
+    return shown.strip() or "␣" * len(shown) or "·"
 
 
 def readout_html(lm: FrozenLM, mem: MemVector, ids: Any) -> str:
-    """HTML of the decoded token ids ``ids`` (n,) of a vector, wrong tokens marked, with a summary above."""
-    exact_check = latest(mem.checks).get(EXACT)
+    """HTML of the decoded token ids ``ids`` (n,) of a vector: badge and facts, then the text, wrong tokens marked."""
     truth = ids if mem.redaction else mem.token_ids  # a redacted vector has no token ids to compare with
-    right = int((ids == truth).sum())
-    verdict = "<b>exact</b>" if mem.exact else "<b>not exact</b>"
-    facts = [f"{mem.n} tokens in {mem.k} vector{'s' if mem.k > 1 else ''}: {verdict}"]
-    if not mem.redaction:
-        facts.append(f"{right} of {mem.n} tokens right")
-    if mem.teacher_forced is not None:
-        facts.append(f"teacher-forced {mem.teacher_forced:.1%}")
-    if exact_check and mem.exact:
-        facts.append(f"smallest margin {exact_check.margin:.2f}")
-    head = f'<div class="memlab-text">Decoded from the vector alone &mdash; {" &middot; ".join(facts)}</div>'
-    return head + box(marked(lm, ids, truth), "memlab-decoded")
+    return decoded_facts(lm, mem, ids) + box(marked(lm, ids, truth), "memlab-decoded")
 
 
 def marked(lm: FrozenLM, ids: Any, truth: Any) -> str:
