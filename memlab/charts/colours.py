@@ -22,6 +22,8 @@ INK = "currentColor"
 """The colour of the page's text. In SVG it follows the theme of the page, also when the theme changes later."""
 PAPER = "#3b3f45"
 """What ``INK`` is in pictures on white."""
+GROUND = "var(--jp-layout-color0, white)"
+"""The colour of the page behind a chart: a halo around text that lies on marks."""
 
 COLOURS = {
     # Whose result it is.
@@ -35,20 +37,28 @@ COLOURS = {
     "originals": "#8472D4",
     "novels": "#8F7B2E",
     "random": "#C7609B",
+    # How much a token surprises the model, as a background.
+    "surprisal": "#7A6A8F",
 }
 """{what is drawn: its colour}."""
 OURS, PUBLISHED, CONTROL = COLOURS["ours"], COLOURS["published"], COLOURS["control"]
 EXACT, WRONG = COLOURS["exact"], COLOURS["wrong"]
 ORIGINALS, NOVELS, RANDOM = COLOURS["originals"], COLOURS["novels"], COLOURS["random"]
+SURPRISAL = COLOURS["surprisal"]
+BADGES = {"exact": "#00734F", "wrong": "#B52C40", "stored": "#5B6068"}
+"""Grounds of white text, darker than the marks: contrast of at least 4.5:1."""
 _SAME = {
-    "memlab": "ours", "default": "ours", "incumbent": "ours", "rotation": "ours", "curve": "ours", "vector": "ours",
-    "paper2025": "published", "as published, arXiv 2502.13063": "published", "line": "published",
+    "memlab": "ours", "default": "ours", "incumbent": "ours", "rotation": "ours", "vector": "ours",
+    "paper2025": "published", "as published, arXiv 2502.13063": "published",
     "classics": "novels", "pg19": "novels",
     "prose": "originals", "random words": "random",
     "nowhere": "control", "sink": "control",
 }  # fmt: skip
 """Other names of the same things."""
-OTHERS = ("#1B9AAA", "#B5623E", "#6C8EBF", "#7A9A3A", "#A0709A", "#A88B5E")
+OTHERS = (
+    "#1B9AAA", "#B5623E", "#6C8EBF", "#7A9A3A", "#A0709A", "#A88B5E", "#B0555F", "#5E8C61", "#5B6FC0", "#BC8430",
+    "#2E8B8B", "#C0708A",
+)  # fmt: skip
 """Colours without a meaning of their own, for further lines of one chart."""
 
 
@@ -79,7 +89,11 @@ def kinds_scale(table: object, column: str = "texts") -> alt.Scale:
 
 def labels(names: Iterable[str]) -> str:
     """A Vega expression that shows the display names of these values on an axis or in a legend."""
-    names = {name: display(name) for name in names}
+    return expression({name: display(name) for name in names})
+
+
+def expression(names: dict[str, str]) -> str:
+    """A Vega expression that shows ``names`` ({value: what a reader sees}) on an axis or in a legend."""
     chosen = ", ".join(f"'{_quoted(name)}': '{_quoted(shown)}'" for name, shown in names.items())
     return f"({{{chosen}}})[datum.value] || datum.value"
 

@@ -16,6 +16,7 @@ from memlab.models.frozen import FrozenLM
 from memlab.models.hardware import best_device
 from memlab.models.presets import DEFAULT
 from memlab.models.sources import ModelError
+from memlab.results.card import READERS
 
 _loaded: dict[tuple[Any, ...], tuple[FrozenLM, Any]] = {}
 """By call: the model, and the state of its files before it was loaded."""
@@ -52,6 +53,7 @@ def load(
             known = _load(*call)
             known.loaded_with = {"dtype": dtype, "allow_bin": allow_bin}
             _loaded[*call, path] = known, state
+            READERS.add(known)
         return known
 
 

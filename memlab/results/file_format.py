@@ -31,6 +31,7 @@ is read; the file does not change.
 A migration may rename and regroup metadata. It may not change a key, because a key names the inputs of a training: a
 file whose key comes out differently is refused.
 """
+SUFFIX = ".safetensors"
 _TENSORS = {"mem": "F32", "token_ids": "I64", "prefix_ids": "I64", "suffix_ids": "I64"}
 
 
@@ -178,3 +179,8 @@ def payload_hash(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any])
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys and without spaces: one form per value, so that it can be hashed."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def file_of(folder: Path, key: str) -> Path:
+    """Path of the result of a key in the folder of a store. The file may not exist."""
+    return folder / "objects" / key[:2] / f"{key}{SUFFIX}"

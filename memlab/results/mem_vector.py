@@ -19,6 +19,7 @@ from memlab.recipes import Recipe, RecipeError
 from memlab.results import file_format
 from memlab.results import metadata as md
 from memlab.results.atomic import atomic_write
+from memlab.results.card import card
 from memlab.results.checks import Check, exact_check, portability
 from memlab.results.file_format import DamagedError, VectorError, canonical_json
 from memlab.texts import TextSpan
@@ -97,6 +98,9 @@ class MemVector:
         state = "exact" if self.exact else "not exact" if self.checks else "unchecked"
         return f"<MemVector {self.key[:12]} {self.model} k={self.k} d={self.d} tokens={self.n} {state}>"
 
+    def _repr_html_(self) -> str:
+        return card(self)
+
     # Properties ------------------------------------------------------------------------------------------------------
 
     @property
@@ -162,14 +166,9 @@ class MemVector:
         if np.shape(mem) != self.mem.shape:
             raise VectorError(f"mem has the shape {np.shape(mem)}; expected {self.mem.shape}, as before")
         return dataclasses.replace(
-            self,
-            mem=mem,
-            checks=(),
-            teacher_forced=None,
-            loss_bits=None,
-            trace={},
+            self, mem=mem, checks=(), teacher_forced=None, loss_bits=None, trace={},
             provenance={"derived": how, "from": self.key},
-        )
+        )  # fmt: skip
 
     def with_checks(self, *checks: Check) -> Self:
         """This vector with more checks."""

@@ -22,13 +22,14 @@ from platformdirs import user_cache_path
 from memlab.errors import MemlabError, require_path, require_type
 from memlab.results.atomic import atomic_file, atomic_write
 from memlab.results.checkpoints import CheckpointStore
+from memlab.results.file_format import SUFFIX as _SUFFIX
+from memlab.results.file_format import file_of
 from memlab.results.mem_vector import DamagedError, MemVector, VectorError
 from memlab.texts import data_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SUFFIX = ".safetensors"
 _KEY = re.compile("[0-9a-f]{64}")
 _NAMES = {"objects", "failures", "quarantine", "unfinished", "index.parquet", "lost+found"}
 """What a store keeps in its folder."""
@@ -129,7 +130,7 @@ class Store:
 
     def file(self, key: str) -> Path:
         """Path of the result of a key. The file may not exist."""
-        return self.path / "objects" / key[:2] / f"{key}{_SUFFIX}"
+        return file_of(self.path, key)
 
     def __contains__(self, key: str) -> bool:
         return isinstance(key, str) and self.file(key).exists()
