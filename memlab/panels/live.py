@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import altair as alt
 import ipywidgets as w
 
 from memlab.charts.theme import EMBED, to_svg
-from memlab.panels.style import status_line
+from memlab.panels.style import StaticCopy, status_line
 
 
-class LiveChart(w.VBox):
+@cache
+def _chart_class() -> type[alt.JupyterChart]:
+    """``JupyterChart`` with our own JavaScript, bundled with Vega for use without a network (once, about a second).
+
+    Altair 6.3's script keeps every chart that it ever drew, 0.7 MB each in a chart of 500 points.
+    """
+    import vl_convert
+
+    source = Path(__file__).with_name("live.js").read_text(encoding="utf-8")
+    return type("Chart", (alt.JupyterChart,), {"_esm": vl_convert.javascript_bundle(source)})
+
+
+class LiveChart(StaticCopy, w.VBox):
     """A place for one chart. ``draw`` replaces the chart; tooltips and selections work, offline.
 
     Charts side by side belong into one chart (``alt.hconcat``): each ``LiveChart`` brings its own copy of Vega, about
@@ -22,13 +36,12 @@ class LiveChart(w.VBox):
     >>> from memlab import charts
     >>> live = LiveChart()
     >>> live.draw(lambda: charts.spectrum([0.5, 0.25]))
-    >>> live.spec["mark"]["type"]
-    'line'
+    >>> len(live.spec["layer"])
+    4
     """
 
     def __init__(self, *, height: int | None = None) -> None:
         """``height``: pixels that are kept free, so that the page does not jump while the chart is drawn again."""
-        alt.JupyterChart.enable_offline()
         self._callbacks: dict[str, Callable[[Any], None]] = {}
         self._live: alt.JupyterChart | None = None
         self._watched: Any = None
@@ -51,7 +64,7 @@ class LiveChart(w.VBox):
             with alt.theme.enable("memlab"):
                 chart = make()
                 if self._live is None:
-                    self._live = alt.JupyterChart(chart, embed_options=EMBED)
+                    self._live = _chart_class()(chart, embed_options=EMBED)
                 else:
                     self._live.chart = chart
         except Exception as error:  # any: a picture is never worth the result next to it
