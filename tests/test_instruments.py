@@ -1,6 +1,7 @@
 """The instruments that panels share: colours, names, tables, live charts, text token by token, the picker."""
 
 import itertools
+import threading
 
 import altair as alt
 import numpy as np
@@ -163,6 +164,25 @@ def test_a_chart_that_cannot_be_drawn_is_one_line():
     assert "ZeroDivisionError" in live.children[0].value
     live.draw(a_chart)
     assert live.spec
+
+
+def test_two_threads_draw_with_our_theme_and_leave_the_readers_own():
+    before, specifications = alt.theme.active, []
+
+    def draw(seed):
+        for i in range(20):
+            live = LiveChart()
+            live.draw(lambda i=i: a_chart(float(seed + i)))
+            specifications.append(live.spec)
+
+    threads = [threading.Thread(target=draw, args=(seed,)) for seed in (0, 100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert alt.theme.active == before
+    assert len(specifications) == 40
+    assert all(spec["config"]["axis"]["labelColor"] == "currentColor" for spec in specifications)
 
 
 # Text, token by token ------------------------------------------------------------------------------------------------

@@ -37,6 +37,9 @@ COLOURS = {
     "originals": "#8472D4",
     "novels": "#8F7B2E",
     "random": "#C7609B",
+    # Paths between two solutions.
+    "curve": "#1B9AAA",
+    "line": "#B5623E",
     # How much a token surprises the model, as a background.
     "surprisal": "#7A6A8F",
 }

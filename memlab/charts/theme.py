@@ -14,13 +14,16 @@ import base64
 import json
 import re
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 
-from memlab.charts.colours import CONTROL, INK, OTHERS, OURS, PAPER, PUBLISHED
+from memlab.charts.colours import CONTROL, GROUND, INK, OTHERS, OURS, PAPER, PUBLISHED
 
 GREY = CONTROL
 """Rules, medians, controls: marks that must be seen on a light and on a dark page. Not for text."""
@@ -31,6 +34,7 @@ EMBED = {
 }
 """Options of vega-embed for every live chart: how it is drawn, and its menu, which saves it as a picture."""
 _LITE5 = "application/vnd.vegalite.v5+json"
+_DRAWING = threading.RLock()
 _PIXELS = 2
 """Pixels of a PNG picture per unit of length, for sharp text on most screens."""
 
@@ -72,6 +76,13 @@ def theme() -> Any:
     }
 
 
+@contextmanager
+def themed() -> Iterator[None]:
+    """Altair uses memlab's theme inside. Its own switch is one for all threads, and two panels may draw at once."""
+    with _DRAWING, alt.theme.enable("memlab"):
+        yield
+
+
 def mimebundle(spec: dict[str, Any], **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """A chart's notebook output and its metadata: the specification, labelled as Vega-Lite 5, and a PNG picture.
 
@@ -103,10 +114,15 @@ def use_offline_renderer() -> None:
 
 def to_svg(chart: alt.TopLevelMixin) -> str:
     """A chart as SVG text, drawn without network or browser. Needs ``vl-convert-python``."""
+    with themed():
+        return spec_to_svg(chart.to_dict(validate=False))
+
+
+def spec_to_svg(spec: dict[str, Any]) -> str:
+    """The same of a Vega-Lite specification, which brings its theme."""
     import vl_convert
 
-    with alt.theme.enable("memlab"):
-        svg: str = vl_convert.vegalite_to_svg(json.dumps(chart.to_dict(validate=False)))
+    svg: str = vl_convert.vegalite_to_svg(json.dumps(spec))
     # A reader's font may be wider than the font measured here. Without this, text at the edge would be cut off.
     return svg.replace("<svg ", '<svg style="overflow:visible" ', 1)
 
@@ -128,7 +144,7 @@ def save(chart: alt.TopLevelMixin, path: str | Path) -> None:
     if path.suffix == ".svg":
         path.write_text(printed(to_svg(chart)), encoding="utf-8")
         return
-    with alt.theme.enable("memlab"):
+    with themed():
         path.write_bytes(_png(chart.to_dict(), _PIXELS))
 
 
@@ -142,7 +158,7 @@ def _png(spec: dict[str, Any], scale: int) -> bytes:
 
 def printed(text: str) -> str:
     """A specification or an SVG with the colour of text on white in place of the page's."""
-    return text.replace(INK, PAPER)
+    return text.replace(INK, PAPER).replace(GROUND, "white")
 
 
 def _compressed(png: bytes) -> bytes:

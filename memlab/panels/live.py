@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 import ipywidgets as w
 
-from memlab.charts.theme import EMBED, to_svg
+from memlab.charts.theme import EMBED, themed, to_svg
 from memlab.panels.style import StaticCopy, status_line
 
 
@@ -61,7 +61,7 @@ class LiveChart(StaticCopy, w.VBox):
     def draw(self, make: Callable[[], Any]) -> None:
         """Show the chart that ``make`` returns. If that fails: one line about the error, so that the work goes on."""
         try:
-            with alt.theme.enable("memlab"):
+            with themed():
                 chart = make()
                 if self._live is None:
                     self._live = _chart_class()(chart, embed_options=EMBED)
