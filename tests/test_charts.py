@@ -286,13 +286,7 @@ def tables(n, label=""):
         "radii_by_direction": [
             table(dict(direction=names("r"), radius=share(), fails=share(), text_id=names("t"), margin=share()))
         ],
-        "readings": [
-            table(
-                dict(
-                    recipe=names("a"), reading=names("x"), share=share(), low=share(), high=share(), label=names("l")
-                )
-            )
-        ],
+        "readings": [table(dict(recipe=names("a"), text_id=names("t"), teacher_forced=share(), alone_right=share()))],
         "scatter": [
             table(dict(x=share(), y=share(), t=names("q"))), "x", "y",
             dict(x_title="X", y_title="Y", tooltip=["x", "t"]),

@@ -29,6 +29,7 @@ from memlab.charts.maps import norm_trajectories as norm_trajectories
 from memlab.charts.maps import vector_map as vector_map
 from memlab.charts.paths import along_a_path as along_a_path
 from memlab.charts.paths import from_text_to_text as from_text_to_text
+from memlab.charts.readings import readings as readings
 from memlab.charts.robustness import loss_plane as loss_plane
 from memlab.charts.robustness import radii_by_direction as radii_by_direction
 from memlab.charts.robustness import survival as survival
@@ -43,7 +44,6 @@ from memlab.charts.theme import theme as theme
 from memlab.charts.theme import to_image as to_image
 from memlab.charts.theme import to_svg as to_svg
 from memlab.charts.theme import use_offline_renderer as use_offline_renderer
-from memlab.charts.training import readings as readings
 from memlab.charts.training import training_curve as training_curve
 
 __all__ = [name for name, value in globals().items() if getattr(value, "__module__", "").startswith(__name__)]

@@ -1,15 +1,13 @@
-"""Charts of one training and of the ways to read its result."""
+"""Charts of one training."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from memlab.charts.colours import OURS, PUBLISHED
 from memlab.charts.rows import chart, inline, thin, thinning
-from memlab.charts.theme import GREY, SHARE
+from memlab.charts.theme import SHARE
 
 
 @chart
@@ -45,21 +43,3 @@ def training_curve(
         spacing=75,
         bounds="flush",
     )
-
-
-@chart
-def readings(table: pd.DataFrame) -> Any:
-    """Share of passages recovered, by recipe and by criterion. Columns ``recipe reading share low high label``."""
-    y = alt.Y("reading:N", title=None, sort=None, axis=alt.Axis(labelLimit=260))
-    offset = alt.YOffset("recipe:N", sort=None)
-    colour = alt.Color("recipe:N", title="recipe", sort=None)
-    tooltip = ["recipe:N", "reading:N", "label:N"]
-    base = alt.Chart(inline(table))
-    bars = base.mark_bar(height=14, opacity=0.85).encode(
-        alt.X("share:Q", title="share of passages", stack=None, scale=alt.Scale(domain=[0, 1]), axis=SHARE),
-        y, yOffset=offset, color=colour, tooltip=tooltip,
-    )  # fmt: skip
-    whiskers = base.mark_rule(color=GREY, strokeWidth=2).encode(
-        alt.X("low:Q"), alt.X2("high:Q"), y, yOffset=offset, tooltip=tooltip
-    )
-    return alt.layer(bars, whiskers).properties(width=520, height=alt.Step(22))

@@ -96,7 +96,7 @@ READINGS = {
 
 
 def shares(table: pd.DataFrame) -> pd.DataFrame:
-    """Share of passages by recipe, length and reading, with 95 % Wilson intervals: the table of ``charts.readings``."""
+    """Share of passages by recipe, length and reading, with 95 % Wilson intervals."""
     table = table.assign(teacher_forced_all=table.teacher_forced == 1)
     rows = []
     for (recipe, tokens), group in table.groupby(["recipe", "tokens"], sort=False):
