@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "memlab"
 LAYERS = (
-    ("cli", "panels"),
+    ("cli", "panels", "pages"),
     ("experiments",),
     ("sweeps",),
     ("training",),

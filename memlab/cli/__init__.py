@@ -17,6 +17,7 @@ from memlab.cli.cram import cram_command, decode_command
 from memlab.cli.import_vectors import import_command
 from memlab.cli.models import models_command
 from memlab.cli.old_names import RenamedGroup
+from memlab.cli.report_pages import report_command
 from memlab.cli.run import run_command
 from memlab.cli.store import store_app
 
@@ -50,6 +51,7 @@ app.command("models")(models_command)
 app.command("predict")(predict_command)
 app.command("capacity")(capacity_command)
 app.command("run")(run_command)
+app.command("report")(report_command)
 app.add_typer(bench_app, name="bench")
 
 

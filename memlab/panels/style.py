@@ -7,15 +7,17 @@ import html
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import altair as alt
 import ipywidgets as w
 import pandas as pd
 
 from memlab import charts
-from memlab.charts.theme import printed
+from memlab.charts.theme import printed, spec_to_svg
 
 STYLE = f"<style>{Path(__file__).with_name('style.css').read_text(encoding='utf-8')}</style>"
 _LABEL = {"description_width": "90px"}
@@ -52,8 +54,12 @@ def badge(kind: str, text: str) -> str:
 
 def drawn(make: Callable[[], Any]) -> str:
     """SVG of the chart that ``make`` returns. If drawing fails: one line about the error, so that the work goes on."""
+    return _or_error(lambda: charts.to_svg(make()))
+
+
+def _or_error(draw: Callable[[], str]) -> str:
     try:
-        return charts.to_svg(make())
+        return draw()
     except Exception as error:  # any: a picture is never worth the result next to it
         reason = next(iter(str(error).splitlines()), "")[:200]
         return status_line(f"The chart could not be drawn. {type(error).__name__}: {reason}", error=True)
@@ -64,22 +70,32 @@ class StaticCopy(w.Widget):
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         bundle = super()._repr_mimebundle_(**options)
-        values = [part for widget in _inside(self) if (part := _shown(widget))]
-        return bundle and bundle | {"text/html": re.sub("<svg .*?</svg>", _image, "\n".join(values), flags=re.DOTALL)}
+        data = bundle[0] if isinstance(bundle, tuple) else bundle  # anywidget adds metadata
+        if data:
+            _DISPLAYED.add(self)
+            values = [part if isinstance(part, str) else _or_error(partial(spec_to_svg, part)) for part in parts(self)]
+            data["text/html"] = re.sub("<svg .*?</svg>", _image, "\n".join(values), flags=re.DOTALL)
+        return bundle
 
 
-def _inside(widget: w.Widget) -> Iterator[w.Widget]:
-    yield widget
-    for child in getattr(widget, "children", ()):
-        yield from _inside(child)
+_DISPLAYED: WeakSet[StaticCopy] = WeakSet()
 
 
-def _shown(widget: w.Widget) -> str:
+def displayed() -> list[StaticCopy]:
+    """The panels that are outputs of the notebook."""
+    return list(_DISPLAYED)
+
+
+def parts(widget: w.Widget) -> Iterator[str | dict[str, Any]]:
+    """What a widget shows now, from top to bottom: HTML, or the Vega-Lite specification of a chart."""
     if isinstance(widget, alt.JupyterChart):
-        return drawn(lambda: widget.chart)
-    if callable(static := getattr(widget, "static_html", None)):
-        return str(static())
-    return str(widget.value) if isinstance(widget, w.HTML) else ""
+        yield dict(widget.spec)
+    elif callable(static := getattr(widget, "static_html", None)):
+        yield str(static())
+    elif isinstance(widget, w.HTML) and widget.value:
+        yield str(widget.value)
+    for child in getattr(widget, "children", ()):
+        yield from parts(child)
 
 
 def _image(svg: re.Match[str]) -> str:
