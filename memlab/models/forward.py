@@ -51,13 +51,18 @@ class ForwardPass:
         self._longest = SHORT
 
     def losses(
-        self, model: Any, embeddings: torch.Tensor, at: torch.Tensor, targets: torch.Tensor
+        self,
+        model: Any,
+        embeddings: torch.Tensor,
+        at: torch.Tensor,
+        targets: torch.Tensor,
+        argmax: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(nats, margin), float32 (n,), at the n positions ``at`` of ``embeddings`` (b, s, d).
 
         ``at`` counts positions over all b rows. ``nats`` is the cross-entropy of ``targets`` (n,). ``margin`` is the
-        target's logit minus the best other logit; it has no gradient. The pass is causal and has no mask, so padding
-        belongs on the right.
+        target's logit minus the best other logit; it has no gradient. ``argmax`` (n,), if given, is filled with the
+        ids of the largest logits. The pass is causal and has no mask, so padding belongs on the right.
         """
         split, attention = self._choice or self._choose()
         if self._changes_input:
@@ -68,14 +73,14 @@ class ForwardPass:
                 head = model.get_output_embeddings()
                 hidden = hidden.flatten(0, 1).index_select(0, at)  # a boolean mask would wait for the device
                 hidden = hidden.to(head.weight.dtype)  # Mamba's residual stream is float32 whatever its weights are
-                return _Losses.apply(hidden, head.weight, getattr(head, "bias", None), targets)
+                return _Losses.apply(hidden, head.weight, getattr(head, "bias", None), targets, argmax)
             if self._takes_mask:
                 keep = torch.zeros(embeddings.shape[:2], dtype=torch.bool, device=at.device)
                 keep.view(-1)[at] = True
                 logits = model(inputs_embeds=embeddings, use_cache=False, logits_to_keep=keep).logits.flatten(0, -2)
             else:
                 logits = model(inputs_embeds=embeddings, use_cache=False).logits.flatten(0, 1).index_select(0, at)
-        return _Losses.apply(logits, None, None, targets)
+        return _Losses.apply(logits, None, None, targets, argmax)
 
     def fused(self, size: int) -> bool:
         """Whether rows of ``size`` positions use the fused attention, which never waits for the device."""
@@ -123,6 +128,7 @@ class _Losses(torch.autograd.Function):
         weight: torch.Tensor | None,
         bias: torch.Tensor | None,
         targets: torch.Tensor,
+        argmax: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         with_gradient = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if with_gradient else None
@@ -132,7 +138,9 @@ class _Losses(torch.autograd.Function):
         for start in range(0, len(hidden), size):
             rows = slice(start, start + size)
             logits = hidden[rows].clone() if weight is None else linear(hidden[rows], weight, bias)
-            loss, margin, d_logits = _scored(logits, targets[rows], with_gradient)
+            loss, margin, d_logits = _scored(
+                logits, targets[rows], with_gradient, None if argmax is None else argmax[rows]
+            )
             nats.append(loss)
             margins.append(margin)
             if gradient is not None:
@@ -146,13 +154,13 @@ class _Losses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Any:
         (gradient,) = ctx.saved_tensors
-        return (gradient * upstream[0][:, None]).to(gradient.dtype), None, None, None
+        return (gradient * upstream[0][:, None]).to(gradient.dtype), None, None, None, None
 
 
 def _scored(
-    logits: torch.Tensor, targets: torch.Tensor, with_gradient: bool
+    logits: torch.Tensor, targets: torch.Tensor, with_gradient: bool, argmax: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(nats, margin, d nats / d logits) of a block of logits (r, V), which is overwritten."""
+    """(nats, margin, d nats / d logits) of a block of logits (r, V), which is overwritten. Fills ``argmax`` (r,)."""
     index = targets[:, None]
     true = logits.gather(1, index).float()
     probabilities = torch.softmax(logits, -1)
@@ -161,7 +169,13 @@ def _scored(
     rest = probabilities.scatter_(1, index, 0).sum(-1, dtype=torch.float32)
     nats = torch.where(p < 0.5, -p.clamp_min(1e-38).log(), -torch.log1p(-rest.clamp_max(0.75)))
     nats = nats + 0 * rest  # the clamps hide a NaN; this brings it back
-    margin = true.squeeze(1) - logits.scatter_(1, index, -torch.inf).amax(-1).float()
+    others = logits.scatter_(1, index, -torch.inf)
+    if argmax is None:
+        margin = true.squeeze(1) - others.amax(-1).float()
+    else:  # the same numbers, but slower on a CPU
+        best, rival = others.max(-1)
+        margin = true.squeeze(1) - best.float()
+        argmax.copy_(torch.where(margin > 0, targets, rival))
     if with_gradient:
         probabilities.scatter_(1, index, -rest[:, None].to(probabilities.dtype))
     return nats, margin, probabilities  # p - 1 for the target, p for the others

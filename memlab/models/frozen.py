@@ -303,14 +303,15 @@ class FrozenLM:
             return False
 
     def losses(
-        self, embeddings: torch.Tensor, at: torch.Tensor, targets: torch.Tensor, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, embeddings: torch.Tensor, at: torch.Tensor, targets: torch.Tensor, dtype: torch.dtype,
+        argmax: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         """(nats, margin), float32 (n,), of ``targets`` (n,) at the n positions ``at`` of ``embeddings`` (b, s, d).
 
         ``at`` is ascending, and counts positions over all b rows; see ``ForwardPass.losses``. In bfloat16 the losses
         contain the rounding of the head, so stopping rules and checks use float32.
         """
-        return self._pass.losses(self.weights(dtype), embeddings.to(dtype), at, targets)
+        return self._pass.losses(self.weights(dtype), embeddings.to(dtype), at, targets, argmax)
 
     def fused(self, size: int) -> bool:
         """Whether ``losses`` of rows of ``size`` positions runs without waiting for a CUDA device."""

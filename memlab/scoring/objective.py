@@ -7,7 +7,7 @@ models attend only to the left, so padding needs no mask and rows do not affect 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -64,6 +64,8 @@ class Scores:
     """Number of scored tokens."""
     min_margin: torch.Tensor
     """Smallest margin of a scored token: its logit minus the best other logit."""
+    argmax: tuple[torch.Tensor, ...] = ()
+    """Per passage the ids (scored,) of the largest logits, if they were asked for and the pass was no CUDA graph."""
 
 
 class Batch:
@@ -100,9 +102,10 @@ class Batch:
         return values.new_zeros(len(self.scored)).index_add_(0, self._owner, values)
 
     def scores(
-        self, mems: Sequence[torch.Tensor], dtype: torch.dtype, *, gradient: bool = False
+        self, mems: Sequence[torch.Tensor], dtype: torch.dtype, *, gradient: bool = False, argmax: bool = False
     ) -> tuple[Scores, list[torch.Tensor]]:
         """Score vectors, each (k, d) float32. With ``gradient`` also d loss / d vectors, float32, in the same shapes.
+        With ``argmax`` also the ids of the largest logits.
 
         Vectors and gradients are on the CPU, where optimizers work. The pass waits for the device only at its end.
         """
@@ -115,14 +118,18 @@ class Batch:
                 return self._scores(table.double()), list(joined.split(ks))
             flat.requires_grad_(gradient)
             embeddings = self._fixed.flatten(0, 1).index_copy(0, self._mems, flat).view_as(self._fixed)
-            nats, margins = self.lm.losses(embeddings, self._scored, self._targets, dtype)
+            ids = torch.empty_like(self._targets) if argmax else None
+            nats, margins = self.lm.losses(embeddings, self._scored, self._targets, dtype, ids)
             loss = self._per_passage(nats) / self._count
             gradients: list[torch.Tensor] = []
             if gradient:
                 # Passages share no variable, so the gradient of the sum holds each passage's own gradient.
                 (joined,) = torch.autograd.grad(loss.sum(), flat)
                 gradients = list(joined.cpu().split(ks))
-        return self._to_scores(loss, margins), gradients
+        scores = self._to_scores(loss, margins)
+        if ids is not None:
+            scores = replace(scores, argmax=tuple(ids.cpu().split(self.scored.tolist())))
+        return scores, gradients
 
     def _to_scores(self, loss: torch.Tensor, margins: torch.Tensor) -> Scores:
         with torch.no_grad():

@@ -64,6 +64,9 @@ class Progress:
     """Number of these positions that were padding."""
     vectors: tuple[torch.Tensor, ...] = ()
     """The measured vectors, each (k, d) float32 on the CPU. They are never written to again."""
+    argmax: tuple[np.ndarray, ...] = ()
+    """What the model would write at each scored token, given the true text before it: token ids (scored,). The first
+    is that of token ``first_scored``. Empty if the passes are CUDA graphs."""
 
 
 class CramInterrupted(KeyboardInterrupt):
@@ -129,6 +132,7 @@ def cram(
     jobs = _jobs(lm, passages, "default" if recipe is None else recipe, start)
     done, waiting = _look_up(lm, jobs, store)
     scheduler = BatchScheduler(lm, waiting, progress=progress)
+    scheduler.argmax = on_step is not None
     try:
         _train(scheduler, done, store=store, portable=portable, progress=progress, on_step=on_step)
     except KeyboardInterrupt:
@@ -337,4 +341,5 @@ def _progress(scheduler: BatchScheduler, finished: int, total: int) -> Progress:
         positions=scheduler.positions,
         padding=scheduler.padding,
         vectors=tuple(j.last.mem for j in jobs),
+        argmax=tuple(j.argmax for j in jobs),
     )

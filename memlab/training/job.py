@@ -83,6 +83,8 @@ class TrainingJob:
         self.preconditioner: Preconditioner | None = None
         self.last: Measurement
         """The newest scores."""
+        self.argmax: np.ndarray = np.array([], np.int64)
+        """(scored,) what the model would have written at each scored token of ``last``; empty if nobody asked."""
         self.ended = ""
         """Why training is over: a stop rule's name, budget, patience or diverged. Empty during training."""
         self.batch_info: dict[str, Any] = {}

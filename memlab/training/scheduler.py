@@ -24,6 +24,8 @@ class BatchScheduler:
         """Positions fed in the last step, and how many of them were padding."""
         self.between_steps = True
         """False while some jobs have finished a step and others have not. An interrupt may come at any moment."""
+        self.argmax = False
+        """Whether each job also gets what the model would have written. On a CPU this costs 0.2 % of a step."""
         self._budget: MemoryBudget | None = None
         self._batches: dict[tuple[Any, ...], Batch] = {}
 
@@ -105,7 +107,9 @@ class BatchScheduler:
             if signature not in self._batches:
                 self._batches[signature] = Batch(self.lm, [rows[i] for i in group])
             batch, mems = self._batches[signature], [self.running[i].state.mem for i in group]
-            scores, gradients = batch.scores(mems, self.lm.dtype, gradient=True)
+            scores, gradients = batch.scores(mems, self.lm.dtype, gradient=True, argmax=self.argmax)
+            for i, ids in zip(group, scores.argmax, strict=False):  # none from CUDA graphs
+                self.running[i].argmax = ids.numpy()
             columns = (scores.loss.tolist(), scores.right.tolist(), scores.min_margin.tolist(), gradients)
             measured |= dict(zip(group, zip(*columns, strict=True), strict=True))
         return [measured[i] for i in range(len(self.running))]
