@@ -36,15 +36,29 @@ def test_horizon_strip_shows_each_passage_and_the_median():
     assert "Median of horizon: 32; method: theirs" in marks
 
 
-def test_spectrum_axes_are_logarithmic():
-    svg = charts.to_svg(charts.spectrum(np.array([0.5, 0.25, 0.125, 0.0625])))
+def test_spectrum_tells_how_many_directions_hold_half():
+    chart = charts.spectrum(np.array([0.4, 0.3, 0.2, 0.1]))
+    assert chart.title == "Half of the gradient lies in 2 of 4 directions"
+    svg = charts.to_svg(chart)
     (path,) = re.findall(r'aria-roledescription="line mark"[^>]* d="([^"]*)"', svg)
     points = np.array([[float(v) for v in pair.split(",")] for pair in re.findall(r"[ML]([\d.,]+)", path)])
-    # Both axes are logarithmic: halvings are equal steps down, doublings equal steps to the right.
-    steps = np.diff(points, axis=0)
-    np.testing.assert_allclose(steps[:, 1], steps[0, 1], rtol=1e-3)
-    assert steps[0, 1] > 0
-    np.testing.assert_allclose(steps[:, 0] / steps[0, 0], np.diff(np.log2([1, 2, 3, 4])), rtol=1e-3)
+    heights = 240 - points[:, 1]  # the share of all, cumulative
+    np.testing.assert_allclose(heights / heights[-1], [0.4, 0.7, 0.9, 1.0], rtol=1e-3)
+    assert charts.spectrum([0.5, 0.5]).title.endswith("in 1 of 2 directions")
+
+
+def test_the_labels_of_lines_are_apart_and_in_the_order_of_their_ends():
+    rows = [(name, step, end * step / 10) for name, end in [("a", 0.0), ("b", 1.0), ("c", 0.0), ("d", 1.0), ("e", 0.5)]
+            for step in (0, 10)]  # fmt: skip
+    svg = charts.to_svg(charts.exact_by_step(pd.DataFrame(rows, columns=["contender", "step", "share"])))
+    places = dict(re.findall(r'transform="translate\([\d.]+,([\d.-]+)\)"[^>]*>([a-e])</text>', svg))
+    names = [places[place] for place in sorted(places, key=float)]
+    assert names == ["b", "d", "e", "a", "c"]
+    heights = sorted(map(float, places))
+    assert min(np.diff(heights)) > 14
+    # Lines that stay at 0 do not hide each other.
+    lines = re.findall(r'aria-roledescription="line mark"[^>]* d="[^"]*?,([\d.]+)"', svg)
+    assert len(set(lines)) == 4  # two end at 100 %, one at 50 %, two near 0
 
 
 def test_speed_chart_marks_failures_and_is_deterministic():
@@ -230,7 +244,18 @@ def tables(n, label=""):
             table(dict(t=i / max(n, 1), bits=share(), right=share(), tokens=8.0, exact=i % 2 == 0, way=names("line")))
         ],
         "attempts_by_length": [table(dict(length=i + 1.0, bits_with=share(), exact=i % 2 == 0, seed=i))],
+        "attention_by_layer": [table(dict(layer=i % 64, on_first=share() / 2, on_mem=share() / 2))],
         "attention_map": [table(dict(layer=i % 64, head=i // 64, on_mem=share())), "on_mem", dict(title="T" + label)],
+        "attention_view": [
+            [
+                (
+                    "one", table(dict(layer=i % 64, head=i // 64, share=share())),
+                    table(dict(layer=0, position=i + 1, share=share())),
+                    table(dict(position=i + 1, token=names("Der"), before=share(), after=share())),
+                )
+            ][: n + 1 if n else 0],
+            dict(title="T" + label),
+        ],
         "before_and_after": [
             table(
                 dict(
@@ -240,6 +265,10 @@ def tables(n, label=""):
             ),
             300.0,
         ],
+        "barriers_of_paths": [
+            table(dict(kind=names("prose"), way=names("line"), barrier=share(), text_id=names("a")))
+        ],
+        "bits_by_length": [table(dict(tokens=i % 9, bits_a_number=i % 5 + 2))],
         "bits_along": [share(), share(), n // 2],
         "capacity_by_model": [
             table(
@@ -255,6 +284,14 @@ def tables(n, label=""):
         ],
         "distance_matrix": [rng.normal(size=(few, few)), names("a").tolist()[:few]],
         "exact_by_step": [table(dict(contender=names("a"), step=i, share=np.sort(share())))],
+        "exact_places": [
+            table(
+                dict(
+                    pair=i % 9, text_id=names("a"), kind=names("prose"), way=names("line"), t=i / max(n, 1),
+                    exact=i % 2 == 0, right=8,
+                )
+            )
+        ],
         "from_text_to_text": [
             table(dict(t=i / max(n, 1), of_a=share(), of_b=share(), written=names("w"))), ("one" + label, "other"),
         ],
@@ -264,10 +301,12 @@ def tables(n, label=""):
         "horizons_tokens_and_bits": [
             table(dict(texts=names("originals"), text_id=names("a"), horizon=share(), horizon_bits=share()))
         ],
-        "knocked_out": [table(dict(layer=i, mode="only", accuracy=share(), low=share(), high=share()))],
-        "loss_plane": [
-            table(dict(x=(i % 40) / 40, y=(i // 40) / 40, bits=share(), exact=i % 2 == 0)),
-            table(dict(x=[0.0], y=[0.0], name=["n" + label])),
+        "knocked_out": [
+            table(dict(layer=i // 2, mode="only", what=names("mem", "prefix"), accuracy=share(), low=share(), high=share()))
+        ],
+        "loss_planes": [
+            table(dict(plane=names("p"), x=(i % 40) / 40, y=(i // 40) / 40, bits=share(), exact=i % 2 == 0)),
+            table(dict(plane=["p" + label], x=[0.0], y=[0.0], name=["n" + label])),
         ],
         "more_vectors": [
             table(dict(k=2.0 ** (i % 5), tokens=share(), series=names("m, classics", "m, random"), text_id=names("a")))
@@ -286,31 +325,74 @@ def tables(n, label=""):
         "radii_by_direction": [
             table(dict(direction=names("r"), radius=share(), fails=share(), text_id=names("t"), margin=share()))
         ],
+        "radius_by": [
+            table(dict(text_id=names("a"), texts=names("originals"), tokens=i + 1.0, radius=0.1 + share())), "tokens",
+            dict(x_title="tokens"),
+        ],
         "readings": [table(dict(recipe=names("a"), text_id=names("t"), teacher_forced=share(), alone_right=share()))],
         "scatter": [
             table(dict(x=share(), y=share(), t=names("q"))), "x", "y",
             dict(x_title="X", y_title="Y", tooltip=["x", "t"]),
         ],
         "spectrum": [np.sort(share())[::-1]],
+        "speed_ratios": [
+            table(dict(device=names("cpu m"), ratio=10 + share(), low=9.0, high=12.0, passages=6)),
+        ],
+        "two_steps": [
+            table(dict(method=names("m"), step=i, x=share(), y=share(), left=90.0, norm=1.0)),
+        ],
         "speed_chart": [
             table(dict(method=names("a"), passage=names("p"), tokens=8, decoded=i % 2 == 0, seconds=share()))
         ],
         "survival": [
-            table(dict(amount=share(), share=share(), low=share(), high=share(), tokens_right=share())), "amount",
-            dict(title="T"),
+            table(dict(direction=names("noise"), distance=share(), share=share(), low=share(), high=share()))
         ],
         "survival_by_bits": [
             table(dict(bits_a_number=share(), share=share(), low=share(), high=share(), form=names("f")))
         ],
-        "token_waterfall": [table(dict(position=i + 1, token=names("Der"), before=share(), after=share()))],
+        "step_ratios": [
+            table(
+                dict(
+                    model=[f"m{k // 2}" for k in i], placement=names("s [mem] text", "[mem] s text"), ratio=1 + share(),
+                    low=0.5 + share() / 2, high=2 + share(),
+                )
+            )
+        ],
+        "token_bits": [table(dict(position=i + 1, token=names("Der"), before=share(), after=share()))],
+        "token_margins": [
+            table(
+                dict(
+                    position=i + 1, token=names("Der"), written=names("Der", "Das"), right=i % 2 == 0, margin=share(),
+                    rival=names("Das"), before=share(), after=share(),
+                )
+            ),
+            table(dict(position=i + 1, rank=1, token=names("Der"), probability=share(), true=i % 2 == 0)),
+        ],
+        "tries_on_survival": [
+            table(dict(distance=share(), share=share(), tokens_right=share())),
+            table(dict(distance=[0.1], right=[0.5], exact=[False], what=["noise" + label])),
+        ],
         "training_curve": [table(dict(step=i, loss=share(), accuracy=share()))],
+        "nearest_words": [table(dict(passage=names("p"), word=names("w"), cosine=share(), own=i % 2 == 0))],
+        "first_word_shares": [table(dict(passage=names("p"), word=names("w"), share=share(), vectors=8)), dict(by_chance=0.1)],
+        "probes": [table(dict(question=names("q"), accuracy=share(), null=0.2, null_high=0.3))],
+        "words_instead": [
+            table(
+                dict(passage=names("p"), nearest=names("w"), tokens=8, right=8, right_snapped=i % 8, right_scaled=i % 8)
+            )
+        ],
+        "training_paths": [
+            table(dict(x=share(), y=share())),
+            table(dict(run=names("r"), step=i, x=share(), y=share(), kind=names("prose"), passage=names("p"))),
+        ],
         "vector_map": [
             table(
                 dict(
-                    x=share(), y=share(), kind=names("k", "l"), label=names("p"), text="a text", tokens=8,
-                    norm=share(), seed=i,
+                    i=i, x=share(), y=share(), kind=names("k", "l"), passage=names("p"), text="a text", tokens=8, seed=i,
+                    near=[[0, 1]] * n,
                 )
-            )
+            ),
+            dict(chosen=0, labelled=True, drag="select"),
         ],
     }  # fmt: skip
 
@@ -509,15 +591,14 @@ def test_a_large_map_leaves_out_the_texts_and_stays_small():
     assert "text" in next(iter(few["application/vnd.vegalite.v5+json"]["datasets"].values()))[0]
 
 
-def test_a_long_waterfall_is_drawn_in_groups():
+def test_a_long_text_is_drawn_in_groups_of_tokens():
     table = pd.DataFrame({"position": range(1, 301), "token": "x", "before": np.arange(300.0), "after": 0.0})
-    specification = charts.token_waterfall(table).to_dict()
+    specification = charts.token_bits(table).to_dict()
     (values,) = specification["datasets"].values()
     assert [row["before"] for row in values] == np.arange(300.0).reshape(100, 3).mean(1).tolist()
     assert [row["position"] for row in values] == list(range(1, 301, 3))
     assert {row["token"] for row in values} == {"xxx"}
-    titles = [layer["encoding"]["x"].get("title") for layer in specification["layer"]]
-    assert titles[0] == "bits per token, means of 3: without the vector (grey), with it (orange)"
+    assert {layer["encoding"]["y"].get("title") for layer in specification["layer"]} == {"bits, means of 3"}
 
 
 def test_an_image_of_an_svg_chart_is_png():

@@ -347,7 +347,8 @@ def moved_vectors():
 
     noise = stored("geometry-noise")
     vectors = noise.key.nunique()
-    along = survival_by_direction(noise)[0.02] * vectors
+    moved = survival_by_direction(noise)
+    along = moved[moved.distance == 0.02].set_index("direction").share * vectors
     rounded = noise[noise.what == "rounding"].groupby("amount").exact.sum()
     up, down = (number(along[f"{way} the gradient"]) for way in ("up", "down"))
     return [up, str(vectors), down, str(rounded[6]), str(rounded[4])]

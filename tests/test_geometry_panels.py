@@ -11,8 +11,7 @@ from memlab import Recipe, Store, cram, load
 from memlab.charts import along_a_path, to_svg
 from memlab.experiments import geometry_tables as tables
 from memlab.measures import geometry
-from memlab.panels import attention_panel, map_panel, move_panel, path_panel
-from memlab.panels.move import DROPOUT, NOISE, ROUNDING
+from memlab.panels import attention_panel, map_panel, path_panel
 from tests.conftest import random_passages
 
 pytestmark = pytest.mark.slow
@@ -87,77 +86,6 @@ def test_a_failed_layout_is_explained_in_the_status_line(solved):
     panel.wait(60)
     assert "4 vectors are too few" in panel.status.value
     assert len(panel.table) == 4
-
-
-def test_controls_are_disabled_while_work_runs(solved):
-    lm, store, mems = solved
-    panel = path_panel(lm, tables.path_table(lm, mems, count=1, steps=5), store)
-    panel.on_curve.value = True
-    panel.start.click()
-    assert panel.pair.disabled
-    assert panel.place.disabled
-    panel.wait(60)
-    assert not panel.pair.disabled
-    assert not panel.place.disabled
-
-
-def test_a_path_is_decoded_at_any_place(solved):
-    lm, store, mems = solved
-    table = tables.path_table(lm, mems, count=2, steps=10)
-    panel = path_panel(lm, table, store)
-    before = panel.chart.value
-    panel.pair.value = 1
-    assert panel.chart.value != before
-    assert "barrier" in panel.status.value
-    row = table[table.pair == 1].iloc[0]
-    for place, key in ((0, row.a), (100, row.b)):
-        panel.place.value = place
-        panel.start.click()
-        mem = panel.wait(60)
-        np.testing.assert_array_equal(mem.mem, store.get(key).mem)
-        assert f"{mem.n} of {mem.n} tokens right" in panel.status.value
-        assert "<b>exact</b>" in panel.decoded.value
-    panel.on_curve.value, panel.place.value = True, 50
-    panel.start.click()
-    mem = panel.wait(120)
-    assert "curve at 0.5" in mem.provenance["derived"]
-    panel.start.click()
-    while "of the curve" not in panel.status.value:
-        threading.Event().wait(0.01)
-    panel.halt.click()
-    assert panel.wait(60) is None
-    assert "Stopped" in panel.status.value
-    assert not panel.start.disabled
-
-
-def test_a_vector_is_changed_as_the_controls_say(solved):
-    lm, _, mems = solved
-    panel = move_panel(lm, mems)
-    mem = mems[0]
-    size = np.linalg.norm(mem.mem)
-    panel.amount.value = 25
-    assert np.linalg.norm(panel.moved().mem - mem.mem) == pytest.approx(0.25 * size, rel=1e-3)
-    panel.change.value = DROPOUT
-    assert (panel.moved().mem == 0).sum() == round(0.25 * mem.mem.size)
-    panel.change.value = ROUNDING
-    assert (panel.amount.min, panel.amount.value, panel.amount.max) == (2, 16, 16)  # bits, not per cent
-    panel.amount.value = 8
-    np.testing.assert_array_equal(panel.moved().mem, mem.quantise(8).mem)
-    panel.change.value = NOISE
-    assert (panel.amount.min, panel.amount.max) == (0, 100)
-    panel.amount.value = 0
-    panel.start.click()
-    assert panel.wait(60).n == 4
-    assert "still decodes exactly" in panel.status.value
-    assert "<b>exact</b>" in panel.decoded.value
-    panel.amount.value = 100
-    panel.start.click()
-    panel.wait(60)
-    assert "tokens right" in panel.status.value
-    assert "memlab-wrong" in panel.decoded.value
-    assert "download=" in panel.links.value
-    panel.vector.value = 1  # results for another vector are gone
-    assert panel.decoded.value == panel.links.value == ""
 
 
 def test_attention_and_token_costs_are_drawn(solved):

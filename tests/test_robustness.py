@@ -28,10 +28,19 @@ def test_survival_splits_the_gradient_by_its_two_sides():
     moved = pd.DataFrame(rows, columns=["what", "draw", "amount", "exact"]).assign(key="a", right=1, tokens=1)
     before = moved.copy()
     shares = robustness.survival_by_direction(moved, ("noise", "up the gradient", "down the gradient"))
-    assert shares.index.tolist() == ["noise", "up the gradient", "down the gradient"]
-    assert shares.columns.tolist() == [0.1, 0.2]  # what was rounded is not a direction
-    assert shares.to_numpy().tolist() == [[0.5, 0], [0, 0], [1, 1]]
+    assert shares.direction.unique().tolist() == ["noise", "up the gradient", "down the gradient"]
+    assert set(shares.distance) == {0, 0.1, 0.2}  # what was rounded is not a direction
+    assert shares.share.tolist() == [1, 0.5, 0, 1, 0, 0, 1, 1, 1]  # at distance 0 each vector is as it was
+    assert (shares.low <= shares.share).all()
     pd.testing.assert_frame_equal(moved, before)
+
+
+def test_left_out_numbers_are_told_by_the_distance_that_they_move_a_vector():
+    """Of 100 equal numbers, 25 set to 0 move a vector by half of its norm."""
+    moved = pd.DataFrame({"what": "dropout", "draw": 0, "amount": 0.25, "key": ["a", "b"], "exact": [True, False]})
+    (start, gone) = robustness.survival_by_direction(moved.assign(right=1, tokens=1), ("dropout",)).itertuples()
+    assert (start.distance, start.share) == (0, 1)
+    assert (gone.distance, gone.share) == (0.5, 0.5)
 
 
 def test_median_radii_are_over_texts_not_over_directions():

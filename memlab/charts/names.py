@@ -24,11 +24,30 @@ NAMES = {
     "as published, arXiv 2607.21231": "recipe of arXiv 2607.21231",
     "fullmatrix": "first default", "the first default": "first default",
     "free norm, cosine, lr 2 (the first default)": "first default",
+    # Settings of the optimizer study.
+    "whiten 0.0": "no preconditioner", "whiten 0.125": "its power 0.125", "whiten 0.375": "its power 0.375",
+    "whiten 0.5": "its power 0.5", "a BOS behind it": "a BOS token after it",
     # Kinds of text.
     "originals": "our own prose", "prose": "our own prose", "classics": "novels", "pg19": "novels",
     "random": "random words",
+    # Codecs.
+    "arithmetic": "arithmetic coder", "UTF-8": "plain text (UTF-8)",
     # Models.
-    "smollm2-135m": "SmolLM2-135M", "gemma-3-270m": "Gemma-3-270M",
+    "smollm2-135m": "SmolLM2-135M", "smollm2-360m": "SmolLM2-360M", "smollm2-1.7b": "SmolLM2-1.7B",
+    "gemma-3-270m": "Gemma-3-270M", "gemma-3-1b": "Gemma-3-1B", "llama-3.2-1b": "Llama-3.2-1B",
+    "llama-3.2-3b": "Llama-3.2-3B", "llama-3.1-8b": "Llama-3.1-8B", "sheared-llama-1.3b": "Sheared-Llama-1.3B",
+    "pythia-160m": "Pythia-160M", "pythia-410m": "Pythia-410M", "pythia-1.4b": "Pythia-1.4B",
+    "pythia-2.8b": "Pythia-2.8B", "mamba-130m": "Mamba-130M", "mamba-370m": "Mamba-370M",
+    "mamba-790m": "Mamba-790M", "mamba-1.4b": "Mamba-1.4B", "opt-1.3b": "OPT-1.3B", "olmo-1b": "OLMo-1B",
+    "toy:llama": "Llama, never trained", "toy:gpt_neox": "GPT-NeoX, never trained", "toy:opt": "OPT, never trained",
+    "toy:olmo": "OLMo, never trained", "toy:mamba": "Mamba, never trained", "toy:qwen2": "Qwen2, never trained",
+    "toy:gemma3": "Gemma 3, never trained",
+    # Ways to change a vector, and directions.
+    "noise": "noise, any direction", "dropout": "numbers set to 0", "rounding": "numbers rounded",
+    "outwards": "outwards (longer)", "gradient": "up the gradient of the loss",
+    "up the gradient": "up the gradient of the loss", "down the gradient": "down the gradient of the loss",
+    "first principal": "where solutions differ most", "last principal": "where solutions differ least",
+    "line": "straight line", "curve": "trained curve", "nowhere": "line to nowhere (control)",
     # Columns.
     "text_id": "passage", "texts": "kind of text", "of_a": "tokens of the first text right",
     "of_b": "tokens of the second text right", "passes_per_exact": "token passes per exact passage",
@@ -58,6 +77,8 @@ def text_title(text_id: str) -> str:
     """The title of a text, made from its id; the ids of your own texts are their titles."""
     if match := re.fullmatch(r"random-(\d+)-0*(\d+)", text_id):
         return f"Random words {match[2]}" + (f" of set {match[1]}" if match[1] != "0" else "")
+    if match := re.fullmatch(r"classic-(\d+)", text_id):
+        return f"Novel {match[1]} of Project Gutenberg"
     if text_id == "typed":
         return "Your own words"
     for kind in _KINDS:

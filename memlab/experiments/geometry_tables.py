@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 
 from memlab.decoding.decode import decode
+from memlab.experiments.map_places import map_table
 from memlab.experiments.session import Session
 from memlab.experiments.solutions import kind_of, one_each, one_seed, solutions
 from memlab.experiments.tables import UnknownTableError
 from memlab.measures import geometry
 from memlab.models import FrozenLM, Passage, load
 from memlab.probes import attention, paths, perturbation
+from memlab.probes.evaluate import OnProgress
 from memlab.recipes import Recipe
 from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store, StoreError
@@ -26,8 +28,18 @@ from memlab.texts import load_texts
 from memlab.training.cram import Progress, cram
 
 
-def path_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 24, steps: int = 80) -> pd.DataFrame:
+def path_table(
+    lm: FrozenLM,
+    mems: Sequence[MemVector],
+    *,
+    count: int = 24,
+    steps: int = 80,
+    on_progress: OnProgress | None = None,
+) -> pd.DataFrame:
     """Lines and curves between ``count`` pairs of solutions: ``pair way barrier`` and the columns of ``evaluate``.
+
+    ``bend`` (k * d numbers) is the control point of a curve, and empty for the other paths. ``on_progress`` counts the
+    steps of a curve.
 
     The control ``nowhere`` is a line of the same length from a solution in a random direction. Its barrier is the rise
     of the loss (bits per token) on its first half: on a line between two solutions, no point is farther from one.
@@ -36,25 +48,28 @@ def path_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 24, step
     for i, (a, b) in enumerate(paths.pairs(mems, count)):
         away = paths.nowhere(lm, a, b, seed=i)
         rise = float(away.bits[away.t <= 0.5].max() - away.bits.iloc[0])
-        line, curve = paths.line(lm, a, b), paths.curve(lm, a, b, steps=steps)
-        for name, table, barrier in (
-            ("line", line.table, line.barrier),
-            ("curve", curve.table, curve.barrier),
-            ("nowhere", away, rise),
+        line, curve = paths.line(lm, a, b), paths.curve(lm, a, b, steps=steps, on_progress=on_progress)
+        assert curve.middle is not None
+        none = np.zeros(0, np.float32)
+        for name, table, barrier, bend in (
+            ("line", line.table, line.barrier, none),
+            ("curve", curve.table, curve.barrier, curve.middle.reshape(-1)),
+            ("nowhere", away, rise, none),
         ):
             columns = dict(pair=i, text_id=a.text.id, kind=kind_of(a), a=a.key, b=b.key, way=name, barrier=barrier)
-            tables.append(_with_recheck_counts(table.assign(**columns)))
+            counted = _with_recheck_counts(table.assign(**columns))
+            tables.append(counted.assign(ids=table.ids, bend=[bend] * len(table)))
     return pd.concat(tables, ignore_index=True)
 
 
 def _with_recheck_counts(table: pd.DataFrame) -> pd.DataFrame:
-    """``evaluate``'s columns ``rechecked`` and ``agreed`` as counts over the table, ``again`` and ``agree``."""
+    """``evaluate``'s columns ``rechecked`` and ``agreed`` as counts over the table, ``again`` and ``agree``; no ids."""
     counts = {"again": int(table.rechecked.sum()), "agree": int(table.agreed.sum())}
-    return table.drop(columns=["rechecked", "agreed"]).assign(**counts)
+    return table.drop(columns=["rechecked", "agreed", "ids"]).assign(**counts)
 
 
 def between_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 6) -> pd.DataFrame:
-    """What the model writes between the vectors of two passages: ``pair first second t of_a of_b written``.
+    """What the model writes between the vectors of two passages: ``pair first second t of_a of_b written ids``.
 
     Pairs of all kinds: prose with random words, prose with prose, random words with random words.
     """
@@ -71,7 +86,7 @@ def between_table(lm: FrozenLM, mems: Sequence[MemVector], *, count: int = 6) ->
         table = paths.between_passages(lm, a, b)
         written = [lm.decode_ids(ids) for ids in table.ids]
         columns = dict(pair=i, first=a.text.id, second=b.text.id, a=a.key, b=b.key, written=written)
-        tables.append(table.drop(columns="ids").assign(**columns))
+        tables.append(table.assign(**columns))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -268,6 +283,7 @@ OF_STORE: dict[str, Callable[..., pd.DataFrame]] = {
     "margins": margin_table,
     "spaces": space_table,
     "norms": norm_table,
+    "map": map_table,
 }
 """Tables of one store of vectors and another store to train into; ``tokens`` restricts a table to one length."""
 

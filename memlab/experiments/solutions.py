@@ -16,14 +16,15 @@ def kind_of(mem: MemVector) -> str:
     return "random words" if mem.text.id.startswith("random-") else "prose"
 
 
-def solutions(store: Store, lm: FrozenLM, *, tokens: int = 32, least: int = 2) -> list[MemVector]:
+def solutions(store: Store, lm: FrozenLM, *, tokens: int | None = 32, least: int = 2) -> list[MemVector]:
     """Exact vectors of this model for passages that have at least ``least`` of them, by text and seed.
 
-    Each text counts with one passage, one context (k, prefix, suffix) and one recipe (except for its seed): those with
-    the most solutions. So two vectors of the same seed, of which one trained longer, never count as two solutions.
+    ``tokens=None``: passages of any length. Each text counts with one passage, one context (k, prefix, suffix) and one
+    recipe (except for its seed): those with the most solutions. So two vectors of the same seed, of which one trained
+    longer, never count as two solutions.
     """
     groups: dict[str, dict[tuple[object, ...], list[MemVector]]] = {}
-    for mem in _exact_ones(store, lm, tokens):
+    for mem in exact_ones(store, lm, tokens):
         groups.setdefault(mem.text.id, {}).setdefault((paths.setting(mem), _recipe_without_seed(mem)), []).append(mem)
     largest = (max(of_text.values(), key=len) for of_text in groups.values())
     return [mem for mems in largest if len(mems) >= least for mem in mems]
@@ -39,7 +40,7 @@ def one_each(mems: Iterable[MemVector], count: int) -> list[MemVector]:
     return [of_kind[i] for i in range(longest) for of_kind in kinds.values() if i < len(of_kind)][:count]
 
 
-def _exact_ones(store: Store, lm: FrozenLM, tokens: int | None = None) -> list[MemVector]:
+def exact_ones(store: Store, lm: FrozenLM, tokens: int | None = None) -> list[MemVector]:
     """This model's exact vectors that are not redacted, in order of text, length and seed."""
     table = store.table()
     table = table[table.exact.astype(bool) & (table.model == lm.name)]
@@ -55,7 +56,7 @@ def _recipe_without_seed(mem: MemVector) -> str:
 
 def one_seed(lm: FrozenLM, vectors: Store, tokens: int | None = None) -> list[MemVector]:
     """One vector for each text and length, all by the recipe that most of these vectors were made with."""
-    mems = _exact_ones(vectors, lm, tokens)
+    mems = exact_ones(vectors, lm, tokens)
     if not mems:
         length = "" if tokens is None else f" for {tokens} tokens"
         raise StoreError(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from memlab.measures.geometry import dropout_distance
 from memlab.measures.statistics import share_interval
 
 
@@ -28,20 +29,27 @@ def survivors(table: pd.DataFrame, by: str) -> pd.DataFrame:
 
 def survival_by_direction(
     moved: pd.DataFrame,
-    directions: Sequence[str] = ("noise", "first principal", "up the gradient", "down the gradient"),
+    directions: Sequence[str] = ("noise", "dropout", "first principal", "down the gradient", "up the gradient"),
 ) -> pd.DataFrame:
-    """Share of moved vectors that are still exact, one row per direction and one column per amount.
+    """Share of moved vectors that are still exact: ``direction distance share low high tokens_right``.
 
     ``moved``: ``what draw amount key exact right tokens``. Rows with ``what`` = ``gradient`` are up the gradient of the
-    loss if ``draw`` is 0, and down it if ``draw`` is 1.
+    loss if ``draw`` is 0, and down it if ``draw`` is 1. ``distance`` is a share of the vector's norm: the amount, or
+    for ``dropout`` the distance that setting this share of the numbers to 0 moves a vector. At distance 0, where each
+    direction begins, the vectors are those that were moved.
     """
     gradient = moved.draw.map({0: "up the gradient", 1: "down the gradient"})
     direction = moved.what.where(moved.what != "gradient", gradient)
-    shares = {
-        name: survivors(moved[direction == name], "amount").set_index("amount").share.rename(name)
-        for name in directions
-    }
-    return pd.DataFrame(shares).T
+    tables = []
+    for name in directions:
+        survived = survivors(moved[direction == name], "amount").rename(columns={"amount": "distance"})
+        if name == "dropout":
+            survived["distance"] = dropout_distance(survived.distance)
+        vectors = moved.key[direction == name].nunique()
+        low, high = share_interval(vectors, vectors)
+        start = pd.DataFrame({"distance": [0.0], "share": 1.0, "low": low, "high": high, "tokens_right": 1.0})
+        tables.append(pd.concat([start, survived], ignore_index=True).assign(direction=name))
+    return pd.concat(tables, ignore_index=True)
 
 
 def radii_by_text(radii: pd.DataFrame, *by: str) -> pd.DataFrame:

@@ -6,13 +6,17 @@ type checkers.
 
 >>> from memlab.panels import cram_panel, setup
 >>> lm, store = setup("toy:gemma3")
+Loading toy:gemma3 ... ready: it reads vectors of 384 numbers, on the CPU.
 >>> panel = cram_panel(lm, store)
 """
 
 from __future__ import annotations
 
 from memlab import charts
+from memlab.charts.names import display
 from memlab.models import FrozenLM, load
+from memlab.panels.arithmetic import ArithmeticPanel as ArithmeticPanel
+from memlab.panels.arithmetic import arithmetic_panel as arithmetic_panel
 from memlab.panels.attention import AttentionPanel as AttentionPanel
 from memlab.panels.attention import attention_panel as attention_panel
 from memlab.panels.capacity import CapacityPanel as CapacityPanel
@@ -28,6 +32,9 @@ from memlab.panels.move import MovePanel as MovePanel
 from memlab.panels.move import move_panel as move_panel
 from memlab.panels.path import PathPanel as PathPanel
 from memlab.panels.path import path_panel as path_panel
+from memlab.panels.path import written_between as written_between
+from memlab.panels.reader import ReaderPanel as ReaderPanel
+from memlab.panels.reader import reader_panel as reader_panel
 from memlab.panels.runs import RunPanel as RunPanel
 from memlab.panels.runs import run_panel as run_panel
 from memlab.panels.study import StudyPanel as StudyPanel
@@ -38,9 +45,15 @@ from memlab.results.store import Store
 
 
 def setup(model: str = "smollm2-135m", store: Store | None = None) -> tuple[FrozenLM, Store]:
-    """Call this first in a notebook: charts work offline. Returns (model, store); the default store is your own."""
+    """Call this first in a notebook: charts work offline. Returns (model, store); the default store is your own.
+
+    Prints one line, because loading takes seconds.
+    """
     charts.use_offline_renderer()
-    return load(model), store if store is not None else Store()
+    print(f"Loading {display(model)} ... ", end="", flush=True)
+    lm = load(model)
+    print(f"ready: it reads vectors of {lm.d:,} numbers, on the {str(lm.device).upper()}.")
+    return lm, store if store is not None else Store()
 
 
 __all__ = [name for name, value in globals().items() if getattr(value, "__module__", "").startswith(__name__)]

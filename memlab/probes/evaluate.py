@@ -34,8 +34,8 @@ def evaluate(
     """One row per vector, in order. Decoding is free-running, in batches, in float32.
 
     ``bits`` (per token), ``accuracy`` and ``margin`` (smallest, in logits) are teacher-forced. ``right``: number of
-    tokens that decode correctly. ``decodes``: whether all of them do. ``exact``: whether the vector also decodes at
-    batch 1; only vectors with ``decodes`` are checked there.
+    tokens that decode correctly. ``ids``: the decoded tokens. ``decodes``: whether all are correct. ``exact``: whether
+    the vector also decodes at batch 1; only vectors with ``decodes`` are checked there.
 
     A vector that fails in a batch might still be exact. To test this, a random share ``recheck`` of the vectors that
     fail is decoded at batch 1. ``rechecked`` marks these rows. ``agreed`` marks those that fail at batch 1, too.
@@ -71,6 +71,7 @@ def _evaluated(lm: FrozenLM, mems: list[MemVector], batch: int) -> pd.DataFrame:
             "bits": (scores.loss / np.log(2)).tolist(),
             "accuracy": (scores.right / scores.scored).tolist(),
             "right": right,
+            "ids": decoded,
             "tokens": [m.n for m in mems],
             "decodes": [n == m.n for n, m in zip(right, mems, strict=True)],
             "margin": scores.min_margin.tolist(),

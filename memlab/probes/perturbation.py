@@ -13,7 +13,7 @@ import torch
 from memlab.decoding.decode import check
 from memlab.measures import geometry
 from memlab.models import FrozenLM
-from memlab.probes.evaluate import OnProgress, evaluate
+from memlab.probes.evaluate import OnProgress, Stopped, evaluate
 from memlab.probes.paths import setting
 from memlab.results.mem_vector import MemVector
 from memlab.scoring.objective import Batch, Row
@@ -148,19 +148,28 @@ def directions(lm: FrozenLM, mem: MemVector, others: Sequence[MemVector], *, see
 
 
 def exact_radius(
-    lm: FrozenLM, mem: MemVector, direction: np.ndarray, *, high: float = 2.0, precision: float = 0.1
+    lm: FrozenLM,
+    mem: MemVector,
+    direction: np.ndarray,
+    *,
+    high: float = 2.0,
+    precision: float = 0.1,
+    on_trial: Callable[[float, bool], bool | None] | None = None,
 ) -> tuple[float, float]:
     """(radius, fails): the vector is exact at the first and not at the second distance along ``direction`` (k, d).
 
     Both are shares of the vector's norm; see ``geometry.exact_radius``. Each trial is an exact check: free-running,
-    float32, batch 1.
+    float32, batch 1. ``on_trial`` is called with (radius, exact) after each; if it returns True, ``Stopped`` is raised.
     """
     size = float(np.linalg.norm(mem.mem))
     unit = np.asarray(direction, float) / np.linalg.norm(direction)
 
     def holds(radius: float) -> bool:
         moved = (mem.mem + radius * size * unit).astype(np.float32)
-        return check(lm, mem.with_mem(moved, f"moved by {radius} of its norm")).exact
+        exact = check(lm, mem.with_mem(moved, f"moved by {radius} of its norm")).exact
+        if on_trial and on_trial(radius, exact):
+            raise Stopped
+        return exact
 
     return geometry.exact_radius(holds, high=high, precision=precision)
 
