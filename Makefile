@@ -3,6 +3,7 @@
 #   make test   every test: unit, real model, notebooks, browser
 #   make check  format, lint, types and unit tests, under 3 minutes
 #   make demo   the main job in the terminal
+#   make wheel  dist/memlab-*.whl, for Colab, Kaggle or another environment
 #   make travel decodes bundled vectors in other programs; compiles llama.cpp first (about 20 minutes on one core)
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 NEWS := $(VENV)/share/jupyter/lab/settings/overrides.json
 
-.PHONY: lab test check demo travel format clean
+.PHONY: lab test check demo wheel travel format clean
 
 lab: $(VENV)/.installed $(VENV)/.model $(NEWS)
 	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_FLAGS) notebooks/01_cram_and_decode.ipynb
@@ -30,6 +31,10 @@ check: $(VENV)/.installed lint
 demo: $(VENV)/.installed $(VENV)/.model
 	$(BIN)/memlab cram data/texts/fiction-salt-ferry.txt --tokens 32
 	$(BIN)/memlab store ls
+
+# In Colab or Kaggle, put it next to notebook 1, whose second cell installs it.
+wheel: $(VENV)/.installed
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 # llama-cpp-python is not in the lock: PyPI has only its source, which pip compiles.
 travel: $(VENV)/.installed $(VENV)/.model
@@ -63,4 +68,4 @@ $(NEWS): $(VENV)/.installed
 	echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' > $@
 
 clean:
-	rm -rf $(VENV) tests/output
+	rm -rf $(VENV) tests/output dist
