@@ -87,3 +87,21 @@ def too_tall(page):
              .map(e => [e.className.match(/memlab-[a-z]+-panel/)[0], Math.round(e.getBoundingClientRect().height)])"""
     )
     return [f"{name} is {height} px high, more than {TALLEST}" for name, height in sizes if height > TALLEST]
+
+
+def answers(page, chart, *, tries=12):
+    """Whether a tooltip appears while the pointer is over one of the marks of a chart (a locator of its SVG)."""
+    chart.scroll_into_view_if_needed()
+    marks = chart.locator(".role-mark path, .role-mark line, .role-mark text, .role-mark rect")
+    tip = page.locator("#vg-tooltip-element.visible")
+    count = marks.count()
+    for i in dict.fromkeys(round(k * (count - 1) / max(1, tries - 1)) for k in range(min(tries, count))):
+        box = marks.nth(i).bounding_box()
+        if not box:
+            continue
+        page.mouse.move(box["x"] + box["width"] / 2 - 3, box["y"] + box["height"] / 2)
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        if tip.count():
+            page.mouse.move(0, 0)
+            return True
+    return False

@@ -132,7 +132,7 @@ def _links(body: str, pages: Collection[str]) -> str:
 
 def _json(value: Any) -> str:
     """JSON that cannot end the script element around it."""
-    return json.dumps(value, ensure_ascii=False).replace("</", "<\\/").replace("<!--", "<\\!--")
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
 
 
 def _read(name: str) -> str:
