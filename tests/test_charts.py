@@ -374,7 +374,6 @@ def tables(n, label=""):
         ],
         "training_curve": [table(dict(step=i, loss=share(), accuracy=share()))],
         "nearest_words": [table(dict(passage=names("p"), word=names("w"), cosine=share(), own=i % 2 == 0))],
-        "first_word_shares": [table(dict(passage=names("p"), word=names("w"), share=share(), vectors=8)), dict(by_chance=0.1)],
         "probes": [table(dict(question=names("q"), accuracy=share(), null=0.2, null_high=0.3))],
         "words_instead": [
             table(
@@ -388,8 +387,8 @@ def tables(n, label=""):
         "vector_map": [
             table(
                 dict(
-                    i=i, x=share(), y=share(), kind=names("k", "l"), passage=names("p"), text="a text", tokens=8, seed=i,
-                    near=[[0, 1]] * n,
+                    i=i, x=share(), y=share(), kind=names("k", "l"), passage=names("p"), text="a text", tokens=8,
+                    seed=i, near=[[0, 1]] * n,
                 )
             ),
             dict(chosen=0, labelled=True, drag="select"),

@@ -166,9 +166,13 @@ def _exact(runs: pd.DataFrame) -> tuple[int, float, float]:
 
 
 def progress_curves(table: pd.DataFrame) -> pd.DataFrame:
-    """Share of exact passages after each number of steps, by contender: ``charts.exact_by_step`` draws it."""
+    """Share of exact passages after each number of steps, by contender: ``charts.exact_by_step`` draws it.
+
+    The contenders are in order of that share at the end, then of token passes.
+    """
     rows = []
-    for name, group in table.groupby("contender", sort=False):
+    groups = list(table.groupby("contender", sort=False))
+    for name, group in sorted(groups, key=lambda pair: (-pair[1].exact.mean(), pair[1].token_passes.sum())):
         done = np.sort(group.steps[group.exact])
         rows += [(name, 0, 0.0), *((name, int(s), (i + 1) / len(group)) for i, s in enumerate(done))]
         rows.append((name, int(table.steps.max()), len(done) / len(group)))

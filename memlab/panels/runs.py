@@ -1,22 +1,32 @@
-"""Panel of a plan: jobs done, running and failed, the time left, and a Stop button."""
+"""Panel of a plan: its forecast, a row per run while they train, the vector of a finished run, and a Stop button."""
 
 from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 
 import ipywidgets as w
 import pandas as pd
 
-from memlab.panels.base import REDRAW_EVERY, LivePanel
-from memlab.panels.style import download_links, link_to, plain_table, status_line
+from memlab.charts.names import display, text_title
+from memlab.decoding.decode import decode
+from memlab.errors import MemlabError
+from memlab.panels.base import REDRAW_EVERY, LivePanel, WorkerThread
+from memlab.panels.decoded import decoded_facts, show_decoded
+from memlab.panels.picker import remember
+from memlab.panels.style import badge, download_links, link_to, plain_table, status_line
+from memlab.panels.tokens import TokenText
+from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store
 from memlab.sweeps.dispatch import RunProgress
 from memlab.sweeps.executors import ExecutorFactory
 from memlab.sweeps.plan_file import estimate
-from memlab.sweeps.runner import Plan, RunReport, run
+from memlab.sweeps.runner import Job, Plan, RunReport, run
+
+ROWS = 50
+"""Runs that have a row of their own. Failures of further runs are listed below."""
 
 
 def run_panel(
@@ -41,7 +51,7 @@ def run_panel(
 
 
 class RunPanel(LivePanel):
-    """The panel of ``run_panel``. ``report`` is the ``RunReport`` of the last run."""
+    """The panel of ``run_panel``. ``report``: the ``RunReport`` of the last run; ``result``: the vector opened last."""
 
     def __init__(
         self,
@@ -53,22 +63,33 @@ class RunPanel(LivePanel):
         super().__init__("Run", icon="play", tooltip="Train the jobs of this plan that the store lacks")
         self.plan, self.store, self.workers, self.chunk = plan, store, workers, chunk
         self.report: RunReport | None = None
-        self.bar = w.IntProgress(description="Jobs", min=0, max=max(1, len(plan)), layout=w.Layout(width="420px"))
-        self.counts, self.failures, self.links, self.dashboard = w.HTML(), w.HTML(), w.HTML(), w.HTML()
+        self.bar = w.IntProgress(description="Runs", min=0, max=max(1, len(plan)), layout=w.Layout(width="420px"))
+        self.counts, self.forecast, self.failures, self.links, self.dashboard = (w.HTML() for _ in range(5))
+        self.facts, self.decoded = w.HTML(), TokenText("Text decoded from the vector of a run", height="12em")
+        self.outputs = [self.facts, self.decoded, self.links]
+        self.rows = {job.key: _Row(job, self._open) for job in plan.jobs[:ROWS]}
+        rows = w.VBox(
+            [*(row.widget for row in self.rows.values())], layout=w.Layout(max_height="340px", overflow="auto")
+        )
+        self.while_busy = [row.open for row in self.rows.values()]
+        top = w.HBox([self.bar, self.counts])
         self.show_widgets(
-            "run", self.bar, self.counts, self.buttons(), self.dashboard, self.failures, self.links
+            "run", top, self.forecast, self.buttons(), self.dashboard, rows, self.failures, self.facts, self.decoded,
+            self.links,
         )  # fmt: skip
-        self._show_counts(running=0, failed=0)
+        self._show({}, failed={})
+        self._forecasts = WorkerThread()  # its own thread: a click on Run need not wait for the forecast
+        self._forecasts.submit(self._forecast)
 
     def work(self) -> None:
+        self.forecast.value = ""
         with ExitStack() as stack:
             executor = stack.enter_context(self.workers()) if self.workers else None
             if address := getattr(executor, "dashboard", None):
                 self.dashboard.value = link_to(address, "Dask dashboard")
                 stack.callback(setattr, self.dashboard, "value", "")
-            time_left = estimate(self.plan, self.store, workers=getattr(executor, "count", 1))
-            self.show_status(f"Likely {_duration(time_left.likely)}, at most {_duration(time_left.at_most)}")
             self._began, self._drawn, self._done_before = time.monotonic(), 0.0, self._count_done()
+            self._failed_before = set(self.store.failures())  # they are tried again now
             self.report = report = run(
                 self.plan,
                 self.store,
@@ -77,20 +98,33 @@ class RunPanel(LivePanel):
                 progress=False,
                 on_progress=self._on_progress,
             )
-        self._show_counts(running=0, failed=len(report.failed))
-        self._show_failures(report.failed)
+        self._show({}, failed=report.failed)
         exact = sum(mem.exact for mem in report.results)
         table = pd.DataFrame(
             [(mem.key, mem.text.id, mem.n, mem.k, mem.recipe.name, mem.exact, mem.steps) for mem in report.results],
             columns=["key", "text_id", "tokens", "k", "recipe", "exact", "steps"],
         )
-        self.links.value = download_links("runs", table.to_csv(index=False))
-        stopped = self.stopping.is_set()
-        missing = len(self.plan) - len(report.results)
-        failures = f" {len(report.failed)} failed, see below." if report.failed else ""
-        hint = f" {missing} are left: run it again." if missing and stopped else failures
-        outcome = f"{report.trained} trained now, {exact} of {len(table)} exact."
-        self.show_status(f"{'Stopped' if stopped else 'Done'}: {outcome}{hint}")
+        self.links.value = download_links("runs", table.to_csv(index=False)) if len(table) else ""
+        stopped, missing = self.stopping.is_set(), len(self.plan) - len(report.results)
+        parts = [f"{report.trained} trained now"]
+        if len(table):
+            parts.append(f"{exact} of {len(table)} exact")
+        if report.failed:
+            parts.append(f"{len(report.failed)} failed, in red below")
+        hint = f" {missing} are left: run it again." if missing and stopped else ""
+        self.show_status(f"{'Stopped' if stopped else 'Done'}: {', '.join(parts)}.{hint}")
+
+    def _forecast(self) -> None:
+        try:
+            time_left = estimate(self.plan, self.store)
+        except Exception:  # any: a forecast is never worth the run; an error shows again when it runs
+            return
+        if self._thread.busy or self.report:
+            return  # the run has begun, and tells more
+        missing = f"{time_left.runs} to train: likely {_duration(time_left.likely)}, at most"
+        one = " with one worker" if self.workers else ""
+        text = f"{missing} {_duration(time_left.at_most)}, measured now{one}." if time_left.runs else "All are done."
+        self.forecast.value = status_line(text)
 
     def _count_done(self) -> int:
         return sum(job.key in self.store for job in self.plan)
@@ -100,7 +134,8 @@ class RunPanel(LivePanel):
         if elapsed - self._drawn < REDRAW_EVERY:  # counting looks up the whole plan, and a step may take milliseconds
             return self.stopping.is_set()
         self._drawn = elapsed
-        self._show_counts(running=now.given_out, failed=now.failed)
+        failures = self.store.failures() if now.failed else {}
+        self._show(now.training, failed={k: why for k, why in failures.items() if k not in self._failed_before})
         finished, left = self.bar.value - self._done_before, len(self.plan) - self.bar.value
         # Long passages train first, so this estimate is more often too long than too short.
         time_left = f", about {_duration(elapsed / finished * left)} left" if finished else ""
@@ -108,21 +143,83 @@ class RunPanel(LivePanel):
         self.show_status(f"Stopping: {now.given_out} still training" if self.stopping.is_set() else running)
         return self.stopping.is_set()
 
-    def _show_counts(self, *, running: int, failed: int) -> None:
+    def _show(self, training: Mapping[str, tuple[int, float] | None], *, failed: Mapping[str, str]) -> None:
+        """Show each run as it is now. ``training`` as in ``RunProgress``; ``failed`` is {key: reason}."""
+        failed = {job.key: failed[job.key] for job in self.plan if job.key in failed}
         self.bar.value = done = self._count_done()
+        self.bar.bar_style = "danger" if failed else "success" if done == len(self.plan) else ""
         rejected = f", {len(self.plan.rejected)} left out" if self.plan.rejected else ""
+        running = sum(key not in self.store for key in training)
         self.counts.value = status_line(
-            f"{done} of {len(self.plan)} done, {running} running, {failed} failed{rejected}"
+            f"{done} of {len(self.plan)} done, {running} running, {len(failed)} failed{rejected}"
         )
-        if not failed:
-            self._show_failures({})
+        for row in self.rows.values():
+            row.show(self.store, training, failed)
+        names = {job.key: _name(job) for job in self.plan}
+        others = [(names[key], status_line(why, error=True)) for key, why in failed.items() if key not in self.rows]
+        others += [(name, status_line(f"left out: {why}")) for name, why in self.plan.rejected]
+        cells = [(html.escape(name), why) for name, why in others]
+        table = pd.DataFrame(cells, columns=["run", "why there is no result"])
+        self.failures.value = plain_table(table, escape=False) if others else ""
 
-    def _show_failures(self, failed: dict[str, str]) -> None:
-        names = {job.key: f"{job.passage.span.id}, {len(job.passage)} tokens, {job.recipe.name}" for job in self.plan}
-        rows = [(names.get(key, key[:12]), reason) for key, reason in failed.items()] + list(self.plan.rejected)
-        cells = [(html.escape(name), html.escape(reason)) for name, reason in rows]
-        table = pd.DataFrame(cells, columns=["job", "why it failed or was left out"])
-        self.failures.value = plain_table(table, escape=False) if rows else ""
+    def _open(self, job: Job) -> None:
+        """Decode the vector of a finished run, and make it the last made for all panels."""
+        if not self._thread.busy:
+            self.start.disabled = True
+            self._thread.submit(lambda: self._decode(job))
+
+    def _decode(self, job: Job) -> None:
+        try:
+            mem = self.store.get(job.key)
+            remember(mem)
+            self.result = mem
+            ids = decode(job.lm, [mem], batch=1)[0]
+            self.facts.value = decoded_facts(job.lm, mem, ids)
+            show_decoded(self.decoded, job.lm, mem, ids)
+            self.show_status(f"Opened: {_name(job)}. Other panels offer it as last made.")
+        except MemlabError as error:
+            self.show_status(str(error), error=True)
+        finally:
+            self.start.disabled = False
+
+
+class _Row:
+    """One run: its name, how far it is, and a button that opens its vector."""
+
+    def __init__(self, job: Job, on_open: Callable[[Job], None]) -> None:
+        self.key = job.key
+        self.mem: MemVector | None = None
+        self.open = w.Button(description="Open", icon="folder-open", tooltip="Decode this vector now")
+        self.open.layout = w.Layout(width="90px", visibility="hidden")
+        self.open.on_click(lambda _: on_open(job))
+        name = w.HTML(status_line(_name(job)), layout=w.Layout(width="420px"))
+        self.state = w.HTML(layout=w.Layout(flex="1 1 auto"))
+        self.widget = w.HBox([name, self.state, self.open], layout=w.Layout(align_items="center", min_height="32px"))
+
+    def show(self, store: Store, training: Mapping[str, tuple[int, float] | None], failed: Mapping[str, str]) -> None:
+        """Update the row. A finished run is read from the store once."""
+        if self.mem is None and self.key in store:
+            try:
+                self.mem = store.get(self.key)
+            except MemlabError as error:
+                failed = {self.key: str(error)}
+        self.open.layout.visibility = "visible" if self.mem else "hidden"
+        if self.mem:
+            mark = badge("exact", "Exact") if self.mem.exact else badge("wrong", "Not exact")
+            self.state.value = mark + status_line(f"{self.mem.steps} steps, done after {self.mem.seconds:.1f} s")
+        elif self.key in failed:
+            self.state.value = badge("wrong", "Failed") + status_line(failed[self.key], error=True)
+        elif self.key in training:
+            now = training[self.key]
+            text = f"step {now[0]}, {now[1]:.0%} of tokens right" if now else "with a worker"
+            self.state.value = status_line(text)
+        else:
+            self.state.value = status_line("waiting")
+
+
+def _name(job: Job) -> str:
+    recipe = job.recipe.replace(seed=0).name
+    return f"{text_title(job.passage.span.id)}, {len(job.passage)} tokens, {display(recipe)}, seed {job.recipe.seed}"
 
 
 def _duration(seconds: float) -> str:

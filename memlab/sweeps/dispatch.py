@@ -66,6 +66,9 @@ class RunProgress:
     failed: int
     given_out: int
     """Jobs that workers are training now."""
+    training: Mapping[str, tuple[int, float] | None] = field(default_factory=dict)
+    """{key: (steps taken, share of scored tokens that are argmax, teacher-forced)} of these jobs. None: a worker
+    trains it, and tells no more."""
 
 
 _training_lock = threading.Lock()
@@ -145,8 +148,8 @@ class Dispatcher:
             self.executor.shutdown(wait=True)
 
     def progress(self) -> RunProgress:
-        given_out = sum(len(chunk.keys) for chunk, _ in self.running.values())
-        return RunProgress(self.total, self.finished, len(self.failed), given_out)
+        training = {key: None for chunk, _ in self.running.values() for key in chunk.keys}
+        return RunProgress(self.total, self.finished, len(self.failed), len(training), training)
 
     def submit(self) -> bool:
         """Keep the workers busy. Returns whether anything is left to do."""

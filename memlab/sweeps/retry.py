@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
@@ -47,14 +48,18 @@ def train_with_retries(
 ) -> tuple[list[MemVector], dict[str, str]]:
     """Train one model's jobs in this process; returns (results, {key: error}). The store records the errors, too.
 
-    ``failed``, if given, is the second dictionary, filled during the run. Raises ``StoreError`` at once, because
-    without a store no later result could be saved.
+    ``failed``, if given, is the second dictionary, filled during the run. ``on_step`` gets places in ``passages``.
+    Raises ``StoreError`` at once, because without a store no later result could be saved.
     """
     results: dict[str, MemVector] = {}
     failed = {} if failed is None else failed
 
     def train(jobs: Sequence[int]) -> str:
         """Train these jobs; returns the error, or "". Text only: the exception would keep its tensors in memory."""
+
+        def step(now: Progress) -> bool | None:
+            return on_step(replace(now, passages=tuple(jobs[i] for i in now.passages))) if on_step else None
+
         try:
             mems = cram(
                 lm,
@@ -64,7 +69,7 @@ def train_with_retries(
                 start=[parents[i] for i in jobs],
                 portable=portable,
                 progress=progress,
-                on_step=on_step,
+                on_step=step if on_step else None,
             )
         except StoreError:
             raise

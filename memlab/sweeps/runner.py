@@ -267,7 +267,9 @@ def _run_local(
             seen, finished = (now.finished, now.total), sum(job.key in store for job in missing)
             searched = time.perf_counter()
             took = searched - began
-        return stop(RunProgress(len(missing), finished + len(failed), len(failed), len(now.passages)))
+        keys = [jobs[i].key for i in now.passages]
+        training = dict(zip(keys, zip(now.steps, now.accuracy, strict=True), strict=True))
+        return stop(RunProgress(len(missing), finished + len(failed), len(failed), len(keys), training))
 
     try:
         mems, _ = _train(lm, jobs, store, portable=portable, progress=progress, on_step=on_step, failed=failed)
