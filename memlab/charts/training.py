@@ -60,7 +60,11 @@ def training_curve(
     finite = bits[np.isfinite(bits)]
     cost = f": {finite[0]:.1f} bits per token, then {finite[-1]:.1f}" if len(finite) > 1 else ""
     return alt.hconcat(
-        plot(0, alt.Y("loss:Q", title="bits per token", scale=alt.Scale(zero=True)), f"Cost of the text{cost}"),
+        plot(
+            0,
+            alt.Y("loss:Q", title="bits per token", scale=alt.Scale(zero=True, nice=5), axis=alt.Axis(tickCount=5)),
+            f"Cost of the text{cost}",
+        ),
         plot(
             1,
             alt.Y("accuracy:Q", title="tokens right", scale=alt.Scale(domain=[0, 1]), axis=SHARE),

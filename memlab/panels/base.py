@@ -155,19 +155,25 @@ class LivePanel(Panel):
         self.show_status("Ready.")
 
     def train(
-        self, lm: FrozenLM, passage: Passage, recipe: Recipe, store: Store | None
+        self,
+        lm: FrozenLM,
+        passage: Passage,
+        recipe: Recipe,
+        store: Store | None,
+        start: MemVector | None = None,
     ) -> tuple[MemVector, pd.DataFrame, str]:
         """Cram one passage with live curves and status. Returns the vector, its trace, and a final status message.
 
         After Stop, the vector is the best one so far. This vector is checked, but not stored.
         """
-        start, redrawn = time.perf_counter(), 0.0
+        began, redrawn = time.perf_counter(), 0.0
         points: list[tuple[int, float, float]] = []
 
         def on_step(now: Progress) -> bool:
             nonlocal redrawn
             points.append((now.steps[0], now.loss_bits[0], now.accuracy[0]))
-            if (elapsed := time.perf_counter() - start) - redrawn > REDRAW_EVERY:
+            self.watch(now)
+            if (elapsed := time.perf_counter() - began) - redrawn > REDRAW_EVERY:
                 redrawn = elapsed
                 self.draw(_trace(points), recipe)
                 steps = f"Step {now.steps[0]} of at most {recipe.budget}"
@@ -175,12 +181,15 @@ class LivePanel(Panel):
             return self.stopping.is_set()
 
         try:
-            (mem,) = cram(lm, passage, recipe, store, progress=False, on_step=on_step)
+            (mem,) = cram(lm, passage, recipe, store, start=start, progress=False, on_step=on_step)
         except CramInterrupted as stopped:
             mem = stopped.finished[0] if stopped.finished else stopped.unfinished[0]
         if mem.is_original:
             place = "in the store" if store is not None else "not stored"
-            outcome = f"Done: {mem.steps} steps, {mem.seconds:.1f} s, {place}."
+            after = f"{mem.steps} steps, {mem.seconds:.1f} s, {place}."
+            outcome = f"Done: {after}" if mem.exact else f"Not exact after {after}"
+            if not points:
+                outcome = f"It was {place}; nothing was trained."
         else:
             self.result = mem
             mem = mem.with_checks(check(lm, mem))
@@ -193,8 +202,12 @@ class LivePanel(Panel):
         return mem, trace, outcome
 
     def draw(self, trace: pd.DataFrame, recipe: Recipe) -> None:
-        """Show the curves of a training."""
-        self.curve.draw(lambda: charts.training_curve(trace, budget=recipe.budget))
+        """Show the curves of a training, if there is more than one step."""
+        if len(trace) > 1:
+            self.curve.draw(lambda: charts.training_curve(trace, budget=recipe.budget))
+
+    def watch(self, now: Progress) -> None:
+        """Called after every training step. Subclasses may show more of it."""
 
     def work(self) -> None:
         """Runs in the thread after a click on Start. Subclasses set ``result`` and a final status."""

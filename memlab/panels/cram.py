@@ -1,27 +1,60 @@
-"""Panel that crams a text with live curves, and shows what the vector decodes to."""
+"""Panel that crams a text. The text develops while the vector is trained, and comes back from the vector alone."""
 
 from __future__ import annotations
 
+import base64
+import functools
+import html
+import time
 from typing import Any
 
 import ipywidgets as w
+import numpy as np
 
-from memlab.decoding.decode import decode
-from memlab.models import FrozenLM
-from memlab.panels.base import LivePanel
-from memlab.panels.decoded import readout_html
-from memlab.panels.style import download_links, dropdown, number_input, row, seed_input, text_area
+from memlab.charts.names import text_title
+from memlab.errors import MemlabError
+from memlab.models import FrozenLM, Passage, PassageError
+from memlab.panels.base import LivePanel, WorkerThread
+from memlab.panels.decoded import decoded_facts, token_pieces, wrong_tokens
+from memlab.panels.developing import DevelopingText
+from memlab.panels.outlook import note_step, outlook
+from memlab.panels.style import (
+    badge,
+    download_links,
+    dropdown,
+    link_to,
+    number_input,
+    row,
+    seed_input,
+    status_line,
+    text_area,
+)
+from memlab.probes.token_reading import Reading, read_tokens
 from memlab.recipes import Recipe
+from memlab.results import card
+from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store
 from memlab.texts import Text, originals
+from memlab.training.cram import Progress, key_of
 
 OWN = "(my own words)"
 SHOWN = 1000
 """The panel shows this many characters of a bundled text. If they are not edited, the complete text is used."""
+MOST = 128
+"""The largest number of tokens."""
+AFTER = 40
+"""Tokens shown after the cut, to show where it falls."""
+PAUSE = 0.25
+"""Seconds without a further change before the forecast is made."""
+NOTEBOOKS = {
+    "Put it on the map (notebook 5)": "05_where_vectors_lie.ipynb",
+    "Change it and see what survives (notebook 7)": "07_robustness.ipynb",
+    "Look inside the model (notebook 8)": "08_inside_the_model.ipynb",
+}
 
 
 def cram_panel(lm: FrozenLM, store: Store | None = None) -> CramPanel:
-    """Pick or type a text, cram it with live curves, and read what the vector decodes to.
+    """Pick or type a text, cram it, and see it develop: each token turns dark when the model gets it right.
 
     Vectors go into ``store``, if there is one.
 
@@ -41,36 +74,212 @@ class CramPanel(LivePanel):
     def __init__(self, lm: FrozenLM, store: Store | None = None) -> None:
         super().__init__("Cram", icon="compress", tooltip="Train the vectors")
         self.lm, self.store = lm, store
-        names = [OWN, *(text.id for text in originals())]
+        names = [(OWN, OWN), *((text_title(text.id), text.id) for text in originals())]
         self.source = dropdown("Text", names, value="fiction-salt-ferry")
-        self.words = text_area("Words", rows=6)
-        self.tokens, tokens = number_input("Tokens", 24, 2, 128)
+        self.words = text_area("Words", rows=5)
+        self.tokens, tokens = number_input("Tokens, up to", 24, 2, MOST, about="A shorter text is crammed completely")
         self.k, vectors = number_input("Vectors k", 1, 1, 8)
         self.seed, seeds = seed_input()
-        self.decoded, self.links = w.HTML(), w.HTML()
-        self.outputs += [self.decoded, self.links]
+        self.ahead, self.outcome, self.links = w.HTML(), w.HTML(), w.HTML()
+        self.developing = DevelopingText(lm, lambda step: self.curve.set(place=step))
+        self.next = w.HBox(layout=w.Layout(flex_flow="row wrap", align_items="center"))
+        self._again = {name: w.Button(layout=w.Layout(width="auto")) for name in ("tokens", "k", "seed", "on")}
+        for name, button in self._again.items():
+            button.on_click(functools.partial(self._go_again, name))
+        self.outputs += [self.developing, self.outcome, self.links]
+        self._values: dict[str, int | None] = {}
+        self._start_from: MemVector | None = None
+        self._asked = 0
+        self._bits: tuple[np.ndarray, np.ndarray] = np.array([]), np.array([])
+        self._stepped = 0.0
+        self.forecasting = WorkerThread()
+        """Its ``wait()`` blocks until the forecast is shown."""
+        for name in ("pick_a", "pick_b"):
+            self.curve.on_pick(name, self._pick_step)
         self.source.observe(self._show_text, "value")
-        self._show_text()
+        for control in (self.words, self.tokens, self.k, self.seed):
+            control.observe(self._changed, "value")
+        self.while_busy = [self.source, self.words, *self._again.values()]
+        self.while_busy += [child for line in (tokens, vectors, seeds) for child in line.children]
         self.show_widgets(
-            "cram", self.source, self.words, row(tokens, vectors, seeds), self.buttons(), self.curve, self.decoded,
-            self.links,
+            "cram", self.source, self.words, row(tokens, vectors, seeds), self.ahead, self.buttons(), self.outcome,
+            self.developing, self.curve, self.next, self.links,
         )  # fmt: skip
+        self._show_text()
+
+    # Training --------------------------------------------------------------------------------------------------------
 
     def work(self) -> None:
-        original = self._original()
-        unedited = original is not None and self.words.value == original.string[:SHOWN]
-        text = original if original is not None and unedited else Text("typed", self.words.value, "typed")
-        passage = self.lm.passage(text, self.tokens.value)
+        passage, start = self.passage(), self._start_from
         recipe = Recipe.default(k=self.k.value, seed=self.seed.value)
-        mem, trace, outcome = self.train(self.lm, passage, recipe, self.store)
-        self.decoded.value = readout_html(self.lm, mem, decode(self.lm, [mem], batch=1)[0])
+        self.developing.begin(passage)
+        self._stepped = 0.0
+        mem, trace, outcome = self.train(self.lm, passage, recipe, self.store, start)
+        reading = read_tokens(self.lm, mem)
+        self._show_outcome(mem, reading)
         csv = trace.to_csv(index=False, float_format="%.6g")
-        self.links.value = download_links(mem.key[:12], csv, self.curve.svg())
+        python = card.python(mem) if mem.is_original else ""
+        self.links.value = (
+            download_links(mem.key[:12], csv, self.curve.svg(), python=python)
+            + vector_link(mem)
+            + '<span class="memlab-text memlab-note">In Python this vector is <code>panel.result</code>.</span>'
+        )
         self.show_status(outcome)  # last: when "Done" appears, all results must be visible
+
+    def watch(self, now: Progress) -> None:
+        if self._stepped:
+            note_step(self.lm, time.perf_counter() - self._stepped, now.positions)
+        self._stepped = time.perf_counter()
+        self.developing.add(now.steps[0], now.argmax[0] if now.argmax else np.array([], int), now.loss_bits[0])
+
+    def passage(self) -> Passage:
+        """What will be crammed: the first tokens of the text, or all of it if it is shorter."""
+        text = self._text()
+        try:
+            return self.lm.passage(text, self.tokens.value)
+        except PassageError:
+            if len(whole := self.lm.passage(text, None)) <= self.tokens.value:
+                return whole
+            raise
+
+    def _text(self) -> Text:
+        original = self._original()
+        if original is not None and self.words.value == original.string[:SHOWN]:
+            return original
+        if not self.words.value.strip():
+            raise PassageError("There is no text yet. Type or paste some words, or choose a text from the list.")
+        return Text("typed", self.words.value, "typed")
 
     def _original(self) -> Text | None:
         return next((text for text in originals() if text.id == self.source.value), None)
 
+    # What comes out ---------------------------------------------------------------------------------------------------
+
+    def _show_outcome(self, mem: MemVector, reading: Reading) -> None:
+        stored = not self.developing.development.steps
+        facts = decoded_facts(self.lm, mem, reading.ids)
+        self.outcome.value = (badge("stored", "Was in your store") if stored else "") + facts
+        self.developing.finish(mem, reading.ids, self._notes(mem, reading))
+        n, k, exact = mem.n, mem.k, not len(wrong_tokens(mem, reading.ids))
+        more, fewer = min(MOST, n + n // 2), max(2, 2 * n // 3)
+        self._suggest("tokens", f"{more} tokens" if exact else f"{fewer} tokens", more if exact else fewer)
+        self._suggest("k", f"{k + 1} vectors", k + 1)
+        self._suggest("seed", "Another seed", mem.recipe.seed + 1)
+        self._suggest("on", "Go on from here", None)
+        names = ["tokens", "seed"] if exact else ["on", "tokens", "k", "seed"]
+        shown = [self._again[name] for name in names if name != "k" or k < self.k.max]
+        links = "".join(link_to(file, label) for label, file in NOTEBOOKS.items()) if exact else ""
+        self.next.children = (w.HTML('<span class="memlab-text">Next:&nbsp;</span>'), *shown, w.HTML(links))
+
+    def _notes(self, mem: MemVector, reading: Reading) -> list[str]:
+        notes = []
+        won = self.developing.development.won
+        for i, token in enumerate(reading.tokens.itertuples()):
+            parts = [f"Margin {token.margin:.1f} logits."]
+            if i < len(won) and won[i] >= 0:
+                parts.insert(0, f"Won at step {won[i]}.")
+            if np.isfinite(token.before):
+                parts.append(f"Costs {token.before:.1f} bits without the vector, {token.after:.1f} with it.")
+            notes.append(" ".join(parts))
+        return notes
+
+    def _suggest(self, name: str, label: str, value: int | None) -> None:
+        self._again[name].description = label
+        self._again[name].tooltip = f"Cram again: {label}"
+        self._values[name] = value
+
+    def _go_again(self, name: str, _: Any) -> None:
+        """Change one setting and cram, or go on with the vector that is there."""
+        if self._thread.busy:
+            return
+        start = self.result if name == "on" else None
+        if name != "on":
+            getattr(self, name).value = self._values[name]
+        self._begin(start)
+
+    def _begin(self, start: MemVector | None = None) -> None:
+        if not self._thread.busy:
+            self._asked += 1  # a forecast that waits is of no use any more
+            self._start_from = start
+            super()._begin()
+
+    def clear(self) -> None:
+        super().clear()
+        for shown in self.next.children:
+            if isinstance(shown, w.HTML):
+                shown.close()
+        self.next.children = tuple[w.Widget, ...]()
+
+    def _pick_step(self, points: Any) -> None:
+        if points:
+            self.developing.go_to(int(points[0]["step"]))
+
+    # Before training --------------------------------------------------------------------------------------------------
+
     def _show_text(self, _: Any = None) -> None:
         original = self._original()
-        self.words.value = original.string[:SHOWN] if original else ""
+        words = original.string[:SHOWN] if original else ""
+        if self.words.value == words:
+            self._changed()
+        self.words.value = words
+
+    def _changed(self, _: Any = None) -> None:
+        """Something else will be crammed: show what, and soon also what that will take."""
+        if self._thread.busy:
+            return
+        self.reset()
+        self._asked += 1
+        self.forecasting.submit(functools.partial(self._look_ahead, self._asked))
+
+    def _look_ahead(self, number: int) -> None:
+        if number > 1:
+            time.sleep(PAUSE)
+        if number != self._asked:
+            return
+        try:
+            passage, whole = self.passage(), self._longer(MOST + AFTER)
+        except MemlabError as error:
+            self.ahead.value = status_line(str(error))
+            return
+        n = len(passage)
+        pieces = token_pieces(self.lm, np.concatenate([passage.ids, whole.ids[n : n + AFTER]]))
+        if number != self._asked:
+            return
+        self.developing.preview(pieces, n)
+        size = f"{n} tokens: all of it." if len(whole) == n else f"The first {n} tokens:"
+        self.ahead.value = _line(size)
+        recipe = Recipe.default(k=self.k.value, seed=self.seed.value)
+        known = self.store is not None and key_of(self.lm, passage, recipe) in self.store
+        bits = self._token_bits(passage, whole)
+        rest = "It is in your store: it opens at once." if known else outlook(self.lm, bits, recipe)
+        if number == self._asked:
+            self.ahead.value = _line(f"{size} {rest}")
+
+    def _longer(self, tokens: int) -> Passage:
+        """Up to ``tokens`` tokens of the text."""
+        text = self._text()
+        try:
+            return self.lm.passage(text, tokens)
+        except PassageError:
+            return self.lm.passage(text, None)
+
+    def _token_bits(self, passage: Passage, whole: Passage) -> np.ndarray:
+        """Bits (n,) of a passage. A text is read once, whatever is cut off it."""
+        ids, bits = self._bits
+        n = len(passage)
+        if not np.array_equal(ids[:n], passage.ids):
+            longest = whole if np.array_equal(whole.ids[:n], passage.ids) else passage
+            self._bits = ids, bits = longest.ids, self.lm.token_bits(longest.ids)
+        return bits[:n]
+
+
+def _line(message: str) -> str:
+    return f'<div class="memlab-text">{html.escape(message)}</div>'
+
+
+def vector_link(mem: MemVector) -> str:
+    """A link that downloads the vector's file. The link contains the data: no server."""
+    data = base64.b64encode(mem.to_bytes()).decode()
+    address = f"data:application/octet-stream;base64,{data}"
+    name = f"memlab-{mem.key[:12]}.safetensors"
+    return f'<a class="memlab-link" download="{name}" href="{address}">Vector (safetensors)</a>'
