@@ -101,42 +101,57 @@ def test_second_notebook(lab):
     panel.scroll_into_view_if_needed()  # JupyterLab does not draw cells far from the view, and they have no text then
     question, setting, passage = (panel.locator("select").nth(i) for i in range(3))
 
+    # Before anything is pressed the whole panel fits; it opens with a telling question.
+    page.wait_for_selector(f"{STUDY} svg:has-text('norm of the vector')")
+    assert panel.bounding_box()["height"] < 850
+
     # Every question has its own chart and ranking; both include the default.
     seen = set()
     for name in question.locator("option").all_text_contents():
-        question.select_option(name)
-        page.wait_for_selector(f'{STUDY} svg:has-text("{name}")')
-        assert "incumbent" in panel.locator("table").inner_text()
-        seen.add(panel.locator("svg").first.inner_html())
+        question.select_option(label=name)
+        page.wait_for_selector(f'{STUDY} svg:has-text("{name.split(" (")[0]}")')
+        assert "memlab" in panel.locator("table").inner_text()
+        seen.add(panel.locator("svg.marks").first.inner_html())
     assert len(seen) == question.locator("option").count() >= 5
+    assert panel.bounding_box()["height"] < 850
 
-    # Run a setting again, live: the status line compares it with the stored table.
-    question.select_option("norm of the vector")
+    # Run a setting again, live: a rule moves in the chart, and the run becomes a mark next to the stored one.
+    question.select_option(label="norm of the vector")
     page.wait_for_selector(f"{STUDY} svg:has-text('norm of the vector')")
-    setting.select_option("incumbent")
+    setting.select_option(label="memlab")
     passage.select_option(index=1)
+    rules = panel.locator("svg.marks .mark-rule path, svg.marks .mark-rule line")
+    at_rest = rules.count()
     panel.locator("button:has-text('Run it again')").click()
     page.wait_for_selector(f"{STUDY} .memlab-status:has-text('Step')", timeout=60_000)
+    page.wait_for_function(
+        "([panel, count]) => document.querySelectorAll(panel + ' svg.marks .mark-rule path, ' + panel + "
+        "' svg.marks .mark-rule line').length > count",
+        arg=[STUDY, at_rest],
+        timeout=60_000,
+    )
     finished(page, "In the stored table", STUDY)
-    assert "exact" in panel.locator("text=Decoded from the vector alone").first.inner_text()
+    assert panel.locator(".memlab-badge-exact").count() == 1
+    page.wait_for_selector(f"{STUDY} svg.marks text:has-text('steps, stored')")
     assert len(list(store.keys())) >= 1
-    picture(page, "02-panel-light", STUDY)
+    picture(page, "04-panel-light", STUDY)
     set_theme(page, "JupyterLab Dark")
-    picture(page, "02-panel-dark", STUDY)
+    picture(page, "04-panel-dark", STUDY)
 
-    # Stop works, and the table can be downloaded.
-    setting.select_option(index=1)
-    passage.select_option(index=2)
+    # Stop works, and the table can be downloaded. The mark of the other setting stays.
+    setting.select_option(label="norm 10")
     panel.locator("button:has-text('Run it again')").click()
     page.wait_for_selector(f"{STUDY} .memlab-status:has-text('Step')", timeout=60_000)
     panel.locator("button:has-text('Stop')").click()
     finished(page, "Stopped", STUDY)
+    page.wait_for_selector(f"{STUDY} svg.marks text:has-text('norm 10: ')")
+    assert panel.locator("svg.marks text:has-text('memlab: ')").count() == 1
     with page.expect_download() as table:
         panel.locator("a:has-text('Table')").click()
     assert table.value.path().read_text().startswith("step,loss,accuracy")
 
     wander(lab, "04_the_search.ipynb", STUDY)
-    read_through(page, "02")
+    read_through(page, "04")
 
 
 CAPACITY = ".memlab-capacity-panel"
@@ -212,24 +227,33 @@ RUNS = ".memlab-run-panel"
 def test_your_own_analysis(lab):
     page, store = opened(lab, "09_your_own_analysis.ipynb")
     panel = page.locator(RUNS).first
+    panel.scroll_into_view_if_needed()
     assert "0 of 6 done" in panel.inner_text()
     assert "are needed" in panel.inner_text()  # the reason why the short text was left out
+    page.wait_for_selector(f"{RUNS} .memlab-status:has-text('6 to train: likely')", timeout=60_000)
+    assert panel.bounding_box()["height"] < 850
     before = len(list(store.keys()))
-    panel.locator("button:has-text('Run')").click()
+    panel.locator("button:has-text('Run')").first.click()
     page.wait_for_selector(f"{RUNS} .memlab-status:has-text('Running for')", timeout=60_000)
+    page.wait_for_selector(f"{RUNS} .memlab-status:has-text('of tokens right')", timeout=60_000)
     panel.locator("button:has-text('Stop')").click()
     finished(page, "Stopped", RUNS)
-    picture(page, "10-stopped-light", RUNS)
-    panel.locator("button:has-text('Run')").click()
+    assert "0 of 0" not in panel.inner_text()
+    picture(page, "09-stopped-light", RUNS)
+    panel.locator("button:has-text('Run')").first.click()
     finished(page, "Done:", RUNS)
     assert "6 of 6 done" in panel.inner_text()
+    assert panel.locator(".memlab-badge-exact").count() == 6
     assert len(list(store.keys())) == before + 6
-    set_theme(page, "JupyterLab Dark")
-    picture(page, "10-done-dark", RUNS)
     with page.expect_download() as table:
         panel.locator("a:has-text('Table')").click()
     assert len(table.value.path().read_text().splitlines()) == 7
-    read_through(page, "10")
+    panel.locator("button:has-text('Open')").nth(2).press("Enter")
+    finished(page, "Opened:", RUNS)
+    assert "The tide tables" in panel.locator(".memlab-tokens").first.inner_text()
+    set_theme(page, "JupyterLab Dark")
+    picture(page, "09-done-dark", RUNS)
+    read_through(page, "09")
 
 
 FAILING = """
@@ -261,7 +285,7 @@ def test_a_failed_job_shows_its_error_and_the_others_run(lab):
     panel.locator("button:has-text('Run')").click()
     finished(page, "Done: 2 trained now", RUNS)
     assert "2 of 3 done, 0 running, 1 failed" in panel.inner_text()
-    assert "RuntimeError: this job fails on purpose" in panel.inner_text()
+    assert "RuntimeError: this job fails on purpose" in panel.locator(".memlab-error").first.inner_text()
     picture(page, "99-failed-light", RUNS)
     set_theme(page, "JupyterLab Dark")
     picture(page, "99-failed-dark", RUNS)

@@ -74,7 +74,10 @@ def test_a_rule_moves_while_a_setting_trains(opened, monkeypatch):
     monkeypatch.setattr(panel.chart, "set", lambda **values: moved.append(values["step"]))
     monkeypatch.setattr("memlab.panels.base.REDRAW_EVERY", 0.0)
     panel.store = None  # so that it trains
+    kinds = []
+    panel.decoded.observe(lambda change: kinds.append(change["new"]), "kinds")
     mem = run(panel, "a stride")
+    assert any("right" in seen and "waiting" in seen for seen in kinds)  # its tokens turn dark one after the other
     assert moved == sorted(moved)
     assert max(moved) == mem.steps
 

@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from memlab.charts.colours import EXACT, OTHERS, OURS, WRONG, labels, palette
+from memlab.charts.colours import EXACT, OTHERS, OURS, PUBLISHED, WRONG, labels, palette
 from memlab.charts.names import display
 from memlab.charts.rows import chart, inline, thin
 from memlab.charts.theme import GREY
@@ -239,11 +239,12 @@ def two_steps(table: pd.DataFrame) -> Any:
 
     ``left``: degrees left to the direction sought; ``norm``: the vector's length. Points are the ends of the steps.
     """
-    hues = palette(table.method)
+    hues = {name: OURS if name == "rotation" else PUBLISHED for name in dict.fromkeys(table.method)}
     high, wide = float(table.y.max()) * 1.1, float(table.x.max()) * 1.1
     low = min(0.0, float(table.y.min())) * 1.2
-    x = alt.X("x:Q", title="first number of the vector", scale=alt.Scale(domain=[-0.3, wide], nice=False))
-    y = alt.Y("y:Q", title="second number of the vector", scale=alt.Scale(domain=[low, high], nice=False))
+    axis = alt.Axis(tickCount=4)
+    x = alt.X("x:Q", title="first number", scale=alt.Scale(domain=[-0.3, wide], nice=False), axis=axis)
+    y = alt.Y("y:Q", title="second number", scale=alt.Scale(domain=[low, high], nice=False), axis=axis)
     base = alt.Chart(inline(table)).encode(
         x,
         y,
@@ -260,4 +261,5 @@ def two_steps(table: pd.DataFrame) -> Any:
     sought = alt.Chart({"values": [{"x": 0, "y": 0, "top": high, "name": "direction sought"}]})
     rule = sought.mark_rule(color=GREY, strokeDash=[4, 3]).encode(x, y, alt.Y2("top:Q"))
     name = sought.mark_text(align="left", dx=6, dy=-6).encode(x, y, text="name:N")
-    return alt.layer(rule, name, line, points).properties(width=320, height=300)
+    width = 300 * (wide + 0.3) / (high - low)  # a unit is as long on both axes, so that a rotation looks like one
+    return alt.layer(rule, name, line, points).properties(width=width, height=300)

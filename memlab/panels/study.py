@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as w
+import numpy as np
 import pandas as pd
 
 from memlab import charts
@@ -22,6 +23,7 @@ from memlab.panels.tokens import TokenText
 from memlab.recipes import Recipe, RecipeError
 from memlab.results.store import Store
 from memlab.texts import originals
+from memlab.training.cram import Progress
 
 REFERENCE = "incumbent"
 TELLING = ("norm of the vector", "AdamW", "whitening with the model's metric")
@@ -53,6 +55,7 @@ class StudyPanel(LivePanel):
         self.lm, self.table, self.store = lm, table, store
         self.runs: list[dict[str, Any]] = []
         """The runs made here with the chosen passage: what ``charts.exact_by_step`` draws as marks."""
+        self._argmax: np.ndarray | None = None
         self.question = dropdown("Question", self._questions())
         self.chart, self.ranked = LiveChart(height=330), w.HTML()
         self.chart.layout.width = "680px"
@@ -89,8 +92,15 @@ class StudyPanel(LivePanel):
         self.show_status(f"{outcome} In the stored table: {stored}.")
 
     def draw(self, trace: pd.DataFrame, recipe: Recipe) -> None:
-        """Move the rule in the chart to the step that the training has reached."""
+        """Move the rule in the chart to the step that the training has reached, and mark the tokens right by then."""
         self.chart.set(step=int(trace.step.iloc[-1]))
+        if (best := self._argmax) is not None:
+            first = len(self._ids) - len(best)  # some recipes do not score the first token
+            right = [i >= first and best[i - first] == token for i, token in enumerate(self._ids)]
+            self.decoded.kinds = ["right" if hit else "waiting" for hit in right]
+
+    def watch(self, now: Progress) -> None:
+        self._argmax = now.argmax[0] if now.argmax else None
 
     def _questions(self) -> list[tuple[str, str]]:
         """(label, name): telling questions first, and those of which no setting can be run last."""
@@ -112,7 +122,8 @@ class StudyPanel(LivePanel):
         row = self.table[self.table.text_id == self.text.value].iloc[0]
         text = next(text for text in originals() if text.id == row.text_id)
         passage = self.lm.passage(text, int(row.tokens), start=int(row.start))
-        self.decoded.hint = "The passage. The text that the vector writes appears here."
+        self._ids, self._argmax = passage.ids, None
+        self.decoded.hint = "The passage. While a vector trains, tokens that it gets right turn dark."
         self.decoded.show(token_pieces(self.lm, passage.ids), kinds=["waiting"] * len(passage))
         return passage
 
