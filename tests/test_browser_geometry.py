@@ -56,6 +56,11 @@ def test_map_of_vectors(lab):
     read_through(page, "06")
 
 
+def low(panel):
+    """Nothing is higher than a screen before anything is pressed."""
+    assert panel.bounding_box()["height"] < 850
+
+
 LOOK = ".memlab-attention-panel"
 
 
@@ -84,26 +89,50 @@ PATH = ".memlab-path-panel"
 def test_between_solutions(lab):
     page, _ = opened(lab, "06_between_solutions.ipynb")
     panel = page.locator(PATH).first
-    first = panel.locator("svg").first.inner_html()
-    panel.locator("select").nth(0).select_option(index=3)
-    page.wait_for_function(f"document.querySelector('{PATH} svg').innerHTML !== {first!r}")
+    panel.locator("svg.marks").wait_for(timeout=60_000)
+    low(panel)
+    status = panel.locator(".memlab-status").first
     place = panel.locator("input[type=number]").first
-    for at, expected in (("0", "exact"), ("50", "not exact")):
-        place.fill(at)
-        place.press("Enter")
-        panel.locator("button:has-text('Read this place')").click()
-        finished(page, f"right at {at}%", PATH)
-        assert bool(panel.locator(".memlab-wrong").count()) == (expected == "not exact")
-    picture(page, "07-panel-light", PATH)
-    panel.locator("input[type=checkbox]").check()
-    panel.locator("button:has-text('Read this place')").click()
-    page.wait_for_selector(f"{PATH} .memlab-status:has-text('of the curve')", timeout=60_000)
-    panel.locator("button:has-text('Stop')").click()
-    finished(page, "Stopped", PATH)
+    rule = panel.locator("svg.marks [aria-label^='here:']")
+
+    # The slider scrubs through stored texts, also by key: the rule moves in both pictures, and nothing is decoded.
+    slider = panel.locator(".noUi-handle").first
+    slider.focus()
+    for key, at in (("Home", 0), ("ArrowRight", 5), ("End", 100)):
+        slider.press(key)
+        expect(status).to_contain_text(f"{at} % of the straight line", timeout=3000)
+        assert place.input_value() == str(at)
+        assert panel.locator(".memlab-badge-exact").count() == (
+            at != 5 or panel.locator(".memlab-badge-wrong").count() == 0
+        )
+        expect(rule.first).to_have_attribute("aria-label", f"here: {at / 100:g}")
+    assert rule.count() == 2
+    place.fill("50")
+    place.press("Enter")
+    expect(status).to_contain_text("50 % of the straight line", timeout=3000)
+    assert panel.locator(".memlab-token-wrong").count() > 0
+    assert panel.locator(".memlab-tokens ruby rt").count() > 0  # what should stand there
+
+    # Hover answers; a click on a dot goes there.
+    dots = panel.locator("svg.marks path[aria-roledescription='point']")
+    box = dots.nth(28).bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.locator("#vg-tooltip-element.visible")).to_contain_text("bits per token")
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(status).to_contain_text("% of the trained curve", timeout=3000)
+    assert place.input_value() == "35"
+    picture(page, "06-panel-light", PATH)
+
+    # A place between two stored ones is read at once.
+    place.fill("37")
+    place.press("Enter")
+    finished(page, "read now, 37 %", PATH)
+    panel.locator("select").nth(0).select_option(index=8)
+    finished(page, "read now, 37 %", PATH)
     set_theme(page, "JupyterLab Dark")
-    picture(page, "07-panel-dark", PATH)
+    picture(page, "06-panel-dark", PATH)
     wander(lab, "06_between_solutions.ipynb", PATH)
-    read_through(page, "07")
+    read_through(page, "06")
 
 
 MOVE = ".memlab-move-panel"
@@ -112,26 +141,43 @@ MOVE = ".memlab-move-panel"
 def test_robustness(lab):
     page, _ = opened(lab, "07_robustness.ipynb")
     panel = page.locator(MOVE).first
-    amount = panel.locator("input[type=number]").first
+    panel.locator("svg.marks").wait_for(timeout=60_000)
+    low(panel)
+    amount = panel.locator("input[type=number]").nth(1)  # the first is the seed
+    change = panel.locator("select").nth(1)
+    dots = panel.locator("svg.marks path[aria-roledescription='point']")
 
-    def move():
-        button = panel.locator("button:has-text('Move it')")
-        button.click()
-        expect(button).to_be_disabled()
-        expect(button).to_be_enabled(timeout=60_000)
-        finished(page, "cosine", MOVE)
+    def read(size, key="Enter"):
+        """Enter in the number box, or a key on the slider, decodes at once."""
+        tried = dots.count()
+        if size is None:
+            panel.locator(".noUi-handle").first.press(key)
+        else:
+            amount.fill(size)
+            amount.press(key)
+        expect(dots).to_have_count(tried + 1, timeout=60_000)
+        finished(page, "moved by", MOVE)
 
-    for change, size, expected in ((0, "2", "still decodes exactly"), (0, "60", "tokens right"), (2, "2", "cosine")):
-        panel.locator("select").nth(1).select_option(index=change)
-        amount.fill(size)
-        amount.press("Enter")
-        move()
-        assert expected in panel.inner_text()
-    picture(page, "08-panel-light", MOVE)
-    panel.locator("select").nth(0).select_option(index=5)
-    panel.locator("select").nth(1).select_option(index=1)
-    move()
+    read("2")
+    assert panel.locator(".memlab-badge-exact").count()
+    read("60")
+    assert panel.locator(".memlab-badge-wrong").count()
+    read(None, "ArrowLeft")
+    assert amount.input_value() == "59"
+    dots.first.hover()
+    expect(page.locator("#vg-tooltip-element.visible")).to_contain_text("noise of")
+    change.select_option(index=2)
+    expect(panel.locator("input[type=number]").first).to_be_disabled()
+    assert panel.locator("label:has-text('Bits kept')").count()
+    read("2")
+    picture(page, "07-panel-light", MOVE)
+    change.select_option(index=0)
+    read("20")
+    panel.locator("button:has-text('Find the edge')").click()
+    finished(page, "Exact up to", MOVE)
     set_theme(page, "JupyterLab Dark")
-    picture(page, "08-panel-dark", MOVE)
+    picture(page, "07-panel-dark", MOVE)
+    panel.locator("button:has-text('Clear tries')").click()
+    expect(dots).to_have_count(0)
     wander(lab, "07_robustness.ipynb", MOVE)
-    read_through(page, "08")
+    read_through(page, "07")

@@ -665,6 +665,14 @@ def test_08_knock_outs():
     assert min(right[what, "from", 28] for what in ("mem", "prefix")) > 0.9
 
 
+def test_08_half_way_between_texts():
+    between = table("geometry-between")
+    half = between[between.t == 0.5]
+    four, tokens = numbers(8, r"half-way between the vectors of two texts, the model has at most (\w+) of (\d+) tokens")
+    assert half[["of_a", "of_b"]].max(axis=None) == four
+    assert between[["of_a", "of_b"]].max(axis=None) == tokens
+
+
 # 10: your own analysis -----------------------------------------------------------------------------------------------
 
 
