@@ -51,7 +51,12 @@ def test_attention_mass_of_the_first_layer_by_hand(crammed):
         q, k = apply_rotary_pos_emb(q, k, *rotation)
         scores = q @ repeat_kv(k, heads.num_key_value_groups).mT / size**0.5
         blind = torch.ones(rows.shape[1], rows.shape[1]).triu(1).bool()
-        weights = scores.masked_fill(blind, -torch.inf).softmax(-1)[0, :, -mem.n :].mean(1)
+        each = scores.masked_fill(blind, -torch.inf).softmax(-1)[0, :, -mem.n :]
+    shares, weights = attention.token_attention(lm, mem), each.mean(1)
+    assert shares.shape == (lm.model.config.num_hidden_layers, len(each), mem.n, 3)
+    np.testing.assert_allclose(shares[0, ..., 0], each[..., 0], atol=1e-5)
+    np.testing.assert_allclose(shares[0, ..., 1], each[..., 1:3].sum(-1), atol=1e-5)
+    np.testing.assert_allclose(shares[0, ..., 2], each[..., 3:].sum(-1), atol=1e-5)
     table = attention.attention_mass(lm, mem)
     first = table[table.layer == 0]
     np.testing.assert_allclose(first.on_first, weights[:, 0], atol=1e-5)
@@ -119,9 +124,9 @@ def test_impossible_knock_outs_raise(crammed):
     assert not any(module._forward_pre_hooks for module in modules)  # no hook is left
 
 
-def test_a_waterfall_agrees_with_the_loss(crammed):
+def test_bits_before_and_after_agree_with_the_loss(crammed):
     lm, mem = crammed
-    table = attention.waterfall(lm, mem)
+    table = attention.bits_before_and_after(lm, mem)
     assert table.position.tolist() == [1, 2, 3, 4, 5]
     assert table.after.mean() == pytest.approx(mem.loss_bits, abs=1e-3)
     assert table.token.tolist() == [lm.decode_ids([i]) for i in mem.token_ids]

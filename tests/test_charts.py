@@ -302,7 +302,11 @@ def tables(n, label=""):
             table(dict(texts=names("originals"), text_id=names("a"), horizon=share(), horizon_bits=share()))
         ],
         "knocked_out": [
-            table(dict(layer=i // 2, mode="only", what=names("mem", "prefix"), accuracy=share(), low=share(), high=share()))
+            table(
+                dict(
+                    layer=i // 2, mode="only", what=names("mem", "prefix"), accuracy=share(), low=share(), high=share()
+                )
+            )
         ],
         "loss_planes": [
             table(dict(plane=names("p"), x=(i % 40) / 40, y=(i // 40) / 40, bits=share(), exact=i % 2 == 0)),

@@ -121,7 +121,7 @@ def test_norm_trajectories_end_at_the_last_step():
 
 def test_vector_map_shows_the_text_in_the_tooltip():
     table = pd.DataFrame(
-        {"i": [0], "x": [0.0], "y": [0.0], "kind": "prose", "label": "a", "text": "Meet me", "tokens": 8, "norm": 1.0}
+        {"i": [0], "x": [0.0], "y": [0.0], "kind": "prose", "passage": "a", "text": "Meet me", "tokens": 8}
     )
     marks = spoken_labels(charts.vector_map(table.assign(seed=3)))
     assert any("text: Meet me" in m for m in marks)
@@ -144,10 +144,18 @@ def test_bits_of_tokens_keep_the_order_of_the_text():
 
 
 def test_densities_are_bars_from_zero():
-    table = pd.DataFrame({"kind": "prose", "from": [1.0, 2.0], "to": [2.0, 3.0], "share": [0.25, 0.75]})
-    svg = charts.to_svg(charts.densities(table, title="norm"))
-    bars = re.findall(r'aria-roledescription="bar"[^>]* d="M[-\d.]+,([-\d.]+)h[-\d.]+v([-\d.]+)', svg)
-    (top, height), (higher_top, higher) = np.array(bars, float)
-    assert higher > height > 0
-    np.testing.assert_allclose(higher / height, 3)
-    np.testing.assert_allclose(top + height, higher_top + higher)
+    table = pd.DataFrame({"kind": "prose", "from": [1.0, 2.0], "to": [2.0, 4.0], "share": [0.25, 0.75]})
+    for log in (False, True):
+        svg = charts.to_svg(charts.densities(table, title="norm", log=log))
+        bars = re.findall(r'd="M[-\d.]+,([-\d.]+)h[-\d.]+v([-\d.]+)h[-\d.]+Z" [^>]*fill="#8472D4"', svg)
+        (top, height), (higher_top, higher) = np.array(bars, float)
+        assert higher > height > 0
+        np.testing.assert_allclose(higher / height, 3)
+        np.testing.assert_allclose(top + height, higher_top + higher)
+
+
+def test_means_are_marked_with_their_value():
+    table = pd.DataFrame({"kind": ["a", "b"], "from": [0.1, 0.3], "to": [0.2, 0.4], "share": 1.0})
+    svg = charts.to_svg(charts.densities(table, title="cosine", means=True))
+    assert ">0.15<" in svg
+    assert ">0.35<" in svg

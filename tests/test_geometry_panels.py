@@ -1,17 +1,15 @@
 """Panels of geometry without a browser. test_browser_geometry.py drives them in one."""
 
-import threading
 import time
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from memlab import Recipe, Store, cram, load
 from memlab.charts import along_a_path, to_svg
 from memlab.experiments import geometry_tables as tables
-from memlab.measures import geometry
 from memlab.panels import attention_panel, map_panel, path_panel
+from memlab.probes import attention
 from tests.conftest import random_passages
 
 pytestmark = pytest.mark.slow
@@ -27,84 +25,70 @@ def solved(tmp_path_factory):
     return lm, store, tables.solutions(store, lm, tokens=4)
 
 
-def test_map_lists_the_vectors_under_the_brush(solved):
-    lm, _, mems = solved
-    panel = map_panel(lm, mems)
-    panel.wait(60)
-    table = panel.table
-    assert len(table) == len(mems)
-    assert "are also near on the map" in panel.status.value
-    (live,) = panel.chart.children
-    assert panel.picked == []
-    assert panel.selection().empty
-    # What a browser sends when a reader drags over the left half.
-    middle = float(table.x.median())
-    ends = {"x": [float(table.x.min()) - 1, middle], "y": [float(table.y.max()) + 1, float(table.y.min()) - 1]}
-    panel._pick(ends)
-    assert {mem.key for mem in panel.picked} == {mems[i].key for i in table.i[table.x <= middle]}
-    chosen = panel.selection()
-    assert 0 < len(chosen) < len(mems)
-    assert list(chosen.columns) == list(table.columns)
-    assert [mems[i].key for i in chosen.i] == [mem.key for mem in panel.picked]
-    assert (chosen.x <= middle).all()
-    assert f"{len(panel.picked)} vectors under the brush" in panel.details.value
-    assert "<table" in panel.details.value
-    panel._pick(None)
-    assert panel.picked == []
-    assert panel.selection().empty
-    panel.colour.value = "passage"
-    panel.wait(60)
-    assert panel.table.kind.nunique() == len({mem.text.id for mem in mems})
-    assert panel.chart.children[0] is not live
-    panel.method.value = "tsne"
-    panel.wait(120)
-    assert not np.allclose(panel.table.x, table.x)
-    assert "download=" in panel.links.value
-
-
-def test_a_map_can_be_brushed_while_another_is_prepared(solved, monkeypatch):
-    lm, _, mems = solved
-    panel = map_panel(lm, mems)
-    panel.wait(60)
-    table, go_on = panel.table, threading.Event()
-    usual = geometry.flat_map
-    monkeypatch.setattr(geometry, "flat_map", lambda x, how: go_on.wait(60) and usual(x, how))
-    panel.method.value = "tsne"
-    panel._pick({"x": [table.x.min() - 1, table.x.max() + 1], "y": [table.y.min() - 1, table.y.max() + 1]})
-    assert len(panel.picked) == len(mems)  # on the map that is still visible
-    go_on.set()
-    panel.wait(60)
-    assert not np.allclose(panel.table.x, table.x)
-    assert panel.table.text.str.len().gt(0).all()
-
-
-def test_a_failed_layout_is_explained_in_the_status_line(solved):
-    lm, _, mems = solved
-    panel = map_panel(lm, mems[:4])
-    panel.wait(60)
-    panel.method.value = "tsne"
-    panel.wait(60)
-    assert "4 vectors are too few" in panel.status.value
-    assert len(panel.table) == 4
-
-
-def test_attention_and_token_costs_are_drawn(solved):
+def test_attention_is_looked_at_when_a_vector_is_chosen(solved):
     lm, _, mems = solved
     panel = attention_panel(lm, mems)
-    panel.target.value = "on_first"  # nothing to draw yet
-    assert panel.chart.value == ""
-    panel.start.click()
     panel.wait(60)
-    assert "the sink token" in panel.chart.value
-    panel.target.value = "on_mem"
-    assert "the vector" in panel.chart.value
-    assert "<svg" in panel.bars.value
+    first = panel.sides[0]
     assert "the vector saves" in panel.status.value
-    assert isinstance(panel._mass, pd.DataFrame)
-    assert mems[0].text.id in panel.chart.value
+    assert panel.result is mems[0]
+    assert panel.curve.spec["title"] == "Attention of the text to the vector"
+    assert "".join(first.text.pieces) == lm.decode_ids(mems[0].token_ids)
+    saved = (first.bits.before - first.bits.after).fillna(0).clip(0, 16)
+    np.testing.assert_allclose(first.text.shades, saved / 16, atol=1e-6)
+    assert "bits without the vector" in first.text.tips[1]
+    panel.vector.choice.value = 1
+    panel.wait(60)
+    assert panel.result is mems[1]
+    panel.target.value = "on_first"
+    panel.wait(60)
+    assert panel.curve.spec["title"] == "Attention of the text to the sink token (position 0)"
     assert "download=" in panel.links.value
-    panel.vector.value = 1
-    assert panel.chart.value == panel.bars.value == ""
+
+
+def test_a_click_on_a_head_colours_the_text_and_a_click_on_a_token_is_followed(solved):
+    lm, _, mems = solved
+    panel = attention_panel(lm, mems)
+    panel.wait(60)
+    side = panel.sides[0]
+    shares = attention.token_attention(lm, mems[0])
+    side._pick_head([{"layer": 1, "head": 2}])  # what a browser sends
+    through = shares[1, 2, :, 1]
+    np.testing.assert_allclose(side.text.shades, through / through.max(), atol=1e-5)
+    assert f"{through[0]:.1%} of its attention goes to the vector (layer 1, head 2)" in side.text.tips[0]
+    side._pick_head([])
+    assert panel.colour.value == "bits that the vector saves"
+    side._pick_token([{"position": 3}])
+    assert side.text.picked == 2
+    assert panel.curve._live.params.picked_0 == 3  # the chart draws the attention of this token
+    heads = panel.curve.spec["datasets"]["heads_0"]
+    (row,) = (row for row in heads if (row["layer"], row["head"]) == (1, 2))
+    assert row["share"] == pytest.approx(through.mean(), rel=1e-4)
+
+
+def test_two_vectors_share_one_picture_and_one_scale(solved):
+    lm, _, mems = solved
+    panel = attention_panel(lm, mems)
+    assert panel.other.layout.display == "none"
+    panel.compare.value = True
+    panel.wait(60)
+    one, other = (side.mem for side in panel.sides)
+    assert one is not other
+    assert one.token_sha256 == other.token_sha256  # another seed of the same text
+    assert {"heads_0", "heads_1"} <= set(panel.curve.spec["datasets"])
+    assert "and the other" in panel.status.value
+    panel.compare.value = False
+    panel.wait(60)
+    assert "heads_1" not in panel.curve.spec["datasets"]
+
+
+def test_a_model_without_attention_still_shows_the_bits():
+    lm = load("toy:mamba")
+    mems = cram(lm, random_passages(lm, 1, 4), Recipe.default(budget=2, k=2), progress=False)
+    panel = attention_panel(lm, mems)
+    panel.wait(60)
+    assert "This model has no attention" in panel.curve.spec["title"]
+    assert "the vector saves" in panel.status.value
 
 
 def test_stored_results_are_shown_within_200_ms(solved):
@@ -125,5 +109,5 @@ def test_stored_results_are_shown_within_200_ms(solved):
 
     limit = max(0.2, 2 * seconds(lambda pair: to_svg(along_a_path(table[table.pair == pair])), [1, 2, 3, 0, 1]))
     assert seconds(lambda pair: setattr(path.pair, "value", pair), [1, 2, 3, 0, 1]) < limit
-    colours = ["passage", "length", "kind"] * 2
+    colours = ["kind", "tokens", "passage"] * 2
     assert seconds(lambda by: (setattr(chart.colour, "value", by), chart.wait(9)), colours) < limit

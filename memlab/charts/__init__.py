@@ -61,7 +61,6 @@ from memlab.charts.theme import use_offline_renderer as use_offline_renderer
 from memlab.charts.tokens import token_bits as token_bits
 from memlab.charts.tokens import token_margins as token_margins
 from memlab.charts.training import training_curve as training_curve
-from memlab.charts.words import first_word_shares as first_word_shares
 from memlab.charts.words import nearest_words as nearest_words
 from memlab.charts.words import words_instead as words_instead
 

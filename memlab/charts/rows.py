@@ -45,6 +45,16 @@ def inline(table: pd.DataFrame, *columns: str) -> dict[str, Any]:
     return values
 
 
+def with_data(drawn: Any, **tables: pd.DataFrame) -> Any:
+    """A chart of several pictures with its data. A picture refers to a table by ``alt.NamedData(name)``.
+
+    Altair copies data that stand in a picture several times per level of a concatenation, which takes seconds.
+    """
+    drawn = drawn.copy(deep=False)
+    drawn.datasets = {name: inline(table)["values"] for name, table in tables.items()}
+    return drawn
+
+
 def thin(table: pd.DataFrame, x: str, *lines: str, pixels: int, by: str = "") -> pd.DataFrame:
     """The rows that lines of ``pixels`` columns of pixels can show. The drawn lines look the same.
 

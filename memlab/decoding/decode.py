@@ -80,7 +80,7 @@ def decode(
         for chunk in _chunks(same, batch):
             lengths = [tokens or mems[i].n for i in chunk]
             columns: list[np.ndarray] = []
-            for logits in itertools.islice(_stream(lm, [mems[i] for i in chunk], dtype), max(lengths)):
+            for logits in itertools.islice(logits_stream(lm, [mems[i] for i in chunk], dtype), max(lengths)):
                 columns.append(logits.argmax(-1).cpu().numpy())
                 if on_token and on_token(len(columns)):
                     break
@@ -118,7 +118,7 @@ def check(
         raise VectorError("the passage has one token, and first_given leaves nothing to decode. Use first_given=False.")
     targets = mem.token_ids[1:] if first_given else mem.token_ids
     given = mem.token_ids[:1] if first_given else mem.token_ids[:0]
-    stream = _stream(lm, [mem] * batch, dtype, given=given, cache=cache)
+    stream = logits_stream(lm, [mem] * batch, dtype, given=given, cache=cache)
     right, first_wrong, margin = 0, None, np.inf
     for position, (target, logits) in enumerate(zip(targets, stream, strict=False), int(first_given)):
         # Every row must be right: a vector that works only at one place of a batch is not portable.
@@ -156,10 +156,13 @@ def teacher_forced(
     return accuracy, float(scores.loss[0] / np.log(2)), float(scores.min_margin[0])
 
 
-def _stream(
+def logits_stream(
     lm: FrozenLM, mems: Sequence[MemVector], dtype: str, *, given: Iterable[int] = (), cache: bool = True
 ) -> Iterator[torch.Tensor]:
-    """Logits (b, V), one token after another; the argmax is fed back. All contexts must have equal length."""
+    """Logits (b, V), one token after another; the argmax is fed back. All contexts must have equal length.
+
+    The tokens ``given`` are fed first. It never ends: take as many tokens as you need.
+    """
     if dtype not in _DTYPES:
         raise ArgumentError(f"dtype={dtype!r}; expected one of {', '.join(_DTYPES)}")
     torch_dtype = _DTYPES[dtype]

@@ -16,7 +16,7 @@ import torch
 from memlab.decoding.decode import context_of
 from memlab.experiments.session import Session
 from memlab.experiments.tables import require_columns
-from memlab.measures.statistics import Estimate, bootstrap, share_label
+from memlab.measures.statistics import Estimate, mean_intervals, share_label
 from memlab.models import FrozenLM, Passage
 from memlab.probes.attention import attention_mass
 from memlab.recipes import Recipe
@@ -108,19 +108,33 @@ PLAIN = "[mem] text"
 """The placement without a special token. The others are compared with it."""
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per model and placement: exact share with a 95 % Wilson interval, and medians of the other columns.
+def step_ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """Steps with the special token over steps without it: ``model placement ratio low high``, one row per placement.
 
-    The steps are also compared passage by passage with those without the token: geometric mean of the ratio, with a
-    bootstrap interval over passages. Failed runs count with their full budget.
+    Geometric mean over passages, each compared with itself, with a 95 % bootstrap interval over passages. Failed runs
+    count with their full budget.
     """
     rows = []
     for (model, placement), group in table.groupby(["model", "placement"], sort=False):
+        if placement == PLAIN:
+            continue
         plain = table[(table.model == model) & (table.placement == PLAIN)].set_index("text_id").steps
-        log_ratios = group.assign(
-            log=np.log(group.steps.clip(1).to_numpy() / plain.clip(1).loc[group.text_id].to_numpy())
-        )
-        ratio = Estimate(*np.exp(bootstrap(lambda t: float(t.log.mean()), log_ratios)))
+        logs = np.log(group.steps.clip(1).to_numpy() / plain.clip(1).loc[group.text_id].to_numpy())
+        (low,), (high,) = mean_intervals(logs[:, None])
+        rows.append((model, placement, *np.exp([logs.mean(), low, high])))
+    return pd.DataFrame(rows, columns=["model", "placement", "ratio", "low", "high"])
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per model and placement: exact share with a 95 % Wilson interval, and medians of the other columns.
+
+    ``steps, over without`` is the ratio of ``step_ratios`` with its interval.
+    """
+    ratios = {
+        (row.model, row.placement): Estimate(row.ratio, row.low, row.high) for row in step_ratios(table).itertuples()
+    }
+    rows = []
+    for (model, placement), group in table.groupby(["model", "placement"], sort=False):
         rows.append(
             {
                 "model": model,
@@ -128,7 +142,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
                 "exact": share_label(group.exact),
                 "first token right": f"{int(group.first_right.sum())}/{len(group)}",
                 "steps": group.steps.median(),
-                "steps, over without": "1" if placement == PLAIN else format(ratio, ".2f"),
+                "steps, over without": "1" if placement == PLAIN else format(ratios[model, placement], ".2f"),
                 "accuracy": round(group.accuracy.mean(), 3),
                 "first-token margin": round(group.first_lead.median(), 2),
                 "attention on position 0": round(group.on_first.mean(), 3),

@@ -100,6 +100,23 @@ def bootstrap(
     return Estimate(float(statistic(table)), float(low), float(high))
 
 
+def mean_intervals(values: Any, *, draws: int = 2000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high), each (columns,): ``bootstrap`` of the mean over rows of ``values`` (passages, columns), all at once.
+
+    All columns are drawn together. With fewer than ``FEW`` passages the ends are infinite.
+
+    >>> low, high = mean_intervals([[0.0, 1.0]] * 3 + [[1.0, 1.0]] * 3)
+    >>> 0 < low[0] < 0.5 < high[0] < 1, low[1], high[1]
+    (True, 1.0, 1.0)
+    """
+    array = np.asarray(values, float)
+    if len(array) < FEW:
+        return np.full(array.shape[1], -np.inf), np.full(array.shape[1], np.inf)
+    drawn = np.random.default_rng(seed).integers(0, len(array), (draws, len(array)))
+    low, high = np.quantile([array[rows].mean(0) for rows in drawn], [0.025, 0.975], axis=0)
+    return low, high
+
+
 def rank_correlation(
     table: pd.DataFrame, x: str, y: str, *, within: str | None = None, by: str = "text_id", draws: int = 2000
 ) -> Estimate:

@@ -26,6 +26,8 @@ from memlab.panels.cram import CramPanel as CramPanel
 from memlab.panels.cram import cram_panel as cram_panel
 from memlab.panels.decoded import marked as marked
 from memlab.panels.decoded import readout as readout
+from memlab.panels.horizons import HorizonsInText as HorizonsInText
+from memlab.panels.horizons import horizons_in_text as horizons_in_text
 from memlab.panels.information import InformationPanel as InformationPanel
 from memlab.panels.information import information_panel as information_panel
 from memlab.panels.move import MovePanel as MovePanel

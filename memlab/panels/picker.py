@@ -60,9 +60,10 @@ class VectorPicker(w.HBox):
             tooltips=["Vectors that come with memlab", "Vectors that you made", "Vectors made since this kernel began"],
         )  # fmt: skip
         self.choice = dropdown("Vector")
+        self.choice.layout.width = "520px"
         self.note = w.HTML()
         super().__init__([self.choice, self.source, self.note], layout=w.Layout(flex_flow="row wrap"))
-        self.source.observe(lambda _: self.refresh(), "value")
+        self.source.observe(self._open, "value")
         self.choice.observe(lambda _: self._tell(), "value")
         self.refresh()
 
@@ -110,6 +111,12 @@ class VectorPicker(w.HBox):
         empty = "" if options else "none yet: make one in notebook 1"
         self.note.value = f'<span class="memlab-status">{empty}</span>' if empty else ""
         self.choice.value = 0 if options else None
+
+    def _open(self, _: object) -> None:
+        before = self.choice.value
+        self.refresh()
+        if self.choice.value == before:  # the same place in another list: the list itself tells nobody
+            self._tell()
 
     def _mine(self) -> list[MemVector]:
         try:

@@ -13,8 +13,9 @@ import traitlets as t
 from memlab.charts.colours import COLOURS
 from memlab.panels.style import StaticCopy
 
-KINDS = ("", "right", "wrong", "waiting", "beyond")
-"""How a token looks: plain; right; wrong; not right yet (grey); beyond what counts (pale)."""
+KINDS = ("", "right", "wrong", "waiting", "beyond", "zone", "first", "second", "both")
+"""How a token looks: plain; right; wrong; not right yet (grey); beyond what counts (pale); underlined, as a part;
+of the first of two texts, of the second, of both."""
 
 
 class TokenText(StaticCopy, anywidget.AnyWidget):

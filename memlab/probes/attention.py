@@ -15,12 +15,21 @@ from memlab.models import FrozenLM, ModelError
 from memlab.probes.token_costs import gains
 from memlab.results.mem_vector import MemVector
 
+TARGETS = ("on_first", "on_mem", "on_text")
+"""Where a position can look: position 0 (the sink token, if there is a prefix), the vectors, the text so far."""
+
 
 @torch.no_grad()
-def attention_mass(lm: FrozenLM, mem: MemVector) -> pd.DataFrame:
-    """Mean attention of the text's positions, one row per layer and head: ``layer head on_first on_mem on_text``.
+def token_attention(lm: FrozenLM, mem: MemVector) -> np.ndarray:
+    """(layers, heads, n, 3): the share of attention that each of the n tokens gives to ``TARGETS`` while it is read.
 
-    ``on_first``: to position 0, which is the sink if there is a prefix. No rows for models without attention.
+    Shape (0, 0, n, 3) for models without attention.
+
+    >>> from memlab import Recipe, cram, load
+    >>> lm = load("toy:llama")
+    >>> (mem,) = cram(lm, lm.passage_of_ids([5, 9, 2]), Recipe.default(k=4, budget=2), progress=False)
+    >>> token_attention(lm, mem).shape
+    (2, 4, 3, 3)
     """
     require_weights(lm, mem)
     inputs = _inputs(lm, mem)
@@ -29,14 +38,28 @@ def attention_mass(lm: FrozenLM, mem: MemVector) -> pd.DataFrame:
             output: Any = lm.model(inputs_embeds=inputs[None], use_cache=False, output_attentions=True)
         except TypeError:  # state-space models do not have this argument
             output = None
-    text, first = slice(len(inputs) - mem.n, None), len(mem.prefix_ids)
-    rows = []
-    for layer, weights in enumerate(getattr(output, "attentions", None) or ()):
-        share = weights[0, :, text].float().mean(1).cpu().numpy()  # (heads, positions)
-        for head, row in enumerate(share):
-            on_mem = float(row[first : first + mem.k].sum())
-            rows.append((layer, head, float(row[0]), on_mem, float(row[len(inputs) - mem.n :].sum())))
-    return pd.DataFrame(rows, columns=["layer", "head", "on_first", "on_mem", "on_text"])
+    begin, first = len(inputs) - mem.n, len(mem.prefix_ids)
+    columns = (slice(0, 1), slice(first, first + mem.k), slice(begin, None))
+    layers = [
+        torch.stack([weights[0, :, begin:, column].float().sum(-1) for column in columns], dim=-1).cpu().numpy()
+        for weights in getattr(output, "attentions", None) or ()
+    ]
+    return np.stack(layers) if layers else np.zeros((0, 0, mem.n, len(columns)), np.float32)
+
+
+def attention_mass(lm: FrozenLM, mem: MemVector) -> pd.DataFrame:
+    """Mean attention of the text's positions, one row per layer and head: ``layer head on_first on_mem on_text``.
+
+    ``on_first``: to position 0, which is the sink if there is a prefix. No rows for models without attention.
+    """
+    return mass_of(token_attention(lm, mem))
+
+
+def mass_of(shares: np.ndarray) -> pd.DataFrame:
+    """The table of ``attention_mass``, from the ``shares`` (layers, heads, n, 3) of ``token_attention``."""
+    layers, heads = np.indices(shares.shape[:2]).reshape(2, -1)
+    means = shares.mean(axis=2).reshape(-1, len(TARGETS))
+    return pd.DataFrame({"layer": layers, "head": heads} | {t: means[:, i] for i, t in enumerate(TARGETS)})
 
 
 @torch.no_grad()
@@ -76,7 +99,7 @@ def knock_outs(lm: FrozenLM, mem: MemVector, *, what: str = "mem") -> pd.DataFra
     return pd.DataFrame(rows, columns=["layer", "mode", "bits", "accuracy"])
 
 
-def waterfall(lm: FrozenLM, mem: MemVector) -> pd.DataFrame:
+def bits_before_and_after(lm: FrozenLM, mem: MemVector) -> pd.DataFrame:
     """What each token costs without the vector and with it, in bits: ``position token before after``."""
     (costs,) = gains(lm, [mem]).to_dict("records")
     tokens = [lm.decode_ids([int(i)]) for i in mem.token_ids]
