@@ -91,23 +91,32 @@ def test_capacity_by_model_draws_guide_lines_at_their_shares():
     table = pd.DataFrame(
         {
             "model": ["a", "b", "c"],
-            "theoretical": [1000.0, 1000.0, 4000.0],
+            "texts": "pg19",
+            "d": [1000.0, 1000.0, 4000.0],
             "tokens": [100.0, 10.0, 40.0],
             "low": [80.0, np.nan, 30.0],
             "high": [120.0, np.nan, 50.0],
-            "method": ["published", "published", "ours"],
+            "method": ["arXiv", "arXiv", "ours"],
         }
     )
-    a, b, c = symbol_places(charts.capacity_by_model(table), "point")
+    a, b, c = symbol_places(charts.capacity_by_model(table), "point")[:3]
     assert a[1] < c[1] < b[1]
     assert a[0] == b[0] < c[0]
-    # A hundredth of the theoretical capacity is a line of slope 1: b and c, a hundredth each, lie on it.
+    # One token per 100 numbers is a line of slope 1: b and c lie on it.
     svg = charts.to_svg(charts.capacity_by_model(table))
     lines = re.findall(r'aria-roledescription="line mark"[^>]* d="M([-\d.]+),([-\d.]+)L([-\d.]+),([-\d.]+)', svg)
     gaps = []
     for x1, y1, x2, y2 in np.array(lines, float):
         gaps.append(max(abs(y1 + (y2 - y1) * (p[0] - x1) / (x2 - x1) - p[1]) for p in (b, c)))
     assert min(gaps) < 1
+    assert "bits in it, at 16 per number" in svg
+    assert "16,384" in svg  # 1,024 numbers
+    # An arrow joins the values of one model, and both ends have their number.
+    same = table.assign(model="a", d=1000.0, texts=["pg19", "random", "classics"])
+    joined = charts.to_svg(charts.capacity_by_model(same, "a"))
+    assert joined.count('aria-roledescription="rule mark"') == svg.count('aria-roledescription="rule mark"') + 1
+    assert ">100<" in joined
+    assert ">a: 40<" in joined
 
 
 def test_an_octave_is_equally_wide_in_tokens_and_in_bits():
@@ -123,7 +132,7 @@ def test_an_octave_is_equally_wide_in_tokens_and_in_bits():
     ticks = re.findall(r'aria-label="([^"]*)"[^>]*aria-roledescription="tick"[^>]* d="M([-\d.]+),', svg)
     place = {}
     for label, x in ticks:
-        unit = "bits" if "bits (log): " in label else "tokens"
+        unit = "bits" if "in bits" in label else "tokens"
         name = re.search(r"text_id: (\w)", label)
         if name:
             place[unit, name.group(1)] = float(x)
@@ -166,15 +175,9 @@ def test_bits_along_names_the_first_wrong_token():
     assert "The first 3 of 4 tokens come back" in svg
     drawn = chart.to_dict()
     (table,) = (rows for rows in drawn["datasets"].values() if len(rows) == 8)
-    last = {row["condition"]: row["bits"] for row in table if row["token"] == 4}
+    last = {row["line"]: row["bits"] for row in table if row["token"] == 4}
     assert last == {"without the vector": 7.0, "with the vector": 4.0}
     assert "All 2 tokens come back" in charts.to_svg(charts.bits_along([1.0, 2.0], [0.0, 0.0], 2))
-
-
-def test_attempts_by_length_shows_every_attempt():
-    marks = spoken_labels(charts.attempts_by_length(runs()))
-    assert sum(m.startswith("tokens: ") for m in marks) == 3
-    assert any("tokens: 192; bits left: 400" in m and "not exact" in m for m in marks)
 
 
 def test_shares_codecs_vectors_and_predictions_are_drawn():
@@ -189,14 +192,18 @@ def test_shares_codecs_vectors_and_predictions_are_drawn():
     assert "coder, zip" in order[0]  # shortest first
     vectors = pd.DataFrame({"k": [1, 2, 4] * 2, "tokens": [100.0, 200, 400, 90, 170, 330], "series": "ours"})
     vectors["text_id"] = [*"aaabbb"]
+    vectors["share"] = vectors.tokens / vectors.k / 100
     assert len(symbol_places(charts.more_vectors(vectors), "point")) == 6
-    lines = [m for m in spoken_labels(charts.more_vectors(vectors)) if m.startswith(("k: ", "vectors, k"))]
+    assert "as much as the first" in charts.to_svg(charts.more_vectors(vectors))
+    lines = [m for m in spoken_labels(charts.more_vectors(vectors)) if m.startswith(("k: ", "vectors side by side"))]
     assert len({m.split("text_id: ")[1].split(";")[0] for m in lines if "text_id: " in m}) == 2
     names = ["one, published", "two, published", "ours, prose", "ours, novels", "ours, random"]
     five = pd.concat([vectors.assign(series=name) for name in names])
-    encoding = charts.more_vectors(five).to_dict()["encoding"]
+    encoding = charts.more_vectors(five).to_dict()["layer"][1]["encoding"]
     colour, dash = (encoding[name]["scale"] for name in ("color", "strokeDash"))
-    assert colour["domain"] == dash["domain"] == names
+    assert colour["domain"] == dash["domain"]
+    assert colour["domain"][0] == "one, published"
+    assert len(colour["domain"]) == len(names)
     assert len({(paint, *d) for paint, d in zip(colour["range"], dash["range"], strict=True)}) == 5
     predicted = pd.DataFrame(
         {"text_id": ["a"], "texts": ["prose"], "true": [100], "predicted": [90.0], "low": [80.0], "high": [95.0]}
@@ -217,11 +224,19 @@ def test_a_kind_of_text_has_one_colour_in_every_chart():
     predicted = pd.DataFrame(
         {"true": [1, 2], "predicted": [1, 2], "low": [0, 1], "high": [2, 3], "text_id": ["a", "b"], "texts": kinds}
     )
-    lines = pd.DataFrame({"k": [1, 1], "tokens": [1, 2], "series": ["m, classics", "m, random"], "text_id": ["a", "b"]})
+    lines = pd.DataFrame(
+        {
+            "k": [1, 1],
+            "tokens": [1, 2],
+            "share": [1.0, 1.0],
+            "series": ["m, classics", "m, random"],
+            "text_id": ["a", "b"],
+        }
+    )
     drawn = (charts.codec_bars(codecs), charts.predictions(predicted), charts.more_vectors(lines))
     first, second, third = map(colours, drawn)
     assert first == second
-    assert first["random"] == third["m, random"] != third["m, classics"]
+    assert first["random"] == third["m, random words"] != third["m, novels"]
 
 
 LONG = "a very long label " * 20
@@ -243,7 +258,6 @@ def tables(n, label=""):
         "along_a_path": [
             table(dict(t=i / max(n, 1), bits=share(), right=share(), tokens=8.0, exact=i % 2 == 0, way=names("line")))
         ],
-        "attempts_by_length": [table(dict(length=i + 1.0, bits_with=share(), exact=i % 2 == 0, seed=i))],
         "attention_by_layer": [table(dict(layer=i % 64, on_first=share() / 2, on_mem=share() / 2))],
         "attention_map": [table(dict(layer=i % 64, head=i // 64, on_mem=share())), "on_mem", dict(title="T" + label)],
         "attention_view": [
@@ -270,15 +284,21 @@ def tables(n, label=""):
         ],
         "bits_by_length": [table(dict(tokens=i % 9, bits_a_number=i % 5 + 2))],
         "bits_along": [share(), share(), n // 2],
+        "bits_per_number": [
+            table(dict(model=names("m"), texts="pg19", bits_per_dimension=share(), method=names("ours", "published")))
+        ],
         "capacity_by_model": [
             table(
                 dict(
-                    model=names("m"), theoretical=500 + share(), tokens=20 + share(), low=share(), high=share(),
+                    model=names("m"), texts="pg19", d=500 + share(), tokens=20 + share(), low=share(), high=share(),
                     method=names("x", "y"),
                 )
             )
         ],
         "codec_bars": [table(dict(codec=names("zip"), texts=names("originals"), bits_a_token=share()))],
+        "cut_into_tokens": [
+            table(dict(texts=names("originals"), text_id=names("a"))).assign(token_bits=[np.ones(2)] * n)
+        ],
         "densities": [
             table({"kind": names("k", "l"), "from": 1 + share(), "to": 3.0, "share": share()}), dict(title="T"),
         ],
@@ -313,7 +333,12 @@ def tables(n, label=""):
             table(dict(plane=["p" + label], x=[0.0], y=[0.0], name=["n" + label])),
         ],
         "more_vectors": [
-            table(dict(k=2.0 ** (i % 5), tokens=share(), series=names("m, classics", "m, random"), text_id=names("a")))
+            table(
+                dict(
+                    k=2.0 ** (i % 5), tokens=share(), share=share(), series=names("m, classics", "m, random"),
+                    text_id=names("a"),
+                )
+            )
         ],
         "norm_trajectories": [
             table(dict(text_id=names("a"), kind="x", tokens=8, step=i * 1.0, norm=1 + share(), last=i == n - 1))
@@ -334,10 +359,14 @@ def tables(n, label=""):
             dict(x_title="tokens"),
         ],
         "readings": [table(dict(recipe=names("a"), text_id=names("t"), teacher_forced=share(), alone_right=share()))],
+        "run_strip": [
+            table(dict(i=i, group=names("g"), texts=names("originals"), tokens=share(), stored=i % 2 == 0, title="t"))
+        ],
         "scatter": [
             table(dict(x=share(), y=share(), t=names("q"))), "x", "y",
             dict(x_title="X", y_title="Y", tooltip=["x", "t"]),
         ],
+        "spread_by_charge": [table(dict(charge=i * 1.0, spread=share(), chance=share()))],
         "spectrum": [np.sort(share())[::-1]],
         "speed_ratios": [
             table(dict(device=names("cpu m"), ratio=10 + share(), low=9.0, high=12.0, passages=6)),

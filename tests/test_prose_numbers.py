@@ -287,7 +287,7 @@ def test_04_the_same_work():
     assert (len(wrong), wrong.min(), wrong.max()) == (four, least, most)
 
 
-# 3: capacity ---------------------------------------------------------------------------------------------------------
+# 2: how much fits -----------------------------------------------------------------------------------------------------
 
 
 def test_02_how_texts_grow():
@@ -301,7 +301,7 @@ def test_02_what_share_is_used():
     d, bits, named = numbers(2, r"A vector here is (\d+) numbers\. If each held (\d+) bits, .* name about (\d+) tokens")
     assert d == vectors().shape[1]
     assert capacity.theoretical_tokens(int(d), 49152, bits=bits) == about(named, 0.01)
-    numbers(2, r"About a bit and a half a number, out of 16: here, and in the best of the published models")
+    numbers(2, r"About a bit and a half per number, out of 16: here, and in the best of the published models")
     ours = capacity.utilisations(one_vector(), d=int(d), vocabulary=49152).bits_per_dimension
     paper = reference("paper2025-capacity").query("k == 1 and texts == 'pg19'")
     bits = capacity.bits_of_nats(paper.information_gain_nats)
@@ -328,14 +328,31 @@ def test_02_well_over_a_hundred_tokens_of_natural_text():
     numbers(2, r"one vector of 576 numbers brings back well over a hundred tokens of natural text")
     medians = one_vector().groupby("texts").horizon.median()
     assert (medians[["originals", "classics"]] > 120).all()
+    prose_, random = numbers(2, r"The median over passages is (\d+) tokens of prose and (\d+) tokens of random words")
+    assert dict(medians) == {"originals": prose_, "classics": prose_, "random": random}
 
 
-# 4: information, not length ------------------------------------------------------------------------------------------
+def test_02_the_published_search_in_one_text():
+    (twelve,) = numbers(2, r"Of (\w+) texts, this one is nearest to both medians")
+    both = table("horizon").query("source == 'memlab originals' and way in ('growing', 'progressive2026')")
+    assert set(both.groupby("way").text_id.nunique()) == {twelve}
+
+
+def test_02_next_to_codecs():
+    sizes = codecs.measured_with_all(table("codecs"))
+    assert set(sizes.tokens) == {64}  # in the picture's title
+    numbers(2, r"could have stored the text itself in a fraction of the space")
+    assert (codecs.size_ratio(sizes, "arithmetic, smollm2-135m", "mem vector, fewest bits") < 0.5).all()
+
+
+# 3: bits, not tokens --------------------------------------------------------------------------------------------------
 
 
 def test_03_one_vector_holds():
     least, most = numbers(3, r"One vector holds (\d+) tokens of one text and (\d+) of another")
     assert (one_vector().horizon.min(), one_vector().horizon.max()) == (least, most)
+    low, high = numbers(3, r"Of most passages, one vector of this model holds between (\d+) and ([\d,]+) bits")
+    assert one_vector().horizon_bits.between(low, high).mean() > 0.9
 
 
 def test_03_before_and_after():
@@ -358,13 +375,13 @@ def test_03_before_and_after():
 
 def test_03_in_bits_the_kinds_are_closer():
     one = one_vector()
-    numbers(3, r"random words cost about twice as many bits a token as prose")
+    numbers(3, r"random words cost about twice as many bits per token as prose")
     bits = capacity_fits.bits_a_token(one)
     assert bits["random"] / bits[["originals", "classics"]].mean() == about(2, 0.05)
     test = capacity_fits.information_not_length(one, draws=500).set_index("unit")
     assert test.spread["bits"] < test.spread["tokens"] / 3
     assert (test.p < 0.05).all()  # also in bits: not quite equal
-    numbers(3, r"With one to two extra bits a token, no difference between the kinds is left")
+    numbers(3, r"With one to two extra bits per token, no difference between the kinds is left")
     charges = capacity_fits.charges(one, (0, 1, 1.5, 2)).set_index("charge")
     assert charges.p[0] < 0.05
     assert (charges.p[[1, 1.5, 2]] > 0.2).all()
@@ -387,28 +404,6 @@ def test_03_predictions():
     medians = strange.groupby("texts")[["true", "predicted", "baseline"]].median().loc["random"]
     assert medians.baseline > 1.5 * medians.true
     assert medians.predicted == about(medians.true, 0.25)
-
-
-def test_03_bits_that_must_be_stored():
-    rounded = table("precision")
-    rounded = rounded[rounded.form.str.startswith("int")]
-    share = precision.survived(rounded).set_index("bits_a_number").share
-    enough, fewer, part = numbers(
-        3, r"with (\w+) bits a number nearly all vectors stay exact, with (\w+) about ([\w ]+)\. A"
-    )
-    assert share[enough] >= 0.95
-    assert share[fewer] == pytest.approx(part, abs=0.05)
-    numbers(3, r"Among vectors of one length, the margin predicts nothing")
-    assert precision.predicted_by_margin(rounded).high < 0
-    alike = precision.predicted_by_margin(rounded, at_one_length=True)
-    assert alike.low < 0 < alike.high
-
-
-def test_03_next_to_codecs():
-    sizes = codecs.measured_with_all(table("codecs"))
-    assert set(sizes.tokens) == {64}  # in the picture's title
-    numbers(3, r"could have stored the text itself in a fraction of the space \(printed above\)")
-    assert (codecs.size_ratio(sizes, "arithmetic, smollm2-135m", "mem vector, fewest bits") < 0.5).all()
 
 
 # 5: norms and neighbours ---------------------------------------------------------------------------------------------

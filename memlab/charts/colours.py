@@ -55,7 +55,8 @@ _SAME = {
     "paper2025": "published", "as published, arXiv 2502.13063": "published",
     "classics": "novels", "pg19": "novels",
     "prose": "originals", "random words": "random",
-    "nowhere": "control", "sink": "control",
+    "nowhere": "control", "sink": "control", "words of the vocabulary": "control",
+    "seeds of one text": "ours", "different texts": "control",
 }  # fmt: skip
 """Other names of the same things."""
 OTHERS = (

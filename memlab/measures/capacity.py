@@ -112,7 +112,7 @@ def explain(
             "tokens gained",
             token_gain(fed[1:].sum(), right_before[1:].sum()),
             token_gain(reached, right_before[:reached].sum()),
-            "paper2025 counts argmax while the true text is fed; exact counts tokens before the first wrong one",
+            "the published count feeds the true text; here only tokens before the first wrong one count",
         ),
         (
             "information gained, bits",

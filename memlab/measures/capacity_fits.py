@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from memlab.measures.capacity import horizons as exact_horizons
 from memlab.measures.capacity import require_one_recipe
 from memlab.measures.statistics import Estimate, bootstrap
 
@@ -258,9 +259,9 @@ def information_not_length(horizons: pd.DataFrame, *, draws: int = 2000, seed: i
     octaves, with a bootstrap interval (passages drawn within their kind). ``p``: null model, passages assigned to kinds
     at random (a passage keeps its pair of tokens and bits). Kinds with equal limits have a spread above 0, because
     means of a few passages differ. So ``p``, not the lower end, shows if kinds differ; the upper end shows how much
-    they may differ. ``left_out`` counts passages with horizon 0, which have no logarithm. If all passages of a kind are
-    left out, the row is NaN. ``censored`` counts horizons that are lower bounds. Many of them in one kind make the
-    kinds look closer than they are.
+    they may differ. ``chance``: the spread that 95 % of those assignments stay below. ``left_out`` counts passages with
+    horizon 0, which have no logarithm. If all passages of a kind are left out, the row is NaN. ``censored`` counts
+    horizons that are lower bounds. Many of them in one kind make the kinds look closer than they are.
     """
     table = horizons[(horizons.horizon > 0) & (horizons.horizon_bits > 0)].copy()
     for column, failed in (("horizon", "failed_at"), ("horizon_bits", "failed_bits")):
@@ -285,20 +286,21 @@ def information_not_length(horizons: pd.DataFrame, *, draws: int = 2000, seed: i
         estimate = bootstrap(measure, table, within="texts", draws=draws, seed=seed) if testable else unknown
         shuffled = np.array([measure(t) for t in assigned])
         p = float((1 + (shuffled >= estimate.value).sum()) / (1 + draws)) if testable else float("nan")
-        rows.append((unit, *estimate, p, *counts.values()))
-    return pd.DataFrame(rows, columns=["unit", "spread", "low", "high", "p", *counts])
+        chance = float(np.quantile(shuffled, 0.95)) if testable else float("nan")
+        rows.append((unit, *estimate, p, chance, *counts.values()))
+    return pd.DataFrame(rows, columns=["unit", "spread", "low", "high", "p", "chance", *counts])
 
 
 def charges(horizons: pd.DataFrame, bits: Sequence[float], *, draws: int = 500) -> pd.DataFrame:
-    """``information_not_length`` in bits, for several charges per token (``charged``): ``charge spread p``.
+    """``information_not_length`` in bits, for several charges per token (``charged``): ``charge spread p chance``.
 
     ``charge``: bits added per token. Null model: see ``information_not_length``.
     """
     rows = []
     for charge in bits:
         test = information_not_length(charged(horizons, charge), draws=draws).set_index("unit").loc["bits"]
-        rows.append((charge, test.spread, test.p))
-    return pd.DataFrame(rows, columns=["charge", "spread", "p"])
+        rows.append((charge, test.spread, test.p, test.chance))
+    return pd.DataFrame(rows, columns=["charge", "spread", "p", "chance"])
 
 
 def bits_a_token(horizons: pd.DataFrame) -> pd.Series:
@@ -314,3 +316,18 @@ def spread_within_kinds(horizons: pd.DataFrame) -> pd.DataFrame:
     """
     kinds = horizons.groupby("texts", sort=False)[["horizon", "horizon_bits"]]
     return kinds.std() / kinds.mean()
+
+
+def typical(runs: pd.DataFrame) -> pd.DataFrame:
+    """One passage per kind of text: the one nearest to its kind's medians, in tokens and in bits.
+
+    ``runs``: runs of the protocol ``exact`` with one vector each. Columns: ``texts text_id horizon horizon_bits``, and
+    ``token_bits`` (horizon,), the cost of each token without the vector.
+    """
+    one = exact_horizons(runs[runs.k == 1])
+    medians = one.groupby("texts")[["horizon", "horizon_bits"]].transform("median")
+    away = np.log(one[["horizon", "horizon_bits"]] / medians).abs().sum(axis=1)
+    chosen = one.loc[away.groupby(one.texts, sort=False).idxmin()]
+    longest = runs.sort_values("tokens").groupby("text_id").token_bits_without.last()
+    bits = [np.asarray(longest[row.text_id], float)[: row.horizon] for row in chosen.itertuples()]
+    return chosen[["texts", "text_id", "horizon", "horizon_bits"]].assign(token_bits=bits).reset_index(drop=True)

@@ -53,9 +53,13 @@ function render({ model, el }) {
     });
     box.replaceChildren(...nodes);
     mark();
-    const at = model.get("focus");
-    if (at >= 0 && nodes[at]) box.scrollTop = nodes[at].offsetTop - box.offsetTop - box.clientHeight / 2;
+    look();
     fade();
+  }
+
+  function look() {
+    const node = box.children[model.get("focus")];
+    if (node) box.scrollTop = node.offsetTop - box.offsetTop - box.clientHeight / 2;
   }
 
   function mark() {
@@ -105,5 +109,13 @@ function render({ model, el }) {
     requestAnimationFrame(() => { waiting = false; draw(); });
   }
   draw();
+  // The first drawing is outside of the page, where nothing has a place: look again once it has one.
+  const placed = new ResizeObserver(() => {
+    if (!box.clientHeight) return;
+    placed.disconnect();
+    look();
+    fade();
+  });
+  placed.observe(box);
 }
 export default { render };
