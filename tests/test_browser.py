@@ -16,17 +16,29 @@ STUDY = ".memlab-study-panel"
 def test_first_notebook(lab):
     page, store = opened(lab, "01_cram_and_decode.ipynb")
     panel = page.locator(PANEL).first
+    tokens, status = panel.locator(".memlab-token"), panel.locator(".memlab-developing .memlab-status")
+    waiting, right = panel.locator(".memlab-token-waiting"), panel.locator(".memlab-token-right")
 
-    # Cram: the curve changes while the training runs.
+    # Before training: where the cut falls, what it will take, and all of it on one screen.
+    expect(panel).to_contain_text("One vector holds about", timeout=60_000)
+    expect(panel).to_contain_text("on this machine")
+    assert panel.locator(".memlab-token-bar").count() == 1
+    assert panel.locator(".memlab-token-beyond").count() > 10
+    picture(page, "01-before-light")
+
+    # Cram: the text develops while the training runs.
     panel.locator("button:has-text('Cram')").click()
-    page.wait_for_selector(f"{PANEL} .memlab-status:has-text('Step')", timeout=60_000)
+    page.wait_for_selector(f"{PANEL} .memlab-status:has-text('Step 4')", timeout=60_000)
     expect(panel.locator("button:has-text('Cram')")).to_be_disabled()
-    early = panel.locator("svg").first.inner_html()
+    assert tokens.count() == 24
+    assert 0 < right.count() < 24
+    early = right.count()
+    panel.screenshot(path=str(OUTPUT / "01-developing-light.png"))
     finished(page)
-    assert panel.locator("svg").first.inner_html() != early
-    assert "exact" in panel.inner_text()
-    assert panel.locator(".memlab-decoded").inner_text().startswith("The salt ferry left Quell")
-    assert panel.locator(".memlab-wrong").count() == 0
+    assert right.count() == 24 > early
+    expect(panel.locator(".memlab-badge-exact")).to_have_text("Exact")
+    assert "".join(tokens.all_text_contents()).startswith("The salt ferry left Quell")
+    assert panel.locator(".memlab-token-wrong").count() == 0
 
     # Pictures in both themes.
     picture(page, "01-panel-light")
@@ -35,7 +47,27 @@ def test_first_notebook(lab):
     picture(page, "01-panel-dark")
     page.screenshot(path=str(OUTPUT / "01-page-dark.png"))
 
-    # The table and the chart can be downloaded.
+    # Back through the steps, with the keyboard; a click on the curve; the line about a token.
+    panel.locator(".memlab-developing .noUi-handle").focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowLeft")
+    expect(status).to_contain_text("step ")
+    expect(waiting.first).to_be_visible()
+    waiting.first.hover()
+    expect(panel.locator(".memlab-tip")).to_contain_text("the model would write")
+    picture(page, "01-back-dark")
+    before, drawn = status.inner_text(), panel.locator(".vega-embed canvas, .vega-embed svg").first.bounding_box()
+    page.mouse.click(drawn["x"] + 60, drawn["y"] + 90)
+    expect(status).not_to_have_text(before)
+    assert int(status.inner_text().split()[1]) < int(before.split()[1])
+    panel.locator(".memlab-developing .noUi-handle").focus()
+    page.keyboard.press("End")
+    expect(status).to_have_text("decoded from the vector alone")
+    tokens.nth(3).click()
+    expect(panel.locator(".memlab-tip")).to_contain_text("Won at step")
+    expect(panel.locator(".memlab-tip")).to_contain_text("bits without the vector")
+
+    # The table, the picture and the vector can be downloaded; other notebooks are one click away.
     with page.expect_download() as table:
         panel.locator("a:has-text('Table')").click()
     rows = table.value.path().read_text().splitlines()
@@ -44,11 +76,24 @@ def test_first_notebook(lab):
     with page.expect_download() as drawn:
         panel.locator("a:has-text('Picture')").click()
     assert drawn.value.path().read_text().startswith("<svg")
+    with page.expect_download() as file:
+        panel.locator("a:has-text('Vector')").click()
+    assert MemVector.load(file.value.path()).exact
+    link = panel.locator("a:has-text('notebook 7')").evaluate("e => e.href")
+    assert link == page.url.rpartition("/")[0] + "/07_robustness.ipynb"
 
-    # Every control has an effect.
+    # The same again: it was in the store.
+    panel.locator("button:has-text('Cram')").click()
+    finished(page, "nothing was trained")
+    expect(panel.locator(".memlab-badge-stored")).to_be_visible()
+    expect(panel.locator(".memlab-badge-exact")).to_be_visible()
+
+    # Every control has an effect. Own words may be shorter than asked for.
     panel.locator("select").select_option("(my own words)")
     words = panel.locator("textarea")
     expect(words).to_have_value("")
+    words.fill("Seven green kettles argued about the weather.")
+    expect(panel).to_contain_text("10 tokens: all of it.", timeout=60_000)
     words.fill(
         "Seven green kettles argued about the weather until the postman, who had no opinion, sat down among them."
     )
@@ -56,8 +101,8 @@ def test_first_notebook(lab):
         box.fill(str(number))
         box.press("Enter")
     panel.locator("button:has-text('Cram')").click()
-    page.wait_for_selector(f"{PANEL} .memlab-decoded:has-text('Seven green kettles')", timeout=180_000)
     finished(page)
+    assert "".join(tokens.all_text_contents()).startswith("Seven green kettles")
     stored = [store.get(key) for key in store.keys()]
     (own,) = [mem for mem in stored if mem.text.id == "typed"]
     assert (own.n, own.k, own.recipe.seed, own.exact) == (12, 2, 7, True)
@@ -69,7 +114,7 @@ def test_first_notebook(lab):
     page.keyboard.press("ArrowRight")
     expect(box).to_have_value("13")
 
-    # Stop: the text of a half-trained vector is shown, wrong tokens are marked.
+    # Stop: the text of a half-trained vector is shown, wrong tokens are marked, and there is a way on.
     box.fill("60")
     box.press("Enter")
     words.fill(random_words(1, words=80)[0].string)
@@ -77,15 +122,17 @@ def test_first_notebook(lab):
     page.wait_for_selector(f"{PANEL} .memlab-status:has-text('Step')", timeout=60_000)
     panel.locator("button:has-text('Stop')").click()
     finished(page, "Stopped")
-    assert panel.locator(".memlab-wrong").count() > 0
+    assert panel.locator(".memlab-token-wrong").count() > 0
+    expect(panel.locator(".memlab-badge-wrong")).to_contain_text("Not exact")
+    expect(panel.locator("button:has-text('Go on from here')")).to_be_enabled()
     picture(page, "01-stopped-dark")
     set_theme(page, "JupyterLab Light")
     picture(page, "01-stopped-light")
 
-    # The status line explains bad input.
+    # Bad input is explained.
     words.fill("")
     panel.locator("button:has-text('Cram')").click()
-    finished(page, "is empty")
+    finished(page, "There is no text yet")
 
     assert errors(page) == []
     assert page.refused == []
@@ -107,7 +154,8 @@ def test_second_notebook(lab):
 
     # Every question has its own chart and ranking; both include the default.
     seen = set()
-    for name in question.locator("option").all_text_contents():
+    options = question.locator("option").all_text_contents()
+    for name in [option.replace("\xa0", " ") for option in options]:  # ipywidgets shows other spaces
         question.select_option(label=name)
         page.wait_for_selector(f'{STUDY} svg:has-text("{name.split(" (")[0]}")')
         assert "memlab" in panel.locator("table").inner_text()

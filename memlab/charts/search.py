@@ -258,8 +258,8 @@ def two_steps(table: pd.DataFrame) -> Any:
     tips = ["method:N", "step:Q", left, alt.Tooltip("norm:Q", title="length", format=".2f")]
     line = base.mark_line(strokeWidth=2, opacity=0.7).encode(alt.Order("step:Q"))
     points = base.mark_circle(size=80, opacity=1).encode(tooltip=tips)
-    sought = alt.Chart({"values": [{"x": 0, "y": 0, "top": high, "name": "direction sought"}]})
+    sought = alt.Chart({"values": [{"x": 0, "y": 0, "top": high, "name": "direction\nsought"}]})
     rule = sought.mark_rule(color=GREY, strokeDash=[4, 3]).encode(x, y, alt.Y2("top:Q"))
-    name = sought.mark_text(align="left", dx=6, dy=-6).encode(x, y, text="name:N")
+    name = sought.mark_text(align="left", dx=6, dy=-14, lineBreak="\n").encode(x, y, text="name:N")
     width = 300 * (wide + 0.3) / (high - low)  # a unit is as long on both axes, so that a rotation looks like one
     return alt.layer(rule, name, line, points).properties(width=width, height=300)

@@ -135,7 +135,7 @@ class StudyPanel(LivePanel):
         order = list(dict.fromkeys(progress_curves(group).contender))  # as in the chart
         self._draw()
         self.ranked.value = _ranking_html(ranking(group).set_index("contender").loc[order].reset_index())
-        names = self._settings(group)
+        names = [name for name in order if name in self._settings(group)]
         self.setting.options = [(display(name), name) for name in names]
         others = [name for name in names if name != REFERENCE]
         self.setting.value = others[0] if others else names[0] if names else None
