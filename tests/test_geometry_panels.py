@@ -42,7 +42,7 @@ def test_attention_is_looked_at_when_a_vector_is_chosen(solved):
     assert panel.result is mems[1]
     panel.target.value = "on_first"
     panel.wait(60)
-    assert panel.curve.spec["title"] == "Attention of the text to the sink token (position 0)"
+    assert panel.curve.spec["title"] == "Attention of the text to position 0 (the sink token)"
     assert "download=" in panel.links.value
 
 

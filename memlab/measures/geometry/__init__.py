@@ -24,6 +24,7 @@ from memlab.measures.geometry.distances import within_and_between as within_and_
 from memlab.measures.geometry.maps import Map as Map
 from memlab.measures.geometry.maps import flat_map as flat_map
 from memlab.measures.geometry.maps import neighbours_kept as neighbours_kept
+from memlab.measures.geometry.maps import on_linear_map as on_linear_map
 from memlab.measures.geometry.paths import along_paths as along_paths
 from memlab.measures.geometry.paths import barrier as barrier
 from memlab.measures.geometry.paths import barriers as barriers
