@@ -1,12 +1,15 @@
 """The notebooks in JupyterLab and a browser, without network. Pictures are written to tests/output."""
 
+import os
+import shutil
+
 import nbformat
 import pytest
 from playwright.sync_api import expect
 
 from memlab import MemVector
 from memlab.texts import random_words
-from tests.browser_lab import OUTPUT, errors, set_theme
+from tests.browser_lab import OUTPUT, ROOT, errors, set_theme
 from tests.browser_moves import PANEL, finished, opened, picture, read_through, wander
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
@@ -42,6 +45,8 @@ def test_first_notebook(lab):
 
     # Pictures in both themes.
     picture(page, "01-panel-light")
+    if os.environ.get("MEMLAB_WRITE_PICTURES"):
+        shutil.copy(OUTPUT / "01-panel-light.png", ROOT / "data" / "pictures" / "panel.png")
     page.screenshot(path=str(OUTPUT / "01-page-light.png"))
     set_theme(page, "JupyterLab Dark")
     picture(page, "01-panel-dark")
@@ -208,26 +213,44 @@ CAPACITY = ".memlab-capacity-panel"
 def test_capacity(lab):
     page, _ = opened(lab, "02_how_much_fits.ipynb")
     panel = page.locator(CAPACITY).first
-    kind, passage = panel.locator("select").nth(1), panel.locator("select").nth(2)
-    kind.select_option("originals")
-    before = panel.locator("svg").first.inner_html()
-    passage.select_option(index=1)
-    page.wait_for_function(f"document.querySelector('{CAPACITY} svg').innerHTML !== {before!r}")
+    panel.scroll_into_view_if_needed()
+    strip, curve = panel.locator("svg.marks").nth(0), panel.locator("svg.marks").nth(1)
+    points = strip.locator("path[aria-roledescription='point'][aria-label*='1 vector'][aria-label*='here: yes']")
+    before = curve.inner_html()
+
+    # A click on a point opens its run: text, curve and list. The first wrong token is in view.
+    points.nth(5).click(force=True)
+    page.wait_for_function("([e, old]) => e.innerHTML !== old", arg=[curve.element_handle(), before])
+    assert "tokens come back" in panel.locator(".memlab-badge").inner_text()
+    expect(panel.locator(".memlab-token-wrong")).to_be_in_viewport()
+
+    # A token points at its place in the curve, and the curve at its token.
+    rules = curve.locator(".mark-rule line, .mark-rule path")
+    walls = rules.count()
+    panel.locator(".memlab-token").nth(3).click()
+    page.wait_for_function("([e, n]) => e.querySelectorAll('.mark-rule line, .mark-rule path').length > n",
+                           arg=[curve.element_handle(), walls])  # fmt: skip
+    box = curve.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.6)
+    page.mouse.move(box["x"] + box["width"] * 0.55, box["y"] + box["height"] * 0.6)
+    page.wait_for_function(f"!document.querySelectorAll('{CAPACITY} .memlab-token')[3].matches('.memlab-token-picked')")
+    expect(panel.locator(".memlab-token-picked")).to_have_count(1)
+    picture(page, "02-panel-light", CAPACITY)
+
     panel.locator("button:has-text('Decode it now')").click()
-    finished(page, "as stored", CAPACITY)
-    assert "NOT" not in panel.locator(".memlab-status").inner_text()
-    assert len(panel.locator(".memlab-decoded").inner_text()) > 200
+    finished(page, "Same result as in the table", CAPACITY)
     assert "tokens scored" in panel.locator("table").inner_text()
-    picture(page, "03-panel-light", CAPACITY)
+    assert "decoded just now" in panel.inner_text()
     set_theme(page, "JupyterLab Dark")
-    picture(page, "03-panel-dark", CAPACITY)
-    kind.select_option("classics")  # their vectors hold text of books and are not bundled
-    page.wait_for_selector(f"{CAPACITY} .memlab-status:has-text('not in the store')")
+    picture(page, "02-panel-dark", CAPACITY)
+
+    # A novel: its curve, and one sentence that says why there is no vector.
+    strip.locator("path[aria-roledescription='point'][aria-label*='Gutenberg']").first.click(force=True)
+    finished(page, "texts of novels", CAPACITY)
     expect(panel.locator("button:has-text('Decode it now')")).to_be_disabled()
-    picture(page, "03-absent-dark", CAPACITY)
-    kind.select_option("originals")
+    picture(page, "02-absent-dark", CAPACITY)
     wander(lab, "02_how_much_fits.ipynb", CAPACITY)
-    read_through(page, "03")
+    read_through(page, "02")
 
 
 INFORMATION = ".memlab-information-panel"
@@ -236,31 +259,34 @@ INFORMATION = ".memlab-information-panel"
 def test_information_not_length(lab):
     page, _ = opened(lab, "03_bits_not_tokens.ipynb")
     panel = page.locator(INFORMATION).first
-    read = panel.locator("button:has-text('Read it')")
-    read.click()
-    finished(page, "bits", INFORMATION)
-    bars = panel.locator(".memlab-window")
-    wide = bars.count()
-    assert wide > 0
+    panel.scroll_into_view_if_needed()
+    text = panel.locator(".memlab-tokens").first
+    expect(text.locator(".memlab-token-bar").first).to_be_attached(timeout=60_000)
+    assert text.locator(".memlab-token-bar").count() >= 3
+    assert text.locator(".memlab-token-zone").count() > 10
+    assert "1 vector" in text.inner_text()
     assert "Predicted before any training" in panel.inner_text()
-    picture(page, "04-panel-light", INFORMATION)
-    box = panel.locator("input[type=number]").first
-    box.fill("50")
-    box.press("Enter")
-    page.wait_for_function(f"document.querySelectorAll('{INFORMATION} .memlab-window').length > {1.5 * wide}")
-    set_theme(page, "JupyterLab Dark")
-    picture(page, "04-panel-dark", INFORMATION)
-    panel.locator("select").first.select_option("(my own words)")
-    read.click()
-    finished(page, "is empty", INFORMATION)
-    panel.locator("textarea").fill(
-        "Seven green kettles argued about the weather until the postman sat down among them."
-    )
-    read.click()
+    picture(page, "03-panel-light", INFORMATION)
+
+    # It reads while one types: no button.
+    words = panel.locator("textarea")
+    words.fill("")
+    finished(page, "while you type", INFORMATION)
+    words.press_sequentially("Seven green kettles argued about the weather.", delay=30)
+    page.wait_for_function(f"document.querySelector('{INFORMATION} .memlab-tokens').innerText.includes('weather')")
+    assert text.locator(".memlab-token-shaded").count() > 3
+    text.locator(".memlab-token").nth(2).hover()
+    expect(panel.locator(".memlab-tip").first).to_contain_text("bits so far")
+
+    # It crams what it predicts.
+    panel.locator("button:has-text('Cram the first')").click()
+    page.wait_for_selector(f"{INFORMATION} .memlab-status:has-text('Step')", timeout=60_000)
     finished(page, "Done", INFORMATION)
-    assert "Seven green" in panel.locator(".memlab-costs").inner_text()
+    assert panel.locator(".memlab-badge-exact").count() == 1
+    set_theme(page, "JupyterLab Dark")
+    picture(page, "03-panel-dark", INFORMATION)
     wander(lab, "03_bits_not_tokens.ipynb", INFORMATION)
-    read_through(page, "04")
+    read_through(page, "03")
 
 
 def test_norms_and_neighbours(lab):

@@ -166,16 +166,20 @@ class LivePanel(Panel):
 
         After Stop, the vector is the best one so far. This vector is checked, but not stored.
         """
-        began, redrawn = time.perf_counter(), 0.0
+        began, told, next_drawing = time.perf_counter(), 0.0, 0.0
         points: list[tuple[int, float, float]] = []
 
         def on_step(now: Progress) -> bool:
-            nonlocal redrawn
+            nonlocal told, next_drawing
             points.append((now.steps[0], now.loss_bits[0], now.accuracy[0]))
             self.watch(now)
-            if (elapsed := time.perf_counter() - began) - redrawn > REDRAW_EVERY:
-                redrawn = elapsed
+            elapsed = time.perf_counter() - began
+            if elapsed > next_drawing:  # a chart takes 0.1 s: at most a tenth of the time goes into charts
                 self.draw(_trace(points), recipe)
+                took = time.perf_counter() - began - elapsed
+                next_drawing = elapsed + max(REDRAW_EVERY, min(2.0, 10 * took))
+            if elapsed - told > REDRAW_EVERY:
+                told = elapsed
                 steps = f"Step {now.steps[0]} of at most {recipe.budget}"
                 self.show_status(f"{steps}, {now.accuracy[0]:.0%} right, {elapsed:.0f} s")
             return self.stopping.is_set()

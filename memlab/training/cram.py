@@ -292,8 +292,7 @@ class _ProgressBar:
             return
         self._drawn = time.perf_counter()
         self._bar.set_description(f"crammed {finished} of {self._bar.total}", refresh=False)
-        if running:
-            self._bar.set_postfix(_postfix(running), refresh=False)
+        self._bar.set_postfix(_postfix(running) if running else {}, refresh=False)
         self._bar.n = self._stored + sum(job.fraction for job in self._jobs)
         self._bar.refresh()
 
