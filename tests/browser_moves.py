@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import time
 import urllib.request
 from contextlib import suppress
 
 import psutil
+from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import expect
 
 from tests.browser_lab import OUTPUT, errors, open_notebook, run_all, set_theme
-from tests.browser_rules import breaches, too_tall
+from tests.browser_rules import answers, breaches, too_tall
 
 PANEL = ".memlab-cram-panel"
 
@@ -48,68 +51,122 @@ def opened(lab, name):
     return page, store
 
 
-def wander(lab, name, panel, moves=20):
-    """Move controls at random, also while work runs: no error, and the kernel grows by less than 50 MB."""
-    address, page, _ = lab
-    rng, panel = random.Random(name), page.locator(panel).first
-    controls = panel.locator("select, input[type=number], input[type=checkbox], button, .noUi-handle")
+MOVES = int(os.environ.get("MEMLAB_MOVES", "20"))
+"""Random moves per panel. MEMLAB_MOVES=200 takes about ten minutes per panel."""
+CONTROLS = (
+    "select", "input[type=number]", "input[type=checkbox]", "input[type=text]", "button", ".noUi-handle",
+    ".memlab-token", ".memlab-tokens", "svg.marks",
+)  # fmt: skip
+KEYS = ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "PageUp", "PageDown", "Home", "End")
+
+
+def settle(page, panel):
+    """Wait until nothing in a panel runs; stop what takes longer than five seconds."""
     stop = panel.locator("button:has-text('Stop')")
-
-    def press_stop():
-        if stop.count() and stop.first.is_enabled():  # enabled only while work runs
-            with suppress(PlaywrightTimeout):  # the work may have ended just now
-                stop.first.click(timeout=2000)
-
-    def settle():
-        if stop.count():
-            with suppress(AssertionError):  # some work takes minutes
-                expect(stop.first).to_be_disabled(timeout=5_000)
-            press_stop()
-            expect(stop.first).to_be_disabled(timeout=180_000)
-        elif panel.locator("button").count():  # the first button starts work, and is disabled while it runs
-            expect(panel.locator("button").first).to_be_enabled(timeout=180_000)
-        expect(panel).not_to_contain_text("Laying out", timeout=180_000)
+    if stop.count():
+        with suppress(AssertionError):  # some work takes minutes
+            expect(stop.first).to_be_disabled(timeout=5_000)
+        press_stop(panel)
+        expect(stop.first).to_be_disabled(timeout=180_000)
+    before, until = None, time.monotonic() + 180
+    while (now := panel.locator(".memlab-status").all_inner_texts()) != before or any(s.endswith("...") for s in now):
+        assert time.monotonic() < until, now
+        before = now
         page.wait_for_timeout(1000)
 
-    def move(control):
-        try:
-            if not (control.is_visible() and control.is_enabled(timeout=2000)):
-                return 0
-            kind = control.evaluate("e => e.tagName + ' ' + (e.type || '')", timeout=2000)
-            if kind.startswith("SELECT"):
-                control.select_option(index=rng.randrange(control.locator("option").count()), timeout=2000)
-            elif kind == "INPUT number":
-                low, high = (int(float(control.get_attribute(end) or 50)) for end in ("min", "max"))
-                control.fill(str(rng.randint(low, high)), timeout=2000)
-                control.press("Enter")
-            elif "noUi" in (control.get_attribute("class") or ""):
-                control.press(rng.choice(["ArrowLeft", "ArrowRight", "PageUp", "PageDown"]), timeout=2000)
-            else:
-                control.click(timeout=2000)
-        except PlaywrightTimeout:  # work has just started, or the control was just redrawn
-            return 0
-        page.wait_for_timeout(rng.choice([20, 100, 400]))
-        return 1
 
-    for select in panel.locator("select").all():  # loads everything that is loaded only once
+def press_stop(panel):
+    stop = panel.locator("button:has-text('Stop')")
+    if stop.count() and stop.first.is_enabled():  # enabled only while work runs
+        with suppress(PlaywrightTimeout):  # the work may have ended just now
+            stop.first.click(timeout=2000)
+
+
+def move(page, control, rng):
+    """Use one control in one of the ways that it has. Returns 1, or 0 if it could not be used just now."""
+    try:
+        if not (control.is_visible() and control.is_enabled(timeout=2000)):
+            return 0
+        kind = control.evaluate("e => e.tagName.toUpperCase() + ' ' + (e.type || '')", timeout=2000)
+        name = control.get_attribute("class", timeout=2000) or ""
+        if kind.startswith("SELECT"):
+            control.select_option(index=rng.randrange(control.locator("option").count()), timeout=2000)
+        elif kind == "INPUT number":
+            low, high = (int(float(control.get_attribute(end) or 50)) for end in ("min", "max"))
+            control.fill(str(rng.randint(low, high)), timeout=2000)
+            control.press("Enter")
+        elif kind == "INPUT text":
+            control.fill(rng.choice(["", "sea", "the", "(", "zz"]), timeout=2000)
+            control.press("Enter")
+        elif "noUi" in name or "memlab-tokens" in name:
+            control.press(rng.choice(KEYS), timeout=2000)
+        elif kind.startswith("SVG"):
+            use_chart(page, control, rng)
+        else:
+            control.click(timeout=2000)
+    except PlaywrightError:  # work has just started, or the control was just redrawn
+        return 0
+    page.wait_for_timeout(rng.choice([20, 100, 400]))
+    return 1
+
+
+def use_chart(page, chart, rng):
+    """Click a mark of a chart, or drag over a part of it."""
+    chart.scroll_into_view_if_needed(timeout=2000)
+    marks = chart.locator(".role-mark path, .role-mark rect")
+    if marks.count() and rng.random() < 0.7:
+        marks.nth(rng.randrange(marks.count())).click(timeout=1000, force=True)
+        return
+    box = chart.bounding_box(timeout=2000)
+    places = [(box["x"] + rng.random() * box["width"], box["y"] + rng.random() * box["height"]) for _ in range(2)]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    page.mouse.move(*places[1], steps=4)
+    page.mouse.up()
+
+
+def answers_everywhere(page, panel):
+    """Every chart of a panel answers the pointer; a text answers the pointer and the keyboard."""
+    charts = panel.locator("svg.marks")
+    silent = [i for i in range(charts.count()) if not answers(page, charts.nth(i))]
+    assert not silent, f"charts that do not answer the pointer: {silent}"
+    for text in panel.locator(".memlab-tokens").all():
+        if text.is_visible() and text.locator(".memlab-token").count():
+            text.press("Home")
+            text.press("ArrowRight")
+            expect(text.locator(".memlab-token-picked")).to_have_count(1, timeout=20_000)
+            text.locator(".memlab-token").first.hover()
+
+
+def wander(lab, name, panel, moves=MOVES):
+    """Use controls at random, also while work runs: no error, and the kernel grows by less than 50 MB."""
+    address, page, _ = lab
+    rng, selector = random.Random(name), panel
+    panel = page.locator(panel).first
+    kinds = [kind for kind in CONTROLS if panel.locator(kind).count()]
+    for select in panel.locator("select:visible").all():  # loads everything that is loaded only once
         for i in range(min(4, select.locator("option").count())):
-            select.select_option(index=i)
-            page.wait_for_timeout(500)
-            settle()
-    for button in panel.locator("button:enabled").all():
-        button.click()
-        settle()
+            if select.is_enabled():
+                select.select_option(index=i)
+                page.wait_for_timeout(500)
+                settle(page, panel)
+    for i in range(panel.locator("button:visible").count()):
+        move(page, panel.locator("button:visible").nth(i), rng)
+        settle(page, panel)
+    answers_everywhere(page, panel)
     memory = []
     for _ in range(2 + moves // 10):
         moved = 0
         while moved < 10:
-            moved += move(controls.nth(rng.randrange(controls.count())))
-        press_stop()
-        settle()
+            controls = panel.locator(rng.choice(kinds))
+            if count := controls.count():
+                moved += move(page, controls.nth(rng.randrange(count)), rng)
+        press_stop(panel)
+        settle(page, panel)
         memory.append(kernel_memory(address, name) / 2**20)
     # The first rounds still load things once: shapes of a tenth passage, the heap of the chart renderer.
     grown = memory[-1] - memory[1]
-    print(f"{name}: {moves} moves, the kernel grew by {grown:.0f} MB: {', '.join(f'{m:.0f}' for m in memory)}")
+    print(f"{selector}: {moves} moves, the kernel grew by {grown:.0f} MB: {', '.join(f'{m:.0f}' for m in memory)}")
     assert errors(page) == []
     assert grown < 50
 

@@ -52,14 +52,15 @@ PALE = """([p, lowest]) => {
   };
   const found = [];
   for (const chart of p.querySelectorAll('svg.marks')) {
-    const back = ground(chart);
-    for (const e of chart.querySelectorAll('text')) {
-      if (!e.textContent.trim()) continue;
-      const style = getComputedStyle(e), fill = rgb(style.fill);
+    const page = ground(chart), halos = {};
+    const texts = [...chart.querySelectorAll('text')].filter(e => e.textContent.trim());
+    const isHalo = e => getComputedStyle(e).stroke !== 'none' && parseFloat(getComputedStyle(e).strokeWidth) >= 2;
+    for (const e of texts.filter(isHalo)) halos[e.textContent] = rgb(getComputedStyle(e).stroke);
+    for (const e of texts.filter(e => !isHalo(e))) {
+      const style = getComputedStyle(e), fill = rgb(style.fill), back = halos[e.textContent] || page;
       let shown = (fill[3] ?? 1) * parseFloat(style.fillOpacity);
       for (let box = e; box !== chart; box = box.parentElement) shown *= parseFloat(getComputedStyle(box).opacity);
-      const halo = style.stroke !== 'none' && style.paintOrder.startsWith('stroke');
-      if (fill.length < 3 || shown === 0 || halo) continue;
+      if (fill.length < 3 || shown === 0) continue;
       const seen = fill.slice(0, 3).map((c, i) => c * shown + back[i] * (1 - shown));
       const [low, high] = [shine(seen), shine(back)].sort((a, b) => a - b);
       const contrast = (high + 0.05) / (low + 0.05);
@@ -68,7 +69,7 @@ PALE = """([p, lowest]) => {
   }
   return [...new Set(found)];
 }"""
-"""Texts of charts whose contrast with the page is too low."""
+"""Texts of charts whose contrast with the page, or with the halo behind them, is too low."""
 
 
 def breaches(place):

@@ -41,8 +41,8 @@ def inline(table: pd.DataFrame, *columns: str) -> dict[str, Any]:
     table = table[list(columns)] if columns else table
     floats = table.select_dtypes("float")
     short = {name: floats[name].map(lambda number: float(f"{number:.7g}")) for name in floats}
-    values: dict[str, Any] = alt.to_values(table.assign(**short))
-    return values
+    values = alt.to_values(table.assign(**short))["values"]
+    return {"values": tuple(values)}  # Altair copies a list of rows at each step that makes a chart, but not a tuple
 
 
 def with_data(drawn: Any, **tables: pd.DataFrame) -> Any:
