@@ -61,26 +61,51 @@ def low(panel):
     assert panel.bounding_box()["height"] < 850
 
 
-LOOK = ".memlab-attention-panel"
+LOOK, READ, SUMS = ".memlab-attention-panel", ".memlab-reader-panel", ".memlab-arithmetic-panel"
 
 
 def test_inside_the_model(lab):
     page, _ = opened(lab, "08_inside_the_model.ipynb")
     panel = page.locator(LOOK).first
-    panel.locator("button:has-text('Look')").click()
-    finished(page, "the vector saves", LOOK)
-    first = panel.locator("svg").first.inner_html()
-    panel.locator("select").nth(1).select_option("the sink token")
-    page.wait_for_selector(f"{LOOK} svg:has-text('attention to the sink token')")
-    assert panel.locator("svg").first.inner_html() != first
-    picture(page, "09-panel-light", LOOK)
-    panel.locator("select").nth(0).select_option(index=7)
-    panel.locator("button:has-text('Look')").click()
-    finished(page, "the vector saves", LOOK)
+    finished(page, "the vector saves", LOOK)  # it looked without a click
+    picture(page, "08-panel-light", LOOK)
+    assert panel.bounding_box()["height"] < 850
+    tip = panel.locator(".memlab-tip").first
+    panel.locator("svg path[aria-label*='head: 3'][aria-label*='layer: 12']").first.click()
+    panel.locator(".memlab-token").nth(9).click()
+    expect(tip).to_contain_text("(layer 12, head 3)")
+    panel.locator("svg path[aria-label*='layer: 20'][aria-label*=\"5 'AR'\"]").first.click()
+    expect(tip).to_contain_text("Token 5:")
+    panel.locator(".memlab-token").nth(4).press("ArrowRight")
+    expect(tip).to_contain_text("Token 6:")
+    panel.locator("select").nth(1).select_option("the text so far")
+    page.wait_for_selector(f"{LOOK} svg:has-text('Attention of the text to the text so far')")
+    panel.locator("input[type=checkbox]").check()
+    page.wait_for_selector(f"{LOOK} svg:has-text('A boundary hedge (court), 32 tokens, seed 1')")
+    panel.locator("input[type=checkbox]").uncheck()
+
+    reader = page.locator(READ).first
+    finished(page, "all 32 tokens right", READ)
+    picture(page, "08-reader-light", READ)
+    reader.locator('svg path[aria-label*="token: 7 "]').first.click()
+    expect(reader.locator(".memlab-tip").first).to_contain_text("Token 7: ' Recall' leads")
+    reader.locator("select").first.select_option(index=13)  # of the published recipe
+    finished(page, "tokens wrong, the first at token 1", READ)
+    expect(reader.locator(".memlab-badge")).to_have_text("Not exact")
+
+    sums = page.locator(SUMS).first
+    finished(page, "of 32 tokens of A", SUMS)
+    slider = sums.locator(".noUi-handle").first
+    slider.press("Home")
+    finished(page, "32 of 32 tokens of A", SUMS)
+    slider.press("End")
+    finished(page, "32 of 32 of B", SUMS)
     set_theme(page, "JupyterLab Dark")
-    picture(page, "09-panel-dark", LOOK)
-    wander(lab, "08_inside_the_model.ipynb", LOOK)
-    read_through(page, "09")
+    for name, one in (("08-panel-dark", LOOK), ("08-reader-dark", READ), ("08-sums-dark", SUMS)):
+        picture(page, name, one)
+    for one in (LOOK, READ, SUMS):
+        wander(lab, "08_inside_the_model.ipynb", one)
+    read_through(page, "08")
 
 
 PATH = ".memlab-path-panel"
@@ -145,7 +170,7 @@ def test_robustness(lab):
     low(panel)
     amount = panel.locator("input[type=number]").nth(1)  # the first is the seed
     change = panel.locator("select").nth(1)
-    dots = panel.locator("svg.marks path[aria-roledescription='point']")
+    dots = panel.locator("svg.marks path[aria-label*='what:']")
 
     def read(size, key="Enter"):
         """Enter in the number box, or a key on the slider, decodes at once."""

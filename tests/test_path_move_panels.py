@@ -283,3 +283,12 @@ def test_a_panel_without_a_vector_says_what_to_do(solved):
     assert panel.wait(60) is None
     assert "notebook 1" in panel.status.value
     assert "memlab-error" in panel.status.value
+
+
+def test_the_stored_texts_are_those_whose_right_tokens_were_counted():
+    places, vectors = stored("geometry-paths"), Store.bundled()
+    truth = {key: vectors.get(key).token_ids for key in places.a.unique()}
+    right = [int((np.asarray(ids) == truth[a]).sum()) for ids, a in zip(places.ids, places.a, strict=True)]
+    assert right == places.right.tolist()
+    assert {len(bend) for bend in places[places.way == "curve"].bend} == {vectors.get(places.a[0]).mem.size}
+    assert {len(bend) for bend in places[places.way != "curve"].bend} == {0}

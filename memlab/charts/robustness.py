@@ -63,7 +63,7 @@ def tries_on_survival(stored: pd.DataFrame, tries: pd.DataFrame, *, edge: float 
     long["of"] = long.of.map({"share": "stored: moved vectors still exact", "tokens_right": "stored: tokens right"})
     lines = (
         alt.Chart(inline(long[long.distance <= x.domain[1]]))
-        .mark_line(strokeWidth=2, color=CONTROL)
+        .mark_line(strokeWidth=2, color=CONTROL, point=alt.OverlayMarkDef(size=25, color=CONTROL))
         .encode(
             place,
             alt.Y("value:Q", title="share right", axis=SHARE, scale=_WHOLE),
