@@ -18,6 +18,7 @@ from memlab.experiments.bundled_vectors import read_trajectories
 from memlab.experiments.tables import reference, stored
 from memlab.measures import capacity, capacity_fits, codecs, geometry, prediction, robustness
 from memlab.measures.statistics import rank_correlation
+from memlab.panels import map_details
 from memlab.texts import data_folder
 from tests.browser_lab import ROOT
 
@@ -406,7 +407,7 @@ def test_03_predictions():
     assert medians.predicted == about(medians.true, 0.25)
 
 
-# 5: norms and neighbours ---------------------------------------------------------------------------------------------
+# A2: geometry in detail ---------------------------------------------------------------------------------------------
 
 
 def test_a2_the_vectors():
@@ -421,6 +422,8 @@ def test_a2_the_vectors():
     assert (texts.str.startswith("random-").sum(), (~texts.str.startswith("random-")).sum()) == (random, prose_)
     (passages,) = numbers("A2", r"(\w+) passages are few: the interval shows how few")
     assert rows.text_id.nunique() == passages
+    (wrong,) = numbers("A2", r"\(p = ([\d.]+)\), but two of three answers are wrong")
+    assert wrong == 0.02  # the chart's own test computes it
 
 
 def test_a2_norms():
@@ -439,43 +442,47 @@ def test_a2_norms():
     assert free.to_dict() == {length: texts + more * (length == at) for length in lengths}
 
 
-def test_a2_two_random_directions():
-    cosine, sd = numbers("A2", r"Two random directions in this space have a cosine of ([\d.]+) ± ([\d.]+)\. But")
+def test_05_two_random_directions():
+    cosine, sd = numbers(5, r"Two random directions in this space have a cosine of ([\d.]+) ± ([\d.]+)\.")
     pairs = geometry.cosines(geometry.spherical_null(400, vectors().shape[1]))[np.triu_indices(400, 1)]
     assert pairs.mean() == pytest.approx(cosine, abs=0.005)
     assert pairs.std() == pytest.approx(sd, abs=0.005)
 
 
-@pytest.mark.real
-def test_a2_the_vocabulary(real):
-    (words,) = numbers("A2", r"the nearest of ([\d,]+) words")
-    assert real.vocabulary == words
-
-
 def test_a2_seeds_of_one_text_gather():
     apart = geometry.within_and_between(vectors(), held().text_id.tolist(), draws=99)
     (smaller,) = numbers("A2", r"their distances are about (a sixth) smaller")
+    numbers("A2", r"distances within a passage are about a sixth smaller")
     assert 1 - apart.ratio.value == about(smaller)
     assert apart.p <= 0.01
 
 
-# 6: a map of vectors -------------------------------------------------------------------------------------------------
+# 5: where vectors lie -------------------------------------------------------------------------------------------------
 
 
-def test_05_dimensions():
+def test_05_the_map():
     rows = bundled()
-    d, least, most = (
-        *numbers(5, r"A flat map of (\d+) dimensions"),
-        *numbers(5, r"random words, (\d+) to (\d+) tokens"),
-    )
     exact = rows[rows.exact]
-    assert (vectors().shape[1], exact.tokens.min(), exact.tokens.max()) == (d, least, most)
-    (directions,) = numbers(5, r"spread over almost (a hundred) directions")
-    assert 0.95 * directions < geometry.participation(vectors()) < directions
-    assert geometry.participation(vectors()) < geometry.participation(geometry.spherical_null(*vectors().shape))
-    (points,) = numbers(5, r"spread in all the directions that (\w+) points can span")
-    spread = [geometry.participation(vectors()[i : i + 16]) for i in range(0, len(vectors()), 16)]
-    assert 0.9 * (points - 1) < np.median(spread) < points  # n points span n - 1 directions
+    least, most = numbers(5, r"prose and random words, (\d+) to (\d+) tokens\.")
+    assert (exact.tokens.min(), exact.tokens.max()) == (least, most)
+    passages, seeds = numbers(5, r"(\w+) passages were trained from (\d+) seeds and more")
+    assert (exact.groupby("text_id").size() >= seeds).sum() == held().text_id.nunique() == passages
+    (near, d) = numbers(5, r"its (\w+) nearest vectors in all (\d+) dimensions")
+    assert (map_details.NEAR, vectors().shape[1]) == (near, d)
+    assert numbers(5, r"A flat map of (\d+) dimensions") == [d]
+    (percent,) = numbers(5, r"its two directions have (\d+) % of the variance")
+    store = Store.bundled()
+    x = np.stack([store.get(key).mem[0] for key in exact.key])
+    variance = np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2
+    assert round(100 * variance[:2].sum() / variance.sum()) == percent
+
+
+def test_05_the_nearest_vector_is_a_seed_of_the_same_text():
+    (count,) = numbers(5, r"of (\d+) vectors, each has another seed of its own text as its nearest vector")
+    names, cosines = held().text_id.to_numpy(), geometry.cosines(vectors())
+    np.fill_diagonal(cosines, -1)
+    assert len(names) == count
+    assert (names[cosines.argmax(1)] == names).all()
 
 
 def test_05_the_recorded_trainings():
@@ -483,14 +490,19 @@ def test_05_the_recorded_trainings():
     (count,) = numbers(5, r"(\w+) trainings were recorded at every fifth step")
     assert len(paths) == count
     assert all((np.diff(steps)[:-1] == 5).all() for steps, _ in paths.values())
-    numbers(5, r"The paths need no fewer components than such a walk")
-    rows = [geometry.trajectory(steps, path[:, 0]) for steps, path in paths.values()]
-    assert all(row["components for 99 %"] >= row["of random walks"] - 1 for row in rows)
 
 
-def test_05_the_same_texts():
+def test_a2_dimensions():
+    (directions,) = numbers("A2", r"spread over almost (a hundred) directions")
+    assert 0.95 * directions < geometry.participation(vectors()) < directions
+    (points,) = numbers("A2", r"spread in all the directions that (\w+) points can span")
+    spread = [geometry.participation(vectors()[i : i + 16]) for i in range(0, len(vectors()), 16)]
+    assert 0.9 * (points - 1) < np.median(spread) < points  # n points span n - 1 directions
+
+
+def test_a2_the_same_texts():
     spaces = table("geometry-spaces")
-    texts, tokens = numbers(5, r"the same (\d+) texts, (\d+) tokens each, from two seeds, and from another model")
+    texts, tokens = numbers("A2", r"the same (\d+) texts, (\d+) tokens each, from two seeds, and from another model")
     assert (spaces.text_id.nunique(), spaces.space.nunique()) == (texts, 3)
     rows = bundled()
     assert set(spaces.text_id) <= set(rows[rows.exact & (rows.tokens == tokens)].text_id)

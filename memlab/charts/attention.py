@@ -115,7 +115,8 @@ def _side(
         alt.layer(_by_layer(named["means"]), line)
         .properties(width=260, height=70, title="Mean by layer; line: picked token"),
         _heads(named["heads"], _shares(most, legend=False))
-        .encode(opacity=alt.condition(head, alt.value(1), alt.value(0.35)))
+        .encode(opacity=alt.condition(head, alt.value(1), alt.value(0.6)),
+                stroke=alt.condition(head, alt.value(PUBLISHED), alt.value(None), empty=False))
         .add_params(head).properties(width=260, height=150, title="By layer and head: click a head"),
         spacing=8,
     )  # fmt: skip

@@ -106,8 +106,8 @@ def mean_intervals(values: Any, *, draws: int = 2000, seed: int = 0) -> tuple[np
     All columns are drawn together. With fewer than ``FEW`` passages the ends are infinite.
 
     >>> low, high = mean_intervals([[0.0, 1.0]] * 3 + [[1.0, 1.0]] * 3)
-    >>> 0 < low[0] < 0.5 < high[0] < 1, low[1], high[1]
-    (True, 1.0, 1.0)
+    >>> low.round(2).tolist(), high.round(2).tolist()
+    ([0.17, 1.0], [0.83, 1.0])
     """
     array = np.asarray(values, float)
     if len(array) < FEW:

@@ -20,7 +20,7 @@ from memlab.probes import attention
 from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store
 
-PLACES = (("the vector", "on_mem"), ("the sink token (position 0)", "on_first"), ("the text so far", "on_text"))
+PLACES = (("the vector", "on_mem"), ("position 0 (the sink token)", "on_first"), ("the text so far", "on_text"))
 BITS, SHARE = "bits that the vector saves", "attention of each token"
 MOST_BITS = 16
 """Saved bits at which a token has the strongest colour."""

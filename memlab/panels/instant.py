@@ -37,6 +37,7 @@ class InstantPanel(LivePanel):
     def ask(self, _: Any = None) -> None:
         """Do the work soon, for the values that the controls have then."""
         self._asked += 1
+        self.show_status("Looking ...")
         self._thread.submit(functools.partial(self._if_latest, self._asked))
 
     def _if_latest(self, number: int) -> None:

@@ -54,7 +54,6 @@ class ReaderPanel(InstantPanel):
             self.clear()
             self.show_status("No vector is chosen.")
             return
-        self.show_status("Reading ...")
         self.reading = reading = read_tokens(self.lm, mem)
         self.result = mem
         tokens, first = reading.tokens, reading.first_wrong
@@ -62,14 +61,14 @@ class ReaderPanel(InstantPanel):
         if first is None:
             self.verdict.value = badge("exact", "Exact")
             weakest = tokens.loc[tokens.margin.idxmin()]
-            self.show_status(
+            outcome = (
                 f"Done: all {mem.n} tokens right. The smallest margin is {weakest.margin:.2f} logits, at token "
                 f"{weakest.position}: {weakest.token!r}, and not {weakest.rival!r}."
             )
         else:
             self.verdict.value = badge("wrong", "Not exact")
             here = tokens.loc[first]
-            self.show_status(
+            outcome = (
                 f"Done: {wrong} of {mem.n} tokens wrong, the first at token {first + 1}: the model writes "
                 f"{here.written!r}, and {here.token!r} should stand there."
             )
@@ -79,6 +78,7 @@ class ReaderPanel(InstantPanel):
         self.curve.draw(lambda: charts.token_margins(tokens, reading.likely, picked=picked + 1).properties(title=title))
         self.text.picked = picked
         self.links.value = download_links(f"reading-{mem.key[:12]}", tokens.to_csv(index=False))
+        self.show_status(outcome)
 
     def _write(self, reading: Reading, first: int | None) -> None:
         tokens = reading.tokens
