@@ -289,10 +289,10 @@ def test_information_not_length(lab):
     read_through(page, "03")
 
 
-def test_norms_and_neighbours(lab):
+def test_geometry_in_detail(lab):
     page, _ = opened(lab, "A2_geometry_in_detail.ipynb")
     assert page.refused == []
-    read_through(page, "05")
+    read_through(page, "A2")
 
 
 RUNS = ".memlab-run-panel"
@@ -322,6 +322,7 @@ def test_your_own_analysis(lab):
     with page.expect_download() as table:
         panel.locator("a:has-text('Table')").click()
     assert len(table.value.path().read_text().splitlines()) == 7
+    expect(panel.locator("button:has-text('Open')").nth(2)).to_be_enabled()
     panel.locator("button:has-text('Open')").nth(2).press("Enter")
     finished(page, "Opened:", RUNS)
     assert "The tide tables" in panel.locator(".memlab-tokens").first.inner_text()

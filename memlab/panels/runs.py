@@ -164,9 +164,8 @@ class RunPanel(LivePanel):
 
     def _open(self, job: Job) -> None:
         """Decode the vector of a finished run, and make it the last made for all panels."""
-        if not self._thread.busy:
-            self.start.disabled = True
-            self._thread.submit(lambda: self._decode(job))
+        self.start.disabled = True
+        self._thread.submit(lambda: self._decode(job))  # the buttons are disabled while a run works
 
     def _decode(self, job: Job) -> None:
         try:
