@@ -172,6 +172,14 @@ def test_the_forecast_says_when_nothing_needs_training_and_explains_bad_text(pan
     assert panel.developing.text.pieces == []
 
 
+def test_the_forecast_is_about_what_is_crammed_also_if_one_does_not_wait_for_it(panel):
+    ready(panel)
+    panel.tokens.value = 5
+    crammed(panel)
+    assert panel.ahead.value.startswith('<div class="memlab-text">The first 5 tokens: ')
+    assert "bits" in panel.ahead.value
+
+
 def test_a_new_setting_replaces_the_last_result(panel):
     crammed(panel)
     assert panel.outcome.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import html
 import time
@@ -72,13 +73,13 @@ class CramPanel(LivePanel):
     """The panel of ``cram_panel``. ``result`` is the last vector; ``wait()`` blocks until it is trained."""
 
     def __init__(self, lm: FrozenLM, store: Store | None = None) -> None:
-        super().__init__("Cram", icon="compress", tooltip="Train the vectors")
+        super().__init__("Cram", icon="compress", tooltip="Search for vectors that make the model write this text")
         self.lm, self.store = lm, store
         names = [(OWN, OWN), *((text_title(text.id), text.id) for text in originals())]
         self.source = dropdown("Text", names, value="fiction-salt-ferry")
         self.words = text_area("Words", rows=5)
         self.tokens, tokens = number_input("Tokens, up to", 24, 2, MOST, about="A shorter text is crammed completely")
-        self.k, vectors = number_input("Vectors k", 1, 1, 8)
+        self.k, vectors = number_input("Vectors k", 1, 1, 8, about="More vectors hold more text")
         self.seed, seeds = seed_input()
         self.ahead, self.outcome, self.links = w.HTML(), w.HTML(), w.HTML()
         self.developing = DevelopingText(lm, lambda step: self.curve.set(place=step))
@@ -113,6 +114,8 @@ class CramPanel(LivePanel):
         passage, start = self.passage(), self._start_from
         recipe = Recipe.default(k=self.k.value, seed=self.seed.value)
         self.developing.begin(passage)
+        with contextlib.suppress(MemlabError):
+            self._forecast(passage)  # the one that was asked for last may not have been made yet
         self._stepped = 0.0
         mem, trace, outcome = self.train(self.lm, passage, recipe, self.store, start)
         reading = read_tokens(self.lm, mem)
@@ -157,8 +160,8 @@ class CramPanel(LivePanel):
 
     def _show_outcome(self, mem: MemVector, reading: Reading) -> None:
         stored = not self.developing.development.steps
-        facts = decoded_facts(self.lm, mem, reading.ids)
-        self.outcome.value = (badge("stored", "Was in your store") if stored else "") + facts
+        first = badge("stored", "Was in your store") if stored else ""
+        self.outcome.value = decoded_facts(self.lm, mem, reading.ids, first=first)
         self.developing.finish(mem, reading.ids, self._notes(mem, reading))
         n, k, exact = mem.n, mem.k, not len(wrong_tokens(mem, reading.ids))
         more, fewer = min(MOST, n + n // 2), max(2, 2 * n // 3)
@@ -246,22 +249,27 @@ class CramPanel(LivePanel):
         if number != self._asked:
             return
         self.developing.preview(pieces, n)
+        self._forecast(passage)
+
+    def _forecast(self, passage: Passage) -> None:
+        """Say how large the passage is, whether it will fit, and how long that will take."""
+        n, whole, asked = len(passage), self._longer(MOST + AFTER), self._asked
         size = f"{n} tokens: all of it." if len(whole) == n else f"The first {n} tokens:"
         self.ahead.value = _line(size)
         recipe = Recipe.default(k=self.k.value, seed=self.seed.value)
         known = self.store is not None and key_of(self.lm, passage, recipe) in self.store
         bits = self._token_bits(passage, whole)
         rest = "It is in your store: it opens at once." if known else outlook(self.lm, bits, recipe)
-        if number == self._asked:
+        if asked == self._asked:
             self.ahead.value = _line(f"{size} {rest}")
 
     def _longer(self, tokens: int) -> Passage:
         """Up to ``tokens`` tokens of the text."""
         text = self._text()
-        try:
-            return self.lm.passage(text, tokens)
-        except PassageError:
-            return self.lm.passage(text, None)
+        for count in (tokens, None):
+            with contextlib.suppress(PassageError):
+                return self.lm.passage(text, count)
+        return self.passage()  # for instance a model with a short context
 
     def _token_bits(self, passage: Passage, whole: Passage) -> np.ndarray:
         """Bits (n,) of a passage. A text is read once, whatever is cut off it."""

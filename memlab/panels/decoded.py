@@ -67,8 +67,11 @@ def outcome_badge(mem: MemVector, ids: Any) -> str:
     return badge("plain", "No text to compare with" if mem.redaction else f"All {mem.n} tokens right, not checked")
 
 
-def decoded_facts(lm: FrozenLM, mem: MemVector, ids: Any) -> str:
-    """HTML: the badge, the size of text and vector, the first wrong token, and the readings stored with the vector."""
+def decoded_facts(lm: FrozenLM, mem: MemVector, ids: Any, *, first: str = "") -> str:
+    """HTML: the badge, the size of text and vector, the first wrong token, and the readings stored with the vector.
+
+    ``first``: HTML of another badge before it.
+    """
     facts = [f"{mem.n} tokens in {mem.k} vector{'s' if mem.k > 1 else ''}"]
     if len(wrong := wrong_tokens(mem, ids)):
         at = int(wrong[0])
@@ -79,7 +82,7 @@ def decoded_facts(lm: FrozenLM, mem: MemVector, ids: Any) -> str:
     if (check := latest(mem.checks).get(EXACT)) and mem.exact:
         facts.append(f"smallest margin {check.margin:.2f} logits")
     shown = " &middot; ".join(html.escape(fact) for fact in facts)
-    return f'<div class="memlab-text">{outcome_badge(mem, ids)}{shown}</div>'
+    return f'<div class="memlab-text">{first}{outcome_badge(mem, ids)}{shown}</div>'
 
 
 def show_decoded(text: TokenText, lm: FrozenLM, mem: MemVector, ids: Any, *, notes: Sequence[str] = ()) -> None:
