@@ -62,12 +62,21 @@ function render({ model, el }) {
     };
   }
 
+  function knows(view, name) {  // the parameters of the next chart come before it
+    try {
+      view.signal(name);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
   function follow() {  // Python changed a parameter
     if (!shown) return;
     const { view } = shown;
     let changed = false;
     for (const [name, value] of Object.entries(model.get("_params") ?? {})) {
-      if (value !== null && view.signal(name) !== value) {
+      if (value !== null && knows(view, name) && view.signal(name) !== value) {
         view.signal(name, value);
         changed = true;
       }
