@@ -67,6 +67,19 @@ def test_the_text_is_shown_if_a_model_of_this_process_can_read_it(toy, monkeypat
     assert "cat" not in visible(mem._repr_html_())
 
 
+@pytest.mark.real
+def test_the_text_of_a_bundled_vector_needs_no_model(real, monkeypatch):
+    store = Store.bundled()
+    mems = [store.get(key) for key in sorted(store.keys())[::40]]
+    with_model = [card.read(mem) for mem in mems]
+    monkeypatch.setattr(card, "READERS", set())
+    shown = [card.read(mem) for mem in mems]
+    assert [text for mem, text in zip(mems, with_model, strict=True) if not mem.text.id.startswith("random")] == [
+        text for text in shown if text is not None
+    ]
+    assert any(shown)
+
+
 def test_a_redacted_vector_keeps_its_secret(toy):
     mem = crammed(toy).redacted()
     assert "its text was removed" in visible(mem._repr_html_())

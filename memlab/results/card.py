@@ -1,7 +1,7 @@
 """``card``: a vector as a notebook shows it: what it writes, its numbers, how it was made, and how to get it again.
 
 No script and no style sheet: the card looks the same in JupyterLab, in exported HTML and in a mail. Its text is shown
-if a model that can read it was loaded in this process.
+if a model of this process can read it, or if it comes with memlab.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from memlab.results.checks import EXACT, latest
 from memlab.results.file_format import file_of
-from memlab.texts import data_folder
+from memlab.texts import data_folder, originals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ READERS: WeakSet[Any] = WeakSet()
 """The models that were loaded in this process: they can turn token ids into text."""
 
 _LINE = "color:var(--jp-content-font-color1,inherit);font-size:13px;line-height:1.6"
-_PICTURE = "max-width:100%;image-rendering:pixelated;border:1px solid #7b7f86;border-radius:2px"
+_PICTURE = "max-width:100%;image-rendering:pixelated;border:1px solid #808080;border-radius:2px"
 
 
 def card(mem: Any) -> str:
@@ -57,7 +57,7 @@ def card(mem: Any) -> str:
     if not mem.provenance.get("derived"):
         shown += f' · key <code title="{mem.key}" style="user-select:all">{mem.key[:12]}</code>'
     return (
-        f'<div style="border:1px solid #7b7f86;border-radius:6px;padding:10px 14px;max-width:800px;{_LINE}">'
+        f'<div style="border:1px solid #808080;border-radius:6px;padding:10px 14px;max-width:800px;{_LINE}">'
         f"<div>{badge}<b>{html.escape(title)}</b></div>"
         f'<div style="margin:8px 0;max-height:9em;overflow-y:auto">{fate}</div>{_strip(mem.mem)}'
         f'<div style="margin-top:6px">{shown}</div>'
@@ -106,7 +106,7 @@ def _facts(mem: Any) -> list[str]:
 
 
 def read(mem: Any) -> str | None:
-    """The text of a vector's token ids, from a model of this process with the same weights; None if there is none.
+    """The text of a vector's token ids, from a model of this process with the same weights; None if none is known.
 
     >>> from memlab import Recipe, cram, load
     >>> lm = load("toy:gemma3")
@@ -122,12 +122,21 @@ def read(mem: Any) -> str | None:
                 return str(lm.decode_ids(mem.token_ids))
         except Exception:  # any: a model that changed, or has no tokenizer, is no reason to show no card
             continue
+    if _bundled(mem):  # its key names its tokens, so the text is the one that comes with memlab
+        for text in originals():
+            if text.id == mem.text.id:
+                return text.string[mem.text.start : mem.text.end]
     return None
+
+
+def _bundled(mem: Any) -> bool:
+    """Whether this vector was made from, or is, one that comes with memlab."""
+    return file_of(data_folder() / "store", mem.key).exists()
 
 
 def python(mem: Any) -> str:
     """Python that gets this vector: from where it is stored, or by the same training."""
-    bundled = file_of(data_folder() / "store", mem.key).exists()
+    bundled = _bundled(mem)
     derived = mem.provenance.get("derived")
     if bundled or derived or mem.redaction or mem.parent or not mem.is_original:
         then = f"  # then: {derived}" if derived else ""
@@ -166,7 +175,7 @@ def _strip(mem: np.ndarray) -> str:
     colours = f"linear-gradient(to right,{OTHERS[0]},transparent,{OTHERS[1]})"
     legend = (
         f'<span style="display:inline-block;width:120px;height:10px;vertical-align:middle;'
-        f'border:1px solid #7b7f86;background:{colours}"></span>'
+        f'border:1px solid #808080;background:{colours}"></span>'
     )
     return f"<div>{image}</div><div>{mem.size:,} numbers. Colours: −{end:.3g} or less {legend} {end:.3g} or more</div>"
 
