@@ -1,6 +1,7 @@
 """The notebooks in JupyterLab and a browser, without network. Pictures are written to tests/output."""
 
 import os
+import re
 import shutil
 
 import nbformat
@@ -216,12 +217,15 @@ def test_capacity(lab):
     panel.scroll_into_view_if_needed()
     strip, curve = panel.locator("svg.marks").nth(0), panel.locator("svg.marks").nth(1)
     points = strip.locator("path[aria-roledescription='point'][aria-label*='1 vector'][aria-label*='here: yes']")
-    before = curve.inner_html()
+    # The first wrong token is in view, also before anything is pressed.
+    expect(panel.locator(".memlab-token-wrong")).to_be_in_viewport()
+    before = panel.locator(".memlab-badge").inner_text()
 
-    # A click on a point opens its run: text, curve and list. The first wrong token is in view.
+    # A click on a point opens its run: text, curve and list.
     points.nth(5).click(force=True)
-    page.wait_for_function("([e, old]) => e.innerHTML !== old", arg=[curve.element_handle(), before])
-    assert "tokens come back" in panel.locator(".memlab-badge").inner_text()
+    expect(panel.locator(".memlab-badge")).not_to_have_text(before)
+    shown = re.match(r"(\d+) tokens come back", panel.locator(".memlab-badge").inner_text())[1]
+    expect(curve).to_contain_text(f"The first {shown} of 256 tokens come back")
     expect(panel.locator(".memlab-token-wrong")).to_be_in_viewport()
 
     # A token points at its place in the curve, and the curve at its token.

@@ -210,8 +210,8 @@ def test_what_a_vector_takes_off():
 @pytest.mark.slow
 def test_predictions_beat_the_mean_most_for_a_new_kind():
     left, right = titles(3)["charts.predictions"]
-    error, mean = figures(left, r"Off by (\d+) tokens; the mean: by (\d+)")
-    new, far = figures(right, r"A new kind: off by (\d+); the mean: by (\d+)")
+    error, mean = figures(left, r"From bits: off by (\d+) tokens; from the mean: by (\d+)")
+    new, far = figures(right, r"A new kind of text: off by (\d+); the mean: by (\d+)")
     tokens = one().exact_prefix.to_numpy(float)
     others = (tokens.sum() - tokens) / (len(tokens) - 1)
     assert np.median(np.abs(tokens - others)) == pytest.approx(mean, abs=1)

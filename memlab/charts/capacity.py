@@ -98,6 +98,9 @@ def _labelled(
 ) -> pd.DataFrame:
     """The points with room for a name, ``d tokens name side``: on ``side`` of the text no other mark is covered."""
 
+    drawn = np.isfinite(table.d) & np.isfinite(table.tokens) & (table.d > 0) & (table.tokens > 0)
+    table = table[drawn].reset_index(drop=True)
+
     def place(values: pd.Series, ends: list[int], pixels: int) -> np.ndarray:
         low, high = np.log(ends)
         return np.asarray((np.log(values.to_numpy(float)) - low) / (high - low) * pixels)
@@ -171,7 +174,7 @@ def more_vectors(table: pd.DataFrame) -> Any:
         colours = {name: of_kind[kind] for name, kind in zip(measured, kinds, strict=True)}
     dashes = {name: ([2, 3], [8, 4], [8, 3, 2, 3])[i % 3] for i, name in enumerate(published)}
     shown = {name: _series(name) for name in series}
-    powers = [2**i for i in range(12) if 2**i <= table.k.max()]
+    powers = [2**i for i in range(12) if 2**i <= table.k.max()] or [1]
     lines = (
         alt.Chart(inline(table.assign(series=table.series.map(shown))))
         .mark_line(strokeWidth=2, opacity=0.8, point=alt.OverlayMarkDef(size=50))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from memlab.charts.capacity import legend
 from memlab.charts.colours import INK, OURS, WRONG, kinds_scale
-from memlab.charts.rows import chart, inline, thin
+from memlab.charts.rows import chart, inline, no_data, thin
 from memlab.charts.theme import GREY
 
 
@@ -69,6 +69,9 @@ def run_strip(table: pd.DataFrame) -> Any:
     Columns ``i group texts tokens stored title``. The selection ``run`` has the field ``i``; the parameter ``shown`` is
     the ``i`` that a ring marks (-1: none). Points at one place of a row are spread over its height.
     """
+    table = table[np.isfinite(table.tokens) & (table.tokens >= 0)]
+    if table.empty:
+        return no_data()
     groups = list(dict.fromkeys(table.group))
     place = pd.cut(np.log(table.tokens + 30), 70, labels=False)
     row = table.group.map(groups.index)

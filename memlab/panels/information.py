@@ -66,7 +66,9 @@ class InformationPanel(LivePanel):
         # A text without a measured horizon, so the panel shows a real out-of-sample prediction.
         self.source = dropdown("Text", names, value="speech-retirement-of-a-postman")
         self.words = text_area("Words", rows=4)
-        self.text = TokenText("The text, by the bits of its tokens", height="17em")
+        self.text = TokenText(
+            "The text, by the bits of its tokens", hint="Point at a token to see its bits.", height="17em"
+        )
         self.text.colour = SURPRISAL
         self.summary, self.ahead, self.verdict = w.HTML(), w.HTML(), w.HTML()
         self.tokens, tokens = number_input("Tokens", 100, 2, MOST, about="How many tokens the button crams")
