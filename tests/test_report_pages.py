@@ -70,7 +70,7 @@ def test_a_page_fetches_nothing(tmp_path):
     (tmp_path / "drawing.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
     text = (
         "![badge](https://example.org/badge.svg) ![drawing](drawing.svg) [next](02_b.ipynb#top) [other](03_c.ipynb) "
-        "[file](../README.md) [far](https://example.org)"
+        "[file](../README.md) [far](https://example.org) ![lost](attachment:x.png)"
     )
     body = of_notebook(executed(nbformat.v4.new_markdown_cell(text)), tmp_path, {"02_b"})
     assert not re.findall(r'src="(?!data:)', body)
@@ -80,6 +80,7 @@ def test_a_page_fetches_nothing(tmp_path):
     assert '<a href="https://example.org">far</a>' in body
     assert "03_c" not in body
     assert "README" not in body
+    assert "lost" in body
 
 
 def test_a_page_has_charts_in_place_of_specifications_and_panels(tmp_path):

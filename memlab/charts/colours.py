@@ -42,6 +42,9 @@ COLOURS = {
     "line": "#B5623E",
     # How much a token surprises the model, as a background.
     "surprisal": "#7A6A8F",
+    # The sign of a number of a vector.
+    "negative": "#9B6BB0",
+    "positive": "#6E8F3C",
 }
 """{what is drawn: its colour}."""
 OURS, PUBLISHED, CONTROL = COLOURS["ours"], COLOURS["published"], COLOURS["control"]
@@ -60,8 +63,8 @@ _SAME = {
 }  # fmt: skip
 """Other names of the same things."""
 OTHERS = (
-    "#1B9AAA", "#B5623E", "#6C8EBF", "#7A9A3A", "#A0709A", "#A88B5E", "#B0555F", "#5E8C61", "#5B6FC0", "#BC8430",
-    "#2E8B8B", "#C0708A",
+    "#6C8EBF", "#7A9A3A", "#A0709A", "#A88B5E", "#B0555F", "#5E8C61", "#5B6FC0", "#BC8430",
+    "#2E8B8B", "#C0708A", "#B07A6A", "#9C8AA5",
 )  # fmt: skip
 """Colours without a meaning of their own, for further lines of one chart."""
 

@@ -75,6 +75,8 @@ def of_notebook(executed: Executed, folder: Path, pages: Collection[str] = ()) -
         raise PageError("Pages of notebooks need nbconvert. Install it: pip install 'memlab[lab]'.") from None
 
     for cell in executed.notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _without_lost_pictures(cell.source, cell.get("attachments", {}))
         for output in cell.get("outputs", ()):
             if data := output.get("data"):
                 output.data = _with_live_charts(data, output.get("metadata", {}), executed.panels)
@@ -108,6 +110,15 @@ def _with_live_charts(data: dict[str, Any], metadata: dict[str, Any], panels: di
         shown = [part if isinstance(part, str) else live_chart(part) for part in parts]
         return {"text/html": f'<div class="panel">{"".join(shown)}</div>'}
     return {kind: value for kind, value in data.items() if kind != WIDGET}
+
+
+def _without_lost_pictures(source: str, attachments: Collection[str]) -> str:
+    """Markdown with the description in place of a picture that the cell should have, but lacks: nbconvert refuses it."""
+    return re.sub(
+        r"!\[([^]]*)\]\(attachment:([^)]*)\)",
+        lambda found: found[0] if found[2] in attachments else found[1],
+        source,
+    )
 
 
 def _offline(body: str) -> str:

@@ -153,16 +153,17 @@ def python(mem: Any) -> str:
 
 def _strip(mem: np.ndarray) -> str:
     """All numbers (k, d) as cells of a picture, a row of cells after the other, and what the colours mean."""
-    from memlab.charts.colours import OTHERS
+    from memlab.charts.colours import COLOURS
 
     k, d = mem.shape
+    signs = COLOURS["negative"], COLOURS["positive"]
     columns = next((c for c in (96, 192, 384) if k * -(-d // c) * 768 // c <= 120), 768)
     end = float(np.quantile(np.abs(mem), 0.98)) or 1.0
     rows = -(-d // columns)
     cells = np.zeros((k, rows + 1, columns))  # the last row of each vector stays empty: it sets the vectors apart
     cells[:, :rows].reshape(k, -1)[:, :d] = mem
     picture = cells.reshape(-1, columns)[:-1]
-    low, high = (np.array([int(code[i : i + 2], 16) for i in (1, 3, 5)], np.uint8) for code in OTHERS[:2])
+    low, high = (np.array([int(code[i : i + 2], 16) for i in (1, 3, 5)], np.uint8) for code in signs)
     pixels = np.empty((*picture.shape, 4), np.uint8)
     pixels[..., :3] = np.where(picture[..., None] < 0, low, high)
     pixels[..., 3] = np.minimum(255, np.abs(picture) / end * 255)
@@ -172,7 +173,7 @@ def _strip(mem: np.ndarray) -> str:
         f'<img alt="{name}" title="{name}" width="{columns * cell}" height="{len(picture) * cell}" '
         f'style="{_PICTURE}" src="data:image/png;base64,{_png(pixels)}">'
     )
-    colours = f"linear-gradient(to right,{OTHERS[0]},transparent,{OTHERS[1]})"
+    colours = f"linear-gradient(to right,{signs[0]},transparent,{signs[1]})"
     legend = (
         f'<span style="display:inline-block;width:120px;height:10px;vertical-align:middle;'
         f'border:1px solid #808080;background:{colours}"></span>'
