@@ -116,6 +116,7 @@ def test_first_notebook(lab):
 
     # The keyboard moves a slider, and its number box follows.
     box = panel.locator("input[type=number]").first
+    expect(box).to_be_enabled()
     panel.locator(".noUi-handle").first.focus()
     page.keyboard.press("ArrowRight")
     expect(box).to_have_value("13")

@@ -14,14 +14,32 @@ def test_map_of_vectors(lab):
     page, _ = opened(lab, "05_where_vectors_lie.ipynb")
     panel = page.locator(MAP).first
     panel.scroll_into_view_if_needed()
-    canvas = panel.locator("canvas, svg.marks").first
-    canvas.wait_for(timeout=60_000)
-    page.wait_for_selector(f"{MAP} .memlab-status:has-text('PCA of')")
-    page.wait_for_timeout(1000)
+    points = panel.locator("svg.marks [aria-roledescription=point]")
+    points.first.wait_for(timeout=60_000)
+    title = panel.locator("svg.marks text:has-text('stay near')")
+    expect(title).to_contain_text("UMAP: 55%")
+
+    # A click: the whole text, the true neighbours, lines to them.
+    points.nth(120).click()
+    head = panel.locator(".memlab-status:has-text('tokens, seed')").first
+    before = head.inner_text()
+    points.nth(40).click(modifiers=["Shift"])
+    page.wait_for_selector(f"{MAP} .memlab-status:has-text('Cosine')", timeout=10_000)
+    assert head.inner_text() != before
+    assert panel.locator("select option:has-text('seed')").count() > 10
+    assert panel.locator(".memlab-token").count() >= 8
+    panel.locator("button:has-text('Decode the middle')").click()
+    page.wait_for_selector(f"{MAP} .memlab-status:has-text('The middle')", timeout=60_000)
+    panel.locator("button:has-text('Decode it now')").click()
+    page.wait_for_selector(f"{MAP} .memlab-badge-exact", timeout=60_000)
+    picture(page, "05-panel-light", MAP)
+    panel.locator("input[type=text]").first.fill("harbour")
+    page.wait_for_selector(f"{MAP} .memlab-status:has-text('vectors of')", timeout=10_000)
+    panel.locator("input[type=text]").first.fill("")
 
     def brush():
         panel.scroll_into_view_if_needed()
-        box = panel.locator("canvas, svg.marks").first.bounding_box()
+        box = panel.locator("svg.marks").first.bounding_box()
         x, y = box["x"] + 0.25 * box["width"], box["y"] + 0.2 * box["height"]
         page.mouse.move(x, y)
         page.mouse.down()
@@ -32,28 +50,46 @@ def test_map_of_vectors(lab):
         return int(panel.locator(".memlab-status:has-text('under the brush')").inner_text().split()[0])
 
     assert brush() > 0
-    assert panel.locator("table tr").count() > 1
-    picture(page, "06-panel-light", MAP)
+    table, chart = panel.locator("table").first.bounding_box(), panel.locator("svg.marks").first.bounding_box()
+    assert table["x"] > chart["x"] + chart["width"]  # beside the map, not below it
+    picture(page, "05-selection-light", MAP)
 
     # Other colours and another map are drawn anew, and can be brushed again.
-    panel.locator("select").nth(1).select_option("passage")
-    page.wait_for_selector(f"{MAP} .memlab-status:has-text('Drag over points')", timeout=30_000)
-    panel.locator("select").nth(0).select_option("t-SNE")
-    page.wait_for_selector(f"{MAP} .memlab-status:has-text('t-SNE of')", timeout=60_000)
-    page.wait_for_timeout(1000)
+    panel.locator("select").nth(2).select_option("kind of text")
+    page.wait_for_selector(f"{MAP} svg.marks text:has-text('random words')", timeout=30_000)
+    panel.locator("select").nth(1).select_option("t-SNE")
+    page.wait_for_selector(f"{MAP} svg.marks text:has-text('t-SNE:')", timeout=60_000)
     brush()
     set_theme(page, "JupyterLab Dark")
-    picture(page, "06-panel-dark", MAP)
-    with page.expect_download() as table:
+    picture(page, "05-panel-dark", MAP)
+    with page.expect_download() as saved:
         panel.locator("a:has-text('Table')").click()
-    assert table.value.path().read_text().startswith("i,x,y,kind")
+    assert saved.value.path().read_text().startswith("i,x,y,kind")
     panel.locator(".vega-embed summary").first.click()
-    picture(page, "06-menu-dark", MAP)
+    assert (
+        panel.locator(".vega-actions").first.evaluate("e => getComputedStyle(e).backgroundColor")
+        != "rgb(255, 255, 255)"
+    )
+    picture(page, "05-menu-dark", MAP)
     with page.expect_download() as image:
         panel.locator("a:has-text('Save as SVG')").click()
     assert "of near neighbours stay near" in image.value.path().read_text()
+
+    # Zoom moves the view, and dragging selects again afterwards.
+    place = points.first.bounding_box()
+    panel.locator("button:has-text('zoom and move')").click()
+    page.wait_for_selector(f"{MAP} .memlab-status:has-text('turn the wheel')", timeout=30_000)
+    page.wait_for_timeout(1000)
+    box = panel.locator("svg.marks").first.bounding_box()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.wheel(0, -300)
+    page.wait_for_timeout(500)
+    assert points.first.bounding_box() != place
+    panel.locator("button:has-text('Whole map')").click()
+    panel.locator("button:has-text('select')").first.click()
+    page.wait_for_selector(f"{MAP} .memlab-status:has-text('Drag to select')", timeout=30_000)
     wander(lab, "05_where_vectors_lie.ipynb", MAP)
-    read_through(page, "06")
+    read_through(page, "05")
 
 
 def low(panel):

@@ -52,9 +52,13 @@ def vector_map(
         title=table.passage.map(text_title),
     )
     names = ["i", "x", "y", "group", "kind", "title", "tokens", "seed"]
-    names += [name for name in ("text", "near") if name in table and len(table) <= 5000]
-    data = inline(table, *names)
-    base = alt.Chart(data).encode(_axis(alt.X, "x", view), _axis(alt.Y, "y", view))
+    if len(table) <= 5000:
+        names.append("text")
+    if lines := "near" in table and len(table) <= 5000:
+        places = {a: dict(zip(table.i, table[a].round(3).tolist(), strict=True)) for a in "xy"}
+        ends = {f"near_{a}": [[at[i] for i in near if i in at] for near in table.near] for a, at in places.items()}
+        table, names = table.assign(**ends), [*names, *ends]
+    base = alt.Chart(inline(table, *names)).encode(_axis(alt.X, "x", view), _axis(alt.Y, "y", view))
     marked = {"chosen": chosen, "other": other, "found": list(found)}
     params = [alt.param(name=name, value=value) for name, value in marked.items()]
     lit = (alt.expr.length(params[2]) == 0) | (alt.expr.indexof(params[2], alt.datum.i) >= 0)
@@ -73,7 +77,7 @@ def vector_map(
     rings = base.transform_filter("datum.i == chosen || datum.i == other").mark_point(
         filled=False, size=230, color=INK, strokeWidth=2, opacity=1, clip=True
     )
-    layers = [*([_lines(base, data)] if "near" in names else []), points, rings, *(_labels(table[large]) * labelled)]
+    layers = [*([_lines(base)] if lines else []), points, rings, *(_labels(table[large]) * labelled)]
     # Without a fill, the empty part of an SVG gets no events of the pointer.
     ground = alt.ViewBackground(fill="transparent", stroke=None)
     whole = alt.layer(*layers).add_params(*params).properties(**_SIZE, view=ground)
@@ -100,11 +104,10 @@ def _colour(by: str, table: pd.DataFrame) -> Any:
     return alt.Color("group:N", scale=alt.Scale(domain=[*passages, "others"], range=[*colours, CONTROL]), legend=None)
 
 
-def _lines(base: Any, data: Any) -> Any:
+def _lines(base: Any) -> Any:
     """A line from the chosen vector to each of its nearest ones, wherever the map has put them."""
-    near = base.transform_filter("datum.i == chosen").transform_flatten(["near"])
-    ends = near.transform_lookup("near", alt.LookupData(data, "i", ["x", "y"]), ["x2", "y2"])
-    return ends.mark_rule(color=INK, strokeWidth=1.2, opacity=0.7, clip=True).encode(x2="x2:Q", y2="y2:Q")
+    near = base.transform_filter("datum.i == chosen").transform_flatten(["near_x", "near_y"])
+    return near.mark_rule(color=INK, strokeWidth=1.2, opacity=0.7, clip=True).encode(x2="near_x:Q", y2="near_y:Q")
 
 
 def _labels(table: pd.DataFrame) -> list[Any]:
@@ -122,7 +125,7 @@ def first_words(text: str, characters: int = 20) -> str:
     """The beginning of a text, cut after a word.
 
     >>> first_words("The tide went out at four, and nobody came."), first_words("Rain.")
-    ('The tide went out…', 'Rain.')
+    ('The tide went out at…', 'Rain.')
     """
     text = " ".join(text.split())
     if len(text) <= characters:

@@ -39,8 +39,8 @@ def stored_places(mems: Sequence[MemVector]) -> dict[str, np.ndarray]:
 
     A part of the bundled vectors gets its places on the map of all of them.
 
-    >>> places = stored_places(list(map(Store.bundled().get, ["6485f145d1da"])))
-    >>> sorted(places)
+    >>> store = Store.bundled()
+    >>> sorted(stored_places([store.get(store.find("6485f145d1da"))]))
     ['pca', 'tsne', 'umap']
     """
     try:
