@@ -189,9 +189,9 @@ def test_second_notebook(lab):
     assert panel.locator(".memlab-badge-exact").count() == 1
     page.wait_for_selector(f"{STUDY} svg.marks text:has-text('steps, stored')")
     assert len(list(store.keys())) >= 1
-    picture(page, "04-panel-light", STUDY)
+    picture(page, "03-panel-light", STUDY)
     set_theme(page, "JupyterLab Dark")
-    picture(page, "04-panel-dark", STUDY)
+    picture(page, "03-panel-dark", STUDY)
 
     # Stop works, and the table can be downloaded. The mark of the other setting stays.
     setting.select_option(label="norm 10")
