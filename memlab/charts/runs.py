@@ -28,7 +28,8 @@ def bits_along(bits_without: Any, bits_with: Any, exact_prefix: int) -> Any:
     names = ["without the vector", "with the vector"]
     sums = pd.DataFrame(dict(zip(names, (np.nancumsum(bits_without), np.nancumsum(bits_with)), strict=True)))
     sums.insert(0, "token", range(1, n + 1))
-    table = thin(sums, "token", *names, pixels=390).melt("token", var_name="line", value_name="bits")
+    shown = thin(sums, "token", *names, pixels=390)
+    table = shown.melt("token", var_name="line", value_name="bits")
     x = alt.X("token:Q", title="token of the text", scale=alt.Scale(domain=[0, n], nice=False))
     base = alt.Chart(inline(table)).encode(
         x,
@@ -40,10 +41,12 @@ def bits_along(bits_without: Any, bits_with: Any, exact_prefix: int) -> Any:
             scale=alt.Scale(domain=names, range=[GREY, OURS]),
             legend=alt.Legend(orient="top", symbolType="stroke", symbolStrokeWidth=3),
         ),
-        tooltip=["token:Q", "line:N", alt.Tooltip("bits:Q", format=".1f")],
     )
     over = alt.selection_point(name="over", fields=["token"], nearest=True, on="pointerover", clear="pointerout")
-    points = base.mark_point(opacity=0, size=40).add_params(over)
+    # Two numbers in one tooltip. (Vega shows names as "undefined" where the nearest point answers.)
+    tips = ["token:Q", *(alt.Tooltip(f"{name}:Q", title=f"bits {name}", format=".1f") for name in names)]
+    wide = alt.Chart(inline(shown)).encode(x, alt.Y(f"{names[1]}:Q", title="bits, added up"), tooltip=tips)
+    points = wide.mark_point(opacity=0, size=40).add_params(over)
     mark = alt.Chart({"values": [{}]}).add_params(alt.param(name="place", value=0)).transform_calculate(token="place")
     mark = mark.transform_filter("datum.token > 0").mark_rule(color=GREY, strokeWidth=2).encode(alt.X("token:Q"))
     layers = [base.mark_line(strokeWidth=2.5), mark]
@@ -96,14 +99,14 @@ def run_strip(table: pd.DataFrame) -> Any:
             ),
         ),
     )  # fmt: skip
-    run = alt.selection_point(name="run", fields=["i"], nearest=True, on="click", empty=False)
+    run = alt.selection_point(name="run", fields=["i"], on="click", empty=False)
     seen = [
         "title:N",
         alt.Tooltip("tokens:Q", title="tokens that come back"),
         alt.Tooltip("outcome:N", title="can be decoded here"),
     ]
     points = (
-        base.mark_point(size=60, strokeWidth=1.5, cursor="pointer")
+        base.mark_point(size=70, strokeWidth=1.5, cursor="pointer")
         .encode(
             alt.Color("texts:N", title=None, scale=kinds, legend=legend(kinds.domain)),
             fill=alt.condition(

@@ -72,6 +72,7 @@ class CapacityPanel(LivePanel):
         self.text.colour = SURPRISAL
         self._mems = {key: self.store.get(key) for key in self.runs.key[self.runs.stored]}
         self.picker = VectorPicker(lm, list(self._mems.values()))
+        self.picker.choice.layout.width = "620px"  # the longest names, with several vectors
         self.outputs = [self.explanation]  # the text and the curve stay
         self.strip.on_pick("run", self._pick_run)
         self.curve.on_pick("over", self._pick_token)

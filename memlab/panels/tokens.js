@@ -72,6 +72,8 @@ function render({ model, el }) {
     if (node) {
       node.classList.add("memlab-token-picked");
       node.setAttribute("aria-selected", "true");
+      const top = node.offsetTop - box.offsetTop;  // a token that Python picked may be out of sight
+      if (top < box.scrollTop || top > box.scrollTop + box.clientHeight - 20) box.scrollTop = top - box.clientHeight / 2;
     }
     tell(i);
   }
