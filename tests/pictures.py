@@ -1,20 +1,28 @@
 """Writes the pictures of ``data/pictures`` that no experiment writes: ``python -m tests.pictures``.
 
-``mechanism.svg`` is drawn here, from a bundled vector and the model's own table of tokens. ``panel.png``, ``panel.gif``
-and the thumbnails of the index are taken from JupyterLab in a real browser.
+``mechanism.svg`` and ``cramming.svg`` are drawn here, of a bundled vector and its training. ``python -m tests.pictures
+thumbnails [01 02 ...]`` also executes notebooks, and puts their first charts into the index. ``panel.png`` is written
+by the browser test of the first notebook, if ``MEMLAB_WRITE_PICTURES`` is set.
 """
 
 from __future__ import annotations
 
+import base64
 import html
+import json
+import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import nbformat
 import numpy as np
+from nbclient import NotebookClient
 
 from memlab import Progress, Store, cram, load
-from memlab.charts.colours import BADGES, CONTROL, EXACT, OTHERS, OURS, PAPER
-from tests.browser_lab import ROOT
+from memlab.charts.colours import BADGES, COLOURS, CONTROL, EXACT, OURS, PAPER
+from tests.browser_lab import ROOT, browser_page
+from tests.browser_setup import find_browser
 
 PICTURES = ROOT / "data" / "pictures"
 FERRY = "c29e64be82b1cd28ede3656e7ac3750bc3df9b6d9f7d342e4919ab2ceca818b6"
@@ -108,7 +116,7 @@ def _tokens(
 def _cells(numbers: np.ndarray, top: int) -> Iterator[str]:
     """Each number as a cell: colour for the sign, strength for the size (in 8 steps, up to the 98 % quantile)."""
     strength = np.ceil(np.minimum(1, np.abs(numbers) / np.quantile(np.abs(numbers), 0.98)) * 8).astype(int)
-    for sign, colour in ((-1, OTHERS[0]), (1, OTHERS[1])):
+    for sign, colour in ((-1, COLOURS["negative"]), (1, COLOURS["positive"])):
         for level in range(1, 9):
             places = np.flatnonzero((np.sign(numbers) == sign) & (strength == level))
             path = "".join(
@@ -170,6 +178,34 @@ class _Film:
         return f'<g visibility="{seen[-1]}">{self.change("visibility", seen)}{part}</g>'
 
 
+def thumbnails(numbers: Sequence[str]) -> None:
+    """Put the first chart of these notebooks ("01"), small, into the index. Executes them, which takes minutes."""
+    charts = {}
+    for number in numbers or [f"{n:02d}" for n in range(1, 10)]:
+        (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+        began = time.monotonic()
+        executed = nbformat.read(path, 4)
+        NotebookClient(executed, timeout=600, resources={"metadata": {"path": path.parent}}).execute()
+        outputs = [output for cell in executed.cells for output in cell.get("outputs", ())]
+        shown = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+        if shown:
+            charts[number] = shown[0]
+        print(f"{path.name}: {len(shown)} charts, {time.monotonic() - began:.0f} s", flush=True)
+    index = ROOT / "notebooks" / "00_start_here.ipynb"
+    executable = find_browser()
+    with browser_page(executable or "") as page:
+        notebook = nbformat.read(index, 4)
+        (cell,) = [cell for cell in notebook.cells if cell.id == "cell-index"]
+        cell.setdefault("attachments", {})
+        for number, png in charts.items():
+            page.set_content(f'<img width="280" style="display:block" src="data:image/png;base64,{png}">')
+            jpeg = page.locator("img").screenshot(type="jpeg", quality=80)
+            cell.attachments[f"{number}.jpg"] = {"image/jpeg": base64.b64encode(jpeg).decode()}
+        index.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
     for name, draw in {"mechanism": mechanism, "cramming": cramming}.items():
         (PICTURES / f"{name}.svg").write_text(draw(), encoding="utf-8")
+    if sys.argv[1:2] == ["thumbnails"]:
+        thumbnails(sys.argv[2:])

@@ -88,7 +88,7 @@ def test_the_mechanism_shows_the_text_and_the_numbers_of_a_vector():
     top = min(y for _, y in colours) + 62
     for i, number in enumerate(mem.mem[0]):
         place = pictures.LEFT + i % pictures.COLUMNS * pictures.CELL, top + i // pictures.COLUMNS * pictures.CELL
-        assert colours[place] == pictures.OTHERS[int(number > 0)]
+        assert colours[place] == pictures.COLOURS["positive" if number > 0 else "negative"]
 
 
 @pytest.mark.real
@@ -141,3 +141,13 @@ def test_notebook_1_brings_its_drawing_along():
     size = struct.unpack(">II", png[16:24])
     root = drawn("mechanism")
     assert size[0] / size[1] == pytest.approx(int(root.get("width")) / int(root.get("height")), rel=0.01)
+
+
+def test_the_index_leads_to_every_notebook_and_shows_nine():
+    cells = nbformat.read(ROOT / "notebooks" / "00_start_here.ipynb", 4).cells
+    assert len(cells) <= 6
+    prose = "".join(cell.source for cell in cells)
+    others = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")} - {"00_start_here.ipynb"}
+    assert set(re.findall(r"\]\((\w+\.ipynb)\)", prose)) == others
+    attached = {name for cell in cells for name in cell.get("attachments", {})}
+    assert attached == set(re.findall(r"attachment:([\w.]+)", prose)) == {f"{n:02d}.jpg" for n in range(1, 10)}
