@@ -110,4 +110,5 @@ def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch, request):
     assert not warnings
     kinds = {kind for o in shown if "data" in o for kind in o.data}
     assert not any("vegalite.v6" in kind for kind in kinds)
-    assert any("vegalite.v5" in kind or "widget-view" in kind for kind in kinds)
+    if path.stem != "00_start_here":  # it shows one vector, and loads no model
+        assert any("vegalite.v5" in kind or "widget-view" in kind for kind in kinds)
