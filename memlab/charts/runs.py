@@ -44,7 +44,7 @@ def bits_along(bits_without: Any, bits_with: Any, exact_prefix: int) -> Any:
     )
     over = alt.selection_point(name="over", fields=["token"], nearest=True, on="pointerover", clear="pointerout")
     # Two numbers in one tooltip. (Vega shows names as "undefined" where the nearest point answers.)
-    tips = ["token:Q", *(alt.Tooltip(f"{name}:Q", title=f"bits {name}", format=".1f") for name in names)]
+    tips = [alt.Tooltip("token:Q"), *(alt.Tooltip(f"{name}:Q", title=f"bits {name}", format=".1f") for name in names)]
     wide = alt.Chart(inline(shown)).encode(x, alt.Y(f"{names[1]}:Q", title="bits, added up"), tooltip=tips)
     points = wide.mark_point(opacity=0, size=40).add_params(over)
     mark = alt.Chart({"values": [{}]}).add_params(alt.param(name="place", value=0)).transform_calculate(token="place")
