@@ -32,14 +32,19 @@ def grouped(table: pd.DataFrame) -> pd.DataFrame:
     others = {name: "first" for name in table.columns if name not in how}
     how |= others | dict.fromkeys(table.select_dtypes("bool"), "all") | {"token": "".join}
     shown = table.groupby(np.arange(len(table)) // size).agg(how)
-    short = [t if len(t) < 16 else f"{t[:15]}…" for t in shown.token]  # vl-convert needs 50 ms to cut a label
-    return shown.assign(label=[f"{p} {t!r}" for p, t in zip(shown.position, short, strict=True)], size=size)
+    labels = [f"{p} {_short(t)}" for p, t in zip(shown.position, shown.token, strict=True)]
+    return shown.assign(label=labels, size=size)
+
+
+def _short(token: str) -> str:
+    """A token in quotes, at most 16 characters of it: vl-convert needs 50 ms to cut a label."""
+    return repr(token if len(token) < 16 else f"{token[:15]}…")
 
 
 def position_axis(order: list[str], *, labels: bool = True) -> alt.X:
     """The axis of the tokens, by their ``label``, in the order of the text; about 45 of them are named."""
     step = -(-len(order) // 45)
-    axis = alt.Axis(labelFont="monospace", labelFontSize=10, labelAngle=-90, labelLimit=75, values=order[::step])
+    axis = alt.Axis(labelFont="monospace", labelFontSize=10, labelAngle=-90, labelLimit=140, values=order[::step])
     axis = axis if labels else alt.Axis(labels=False, ticks=False)
     return alt.X("label:N", title=None, sort=order, axis=axis)
 
@@ -100,14 +105,14 @@ def token_margins(table: pd.DataFrame, likely: pd.DataFrame, *, picked: int = 1)
     )
     bars = bits_bars(alt.NamedData("tokens"), shown)
     bits = bars.properties(height=90, title="Bits per token: without the vector (grey), with it (blue)")
-    ranked = likely.assign(shown=[f"{r} {t!r}" for r, t in zip(likely["rank"], likely.token, strict=True)])
+    ranked = likely.assign(shown=[f"{r} {_short(t)}" for r, t in zip(likely["rank"], likely.token, strict=True)])
     top = (
         alt.Chart(alt.NamedData("likely"))
         .transform_filter("datum.position == picked")
         .mark_bar()
         .encode(
             alt.Y("shown:N", title=None, sort=alt.EncodingSortField("rank", order="ascending"),
-                  axis=alt.Axis(labelFont="monospace", labelLimit=120)),
+                  axis=alt.Axis(labelFont="monospace", labelLimit=180)),
             alt.X("probability:Q", title="probability", scale=alt.Scale(domain=[0, 1]), axis=SHARE),
             color=alt.condition("datum.true", alt.value(EXACT), alt.value(GREY)),
             tooltip=["shown:N", alt.Tooltip("probability:Q", format=".2%")],
