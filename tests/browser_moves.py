@@ -9,6 +9,7 @@ import time
 import urllib.request
 from contextlib import suppress
 
+import nbformat
 import psutil
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
@@ -90,7 +91,9 @@ def move(page, control, rng):
         kind = control.evaluate("e => e.tagName.toUpperCase() + ' ' + (e.type || '')", timeout=2000)
         name = control.get_attribute("class", timeout=2000) or ""
         if kind.startswith("SELECT"):
-            control.select_option(index=rng.randrange(control.locator("option").count()), timeout=2000)
+            if not (options := control.locator("option").count()):
+                return 0
+            control.select_option(index=rng.randrange(options), timeout=2000)
         elif kind == "INPUT number":
             low, high = (int(float(control.get_attribute(end) or 50)) for end in ("min", "max"))
             control.fill(str(rng.randint(low, high)), timeout=2000)
@@ -197,3 +200,24 @@ def read_through(page, number):
             if found := breaches(outputs.nth(i)):
                 broken[f"{number}, output {i}, {theme}"] = found
     assert broken == {}
+    check_exported(page)
+
+
+def check_exported(page):
+    """``nbconvert --to html`` of the notebook as it is now shows a picture of every chart of its cells."""
+    from nbconvert.exporters import HTMLExporter
+
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+s")
+    page.wait_for_timeout(3000)
+    address, _, name = page.url.partition("?")[0].replace("/lab/", "/").partition("/tree/")
+    with urllib.request.urlopen(f"{address.rpartition('/workspaces')[0] or address}/api/contents/{name}") as answer:
+        notebook = nbformat.reads(json.dumps(json.load(answer)["content"]), as_version=4)
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ())]
+    charts = sum(any("vegalite" in kind for kind in data) for data in outputs)
+    assert charts
+    notebook.metadata.pop("widgets", None)  # else nbconvert prefers widgets, which need a network, to their copies
+    shown, _ = HTMLExporter().from_notebook_node(notebook)
+    assert shown.count("data:image/png;base64,") >= charts
+    panels = sum("application/vnd.jupyter.widget-view+json" in data for data in outputs)
+    assert panels == sum("text/html" in data for data in outputs if "application/vnd.jupyter.widget-view+json" in data)

@@ -113,7 +113,7 @@ def _with_live_charts(data: dict[str, Any], metadata: dict[str, Any], panels: di
 
 
 def _without_lost_pictures(source: str, attachments: Collection[str]) -> str:
-    """Markdown with the description in place of a picture that the cell should have, but lacks: nbconvert refuses it."""
+    """Markdown with its description in place of a picture that the cell lacks: nbconvert refuses such cells."""
     return re.sub(
         r"!\[([^]]*)\]\(attachment:([^)]*)\)",
         lambda found: found[0] if found[2] in attachments else found[1],
