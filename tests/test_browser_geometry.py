@@ -217,6 +217,7 @@ def test_robustness(lab):
             amount.fill(size)
             amount.press(key)
         expect(dots).to_have_count(tried + 1, timeout=60_000)
+        expect(panel.locator("button:has-text('Change it')")).to_be_enabled(timeout=60_000)
         finished(page, "moved by", MOVE)
 
     read("2")

@@ -71,7 +71,7 @@ def tries_on_survival(stored: pd.DataFrame, tries: pd.DataFrame, *, edge: float 
                 "of:N",
                 title=None,
                 scale=alt.Scale(range=[[1, 0], [5, 4]]),
-                legend=alt.Legend(orient="right", labelLimit=260),
+                legend=alt.Legend(symbolType="stroke", orient="right", labelLimit=260),
             ),
             tooltip=["of:N", alt.Tooltip("distance:Q", format=".0%"), alt.Tooltip("value:Q", format=".0%")],
         )
