@@ -6,7 +6,7 @@ type checkers.
 
 >>> from memlab.panels import cram_panel, setup
 >>> lm, store = setup("toy:gemma3")
-Loading toy:gemma3 ... ready: it reads vectors of 384 numbers, on the CPU.
+Loading Gemma 3, never trained ... ready: it reads vectors of 384 numbers, on the CPU.
 >>> panel = cram_panel(lm, store)
 """
 
