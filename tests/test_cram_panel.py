@@ -146,6 +146,8 @@ def test_own_words_may_be_shorter_than_asked_for(panel):
     assert "beyond" not in panel.developing.text.kinds
     mem = crammed(panel)
     assert (mem.n, mem.text.id) == (10, "typed")
+    if mem.exact:  # there are no more tokens to offer
+        assert list(buttons(panel)) == ["Another seed"]
 
 
 def test_the_cut_is_marked_in_the_text(panel):

@@ -169,7 +169,8 @@ class CramPanel(LivePanel):
         self._suggest("k", f"{k + 1} vectors", k + 1)
         self._suggest("seed", "Another seed", mem.recipe.seed + 1)
         self._suggest("on", "Go on from here", None)
-        names = ["tokens", "seed"] if exact else ["on", "tokens", "k", "seed"]
+        all_of_it = n < self.tokens.value  # the text has no more tokens to offer
+        names = (["seed"] if all_of_it else ["tokens", "seed"]) if exact else ["on", "tokens", "k", "seed"]
         shown = [self._again[name] for name in names if name != "k" or k < self.k.max]
         links = "".join(link_to(file, label) for label, file in NOTEBOOKS.items()) if exact else ""
         self.next.children = (w.HTML('<span class="memlab-text">Next:&nbsp;</span>'), *shown, w.HTML(links))
