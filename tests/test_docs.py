@@ -403,6 +403,9 @@ CLAIMS = {
     rf"README.md: we get {N} times {I} as far as Progressive Cramming": lambda: interval(same_work(), ".1f"),
     rf"README.md: get {N} % of their tokens right while .*? from the vector alone, {N} of {N} texts": published_recipe,
     rf"README.md: - \*\*{N} times\*\* {I} \[as fast\]": lambda: interval(speed("both decode")),
+    rf"README.md: two other processors.*?: {N} and {N} times": lambda: [
+        interval(speed("both decode", f"cpu {name}"))[0] for name in ("Intel(R) Xeon(R) Processor", "AMD EPYC (AVX2)")
+    ],
     rf"README.md: as a multiple of those without; eight passages, no preconditioner \| {N} {I}": lambda: [
         *sink("smollm2-135m").loc["s [mem] text", "steps, over without"].split(" ", 1)
     ],

@@ -43,7 +43,8 @@ def test_layers_0_to_9_give_the_vector_3_percent_and_layers_10_to_29_give_it_14(
 
 
 def test_hiding_the_sink_token_does_at_least_as_much_harm_as_hiding_the_vector():
-    assert "Hiding the sink token, which holds no text, does at least as much harm as hiding the vector" in titles()
+    title = "On average, hiding the sink token, which holds no text, does at least as much harm as hiding the vector"
+    assert title in titles()
     hidden = stored("geometry-knockouts")
     harm = 1 - hidden[hidden["mode"] != "none"].groupby(["mode", "what"]).accuracy.mean().unstack()
     assert (harm.prefix >= harm.mem).all()  # mean over layers and passages, in each of the three pictures

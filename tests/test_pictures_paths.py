@@ -102,8 +102,8 @@ def test_twice_the_text_is_half_the_room():
     assert 2**slope == pytest.approx(0.5, abs=0.08)
 
 
-def test_a_lead_of_four_logits_gains_next_to_nothing_and_takes_twice_the_steps():
-    (four,) = title(ROBUST, r'"A lead of (four) logits", "gains next to nothing')
+def test_a_lead_of_four_logits_gains_little_and_takes_twice_the_steps():
+    (four,) = title(ROBUST, r'"A lead of (four) logits", "gains little')
     title(ROBUST, r'"... and takes about (twice)", "the steps or more"')
     for kind in (True, False):
         radius, steps = (by_text("geometry-margins", "asked", value) for value in ("radius", "steps"))
