@@ -69,7 +69,7 @@ def test_a_click_on_a_head_colours_the_text_and_a_click_on_a_token_is_followed(s
 def test_two_vectors_share_one_picture_and_one_scale(solved):
     lm, _, mems = solved
     panel = attention_panel(lm, mems)
-    assert panel.other.layout.display == "none"
+    assert all(not place.children for place in panel._second)
     panel.compare.value = True
     panel.wait(60)
     one, other = (side.mem for side in panel.sides)

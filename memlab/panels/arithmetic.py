@@ -50,15 +50,14 @@ class ArithmeticPanel(InstantPanel):
             picker.on_change(self.ask)
         self.formula.observe(self._set_formula, "value")
         self.t.observe(self.ask, "value")
-        self.show_widgets(
-            "arithmetic", self.formula, *self.vectors.values(), self.t, self.status, self.text, self.links
-        )  # fmt: skip
+        self.used = w.VBox()
+        """The pickers of the vectors that the formula uses."""
+        self.show_widgets("arithmetic", self.formula, self.used, self.t, self.status, self.text, self.links)
         self._set_formula()
 
     def _set_formula(self, _: Any = None) -> None:
         formula = FORMULAS[self.formula.value]
-        for letter, picker in self.vectors.items():
-            picker.layout.display = "" if letter in formula.operands else "none"
+        self.used.children = tuple(self.vectors[letter] for letter in formula.operands)
         self.t.max = formula.most
         self.ask()
 

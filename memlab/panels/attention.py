@@ -129,9 +129,11 @@ class AttentionPanel(InstantPanel):
         self.colour.observe(lambda _: self.recolour(), "value")
         for picker in (self.vector, self.other):
             picker.on_change(self.ask)
+        self._second = w.VBox(), w.VBox()
+        """Places of the picker and of the text of the vector to compare with."""
         self.show_widgets(
-            "attention", self.vector, self.compare, self.other, row(self.target, self.colour), self.status,
-            *(side.text for side in self.sides), self.curve, self.links,
+            "attention", self.vector, self.compare, self._second[0], row(self.target, self.colour), self.status,
+            self.sides[0].text, self._second[1], self.curve, self.links,
         )  # fmt: skip
         self._toggle()
 
@@ -140,8 +142,8 @@ class AttentionPanel(InstantPanel):
         return [side for side in self.sides[: 2 if self.compare.value else 1] if side.mem is not None]
 
     def _toggle(self, _: Any = None) -> None:
-        shown = "" if self.compare.value else "none"
-        self.other.layout.display = self.sides[1].text.layout.display = shown
+        for place, widget in zip(self._second, (self.other, self.sides[1].text), strict=True):
+            place.children = (widget,) if self.compare.value else ()
         if self.compare.value and (same := self._another()) is not None:
             self.other.choose(same)
         self.ask()
