@@ -137,9 +137,10 @@ def test_norms_in_words(appendix, real, held):
 
 
 def test_a_free_norm_grows_at_every_step(appendix):
-    assert appendix["norm_trajectories"] == ["A free norm grows at every step; longer texts end farther out"]
+    (title,) = appendix["norm_trajectories"]
+    assert title == "In the first 120 steps a free norm never stops growing; longer texts end farther out"
     table = stored("geometry-norms")
-    for _, run in table[~table["last"]].groupby(["text_id", "tokens"]):
+    for _, run in table[~table["last"] & (table.step <= 120)].groupby(["text_id", "tokens"]):
         assert (np.diff(run.sort_values("step").norm) > 0).all()
     ends = table[table["last"]].groupby("tokens").norm.median()
     assert ends.is_monotonic_increasing

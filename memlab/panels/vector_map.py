@@ -149,15 +149,16 @@ class MapPanel(Panel):
         self._thread.submit(partial(self._lay_out, self.method.value))
 
     def _lay_out(self, method: geometry.Map) -> None:
+        x = self._x  # it grows when vectors are added; the next job lays those out
         try:
-            if len(self._flat.get(method, ())) != len(self.mems):
+            if len(self._flat.get(method, ())) != len(x):
                 half = ", about half a minute the first time" if method == "umap" else ""
-                self.status.value = status_line(f"Laying out {len(self.mems)} vectors{half} ...")
-                self._flat[method] = geometry.flat_map(self._x, method, start=self._start(method))
+                self.status.value = status_line(f"Laying out {len(x)} vectors{half} ...")
+                self._flat[method] = geometry.flat_map(x, method, start=self._start(method, x))
                 self._share.pop(method, None)
                 trim_memory()  # a layout leaves much memory behind; drawings leave too little to trim
             if method not in self._share:
-                self._share[method] = geometry.neighbours_kept(self._x, self._flat[method])
+                self._share[method] = geometry.neighbours_kept(x, self._flat[method])
             if method == self.method.value:
                 self._view = self._view if self._drawn == method else None
                 self._drawn = method
@@ -165,18 +166,19 @@ class MapPanel(Panel):
         except Exception as error:  # too few vectors, or umap-learn is not installed
             self.status.value = status_line(f"{type(error).__name__}: {error}", error=True)
 
-    def _start(self, method: geometry.Map) -> np.ndarray | None:
+    def _start(self, method: geometry.Map, x: np.ndarray) -> np.ndarray | None:
         """Vectors start where an earlier map had them, and new ones near their nearest neighbour."""
         if (known := self._flat.get(method)) is None:
             return None
         rng = np.random.default_rng(0)
-        nearest = [next(j for j in np.argsort(-row) if j < len(known)) for row in self.details._cosines[len(known) :]]
+        nearest = geometry.cosines(x[len(known) :], x[: len(known)]).argmax(1)
         return np.vstack([known, known[nearest] + rng.normal(scale=known.std() / 100, size=(len(nearest), 2))])
 
     def _show(self) -> None:
-        method, table = self._drawn, self.table.assign(near=self._near)
+        method, table = self._drawn, self.table
+        table["near"] = self._near[: len(table)]
         name = next(label for label, value in METHODS.items() if value == method)
-        near, n = min(NEAR, len(self.mems) - 1), len(self.mems)
+        near, n = min(NEAR, len(table) - 1), len(table)
         title = {
             "text": f"{name}: {self._share[method]:.0%} of near neighbours stay near (by chance {near / (n - 1):.0%})",
             "subtitle": f"{n} vectors; near: the {near} nearest of each, by cosine in {self._x.shape[1]} dimensions",
