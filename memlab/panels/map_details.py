@@ -39,7 +39,7 @@ class VectorDetails(w.VBox):
         self.chosen = self.other = -1
         self._thread = WorkerThread()
         self.head, self.outcome, self.comparison = w.HTML(), w.HTML(), w.HTML()
-        self.text = TokenText("Text of the chosen vector", height="6.5em")
+        self.text = TokenText("Text of the chosen vector", height="9em")
         wide = w.Layout(width="auto")
         self.decode = w.Button(description="Decode it now", icon="play", button_style="primary", layout=wide)
         self.decode.tooltip = "Let the model write freely from this vector alone"
