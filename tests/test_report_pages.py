@@ -30,7 +30,7 @@ panel = cram_panel(lm, store)
 panel
 """
 PRESS = """
-panel.source.value, panel.tokens.value = panel.source.options[1], 3
+panel.tokens.value = 3
 panel.start.click()
 panel.wait(120)
 """
@@ -107,12 +107,16 @@ def test_data_of_a_chart_cannot_end_its_script():
     assert json.loads(inside[: inside.index("</script>")])["spec"] == spec
 
 
-def test_title_and_question_of_a_notebook():
-    def of(text):
-        return describe(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]))
+def test_title_and_finding_of_a_notebook():
+    def of(*cells):
+        return describe(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_markdown_cell, cells))))
 
-    assert of("# 3 · How much fits?\n\nIs it a lot?") == ("3 · How much fits?", "")
+    assert of("# 3 · How much?\n\nIs it?", "**What to remember.** A\nlot, [of](x.html) *it*.\n\nMore.") == (
+        "3 · How much?",
+        "A lot, of it.",
+    )
     assert of("# Rain\n\nSee [this](x.html). Is it *wet*, or not? It is.") == ("Rain", "Is it wet, or not?")
+    assert of("# Rain\n\nWe ask: is it?") == ("Rain", "We ask: is it?")
     assert of("No title") == ("", "")
 
 

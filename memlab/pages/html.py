@@ -77,6 +77,8 @@ def of_notebook(executed: Executed, folder: Path, pages: Collection[str] = ()) -
     for cell in executed.notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = _without_lost_pictures(cell.source, cell.get("attachments", {}))
+        if cell.cell_type == "code":  # a bar of progress says nothing afterwards
+            cell.outputs = [output for output in cell.outputs if "%|" not in output.get("text", "")]
         for output in cell.get("outputs", ()):
             if data := output.get("data"):
                 output.data = _with_live_charts(data, output.get("metadata", {}), executed.panels)

@@ -91,16 +91,17 @@ def _notebook_page(folder: Path, file: Path, names: set[str], environment: Mappi
     began = time.perf_counter()
     executed = execute(file, environment)
     seconds = time.perf_counter() - began
-    title, question = describe(executed.notebook)
+    title, finding = describe(executed.notebook)
     facts = dict(
-        executed.facts, key=key, kind="notebook", title=title or file.stem, question=question, error=executed.error,
+        executed.facts, key=key, kind="notebook", title=title or file.stem, finding=finding, error=executed.error,
         seconds=round(seconds, 1), date=date.today().isoformat(),
     )  # fmt: skip
     body = of_notebook(executed, file.parent, names)
     charts = body.count('class="live"')
     failed = f'<p class="failed">Stopped at an error: {html.escape(executed.error)}</p>' if executed.error else ""
     foot = f'<hr><p class="facts">{_told(facts)}</p>'
-    back = f'<p><a href="{INDEX}">All pages</a></p>'
+    note = "An executed notebook: charts answer the pointer; buttons and sliders need the notebook itself."
+    back = f'<p class="facts"><a href="{INDEX}">All pages</a> · {note}</p>'
     text = page(title or file.stem, back + failed + body + foot, facts | {"charts": charts})
     atomic_write(place, text.encode())
     return Made(place, facts["title"], facts["seconds"], executed.error, kept=False)
@@ -125,7 +126,7 @@ def _state() -> bytes:
 def _vector_page(folder: Path, mem: MemVector) -> Made:
     place, title = folder / f"vector-{mem.key[:12]}.html", f"{text_title(mem.text.id)}, {mem.n} tokens"
     facts = {
-        "kind": "vector", "title": title, "question": "", "error": "", "seconds": 0, "date": date.today().isoformat(),
+        "kind": "vector", "title": title, "finding": "", "error": "", "seconds": 0, "date": date.today().isoformat(),
         "model": mem.model,
     }  # fmt: skip
     body = f'<p><a href="{INDEX}">All pages</a></p><h1>{html.escape(title)}</h1>{of_vector(mem)}'
@@ -134,20 +135,21 @@ def _vector_page(folder: Path, mem: MemVector) -> Made:
 
 
 def describe(notebook: Any) -> tuple[str, str]:
-    """(title, question) of a notebook: its first heading, and the first question in its first cell, if any.
+    """(title, finding) of a notebook: its first heading, and what to remember of it, or else the question that it asks.
 
     >>> import nbformat
-    >>> cell = nbformat.v4.new_markdown_cell("# Rain\\n\\nIt rained. Does *it* still? Yes.")
+    >>> cell = nbformat.v4.new_markdown_cell("# Rain\\n\\nWhen?\\n\\n**What to remember.** It does.")
     >>> describe(nbformat.v4.new_notebook(cells=[cell]))
-    ('Rain', 'Does it still?')
+    ('Rain', 'It does.')
     """
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`]", r"\1", cells[0]) if cells else ""
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`]", r"\1", "\n\n".join(cells))
     heading = re.search(r"^# *(.*)$", plain, re.MULTILINE)
-    title = heading[1].strip() if heading else ""
-    rest = " ".join(plain.replace(heading[0] if heading else "", "").split())
-    asked = re.search(r"[^.?!:]*\?", rest)
-    return title, "" if "?" in title or not asked else asked[0].strip()
+    kept = re.search(r"^What to remember\.\s+(.*?)(?:\n\n|\Z)", plain, re.MULTILINE | re.DOTALL)
+    rest = plain[heading.end() :] if heading else plain
+    asked = re.search(r"(?:^|[.!?]\s+)([A-Z][^.?!]*\?)", rest, re.MULTILINE)
+    about = kept[1] if kept else asked[1] if asked else ""
+    return heading[1].strip() if heading else "", " ".join(about.split())
 
 
 def _write_index(folder: Path) -> None:
@@ -156,8 +158,8 @@ def _write_index(folder: Path) -> None:
     for file in sorted(folder.glob("*.html")):
         found = facts_of(file.read_text(encoding="utf-8", errors="replace"))
         if (kind := found.get("kind", "")) in rows:
-            facts = found if kind == "notebook" else facts or found
-            about = html.escape(found["question"])
+            facts = facts if "model" in facts else found
+            about = html.escape(found["finding"])
             if found["error"]:
                 about = f'<span class="failed">Stopped at an error: {html.escape(found["error"])}</span>'
             link = f'<a href="{file.name}">{html.escape(found["title"])}</a>'
