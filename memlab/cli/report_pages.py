@@ -43,7 +43,9 @@ def report_command(
     environment = {"MEMLAB_STORE": str(Path(store).expanduser().absolute())} if store else {}
     made = write_report(folder, files, mems, environment=environment, on_page=_tell)
     size = sum(file.stat().st_size for file in folder.iterdir())
-    typer.echo(f"{len(made)} pages, {size / 1e6:.1f} MB in all: open {folder / 'index.html'}")
+    typer.echo(
+        f"{len(made)} page{'' if len(made) == 1 else 's'}, {size / 1e6:.1f} MB in all: open {folder / 'index.html'}"
+    )
     if failed := [page.file.stem for page in made if page.error]:
         raise fail(f"Stopped at an error in {', '.join(failed)}. The pages show where.", 1)
 

@@ -21,6 +21,7 @@ from memlab.panels.developing import DevelopingText
 from memlab.panels.outlook import note_step, outlook
 from memlab.panels.style import (
     badge,
+    counted,
     download_links,
     dropdown,
     link_to,
@@ -255,7 +256,7 @@ class CramPanel(LivePanel):
     def _forecast(self, passage: Passage) -> None:
         """Say how large the passage is, whether it will fit, and how long that will take."""
         n, whole, asked = len(passage), self._longer(MOST + AFTER), self._asked
-        size = f"{n} tokens: all of it." if len(whole) == n else f"The first {n} tokens:"
+        size = f"{counted(n, 'token')}: all of it." if len(whole) == n else f"The first {counted(n, 'token')}:"
         self.ahead.value = _line(size)
         recipe = Recipe.default(k=self.k.value, seed=self.seed.value)
         known = self.store is not None and key_of(self.lm, passage, recipe) in self.store

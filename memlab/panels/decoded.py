@@ -19,7 +19,7 @@ import numpy as np
 
 from memlab.decoding.decode import decode
 from memlab.models import FrozenLM
-from memlab.panels.style import StaticCopy, badge, box, style_sheet
+from memlab.panels.style import StaticCopy, badge, box, counted, style_sheet
 from memlab.panels.tokens import TokenText
 from memlab.results.checks import EXACT, latest
 from memlab.results.mem_vector import MemVector
@@ -72,7 +72,7 @@ def decoded_facts(lm: FrozenLM, mem: MemVector, ids: Any, *, first: str = "") ->
 
     ``first``: HTML of another badge before it.
     """
-    facts = [f"{mem.n} tokens in {mem.k} vector{'s' if mem.k > 1 else ''}"]
+    facts = [f"{counted(mem.n, 'token')} in {counted(mem.k, 'vector')}"]
     if len(wrong := wrong_tokens(mem, ids)):
         at = int(wrong[0])
         wrote, right = (lm.decode_ids([int(token)]) for token in (ids[at], mem.token_ids[at]))

@@ -15,7 +15,7 @@ from memlab.decoding.decode import check, decode
 from memlab.models import FrozenLM
 from memlab.panels.base import WorkerThread
 from memlab.panels.decoded import token_pieces
-from memlab.panels.style import badge, plain_table, row, status_line
+from memlab.panels.style import badge, counted, plain_table, row, status_line
 from memlab.panels.tokens import TokenText
 from memlab.probes.paths import between_passages
 from memlab.results.mem_vector import MemVector
@@ -138,7 +138,7 @@ def _whose(mine: bool, its: bool) -> str:
 
 
 def _name(mem: MemVector) -> str:
-    return f"{text_title(mem.text.id)}, {mem.n} tokens, seed {mem.recipe.seed}"
+    return f"{text_title(mem.text.id)}, {counted(mem.n, 'token')}, seed {mem.recipe.seed}"
 
 
 def brushed_html(selection: pd.DataFrame) -> str:

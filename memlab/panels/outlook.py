@@ -60,7 +60,8 @@ def outlook(lm: FrozenLM, token_bits: np.ndarray, recipe: Recipe) -> str:
     if ahead.steps is None or ahead.steps.value > recipe.budget:
         return f"{bits} {holds} All {recipe.budget} steps take about {_seconds(recipe.budget * per_step)}."
     low, high = (_seconds(min(steps, recipe.budget) * per_step) for steps in ahead.steps[1:])
-    return f"{bits} {holds} About {_seconds(ahead.steps.value * per_step)} on this machine ({low} to {high})."
+    spread = "" if low == high else f" ({low} to {high})"
+    return f"{bits} {holds} About {_seconds(ahead.steps.value * per_step)} on this machine{spread}."
 
 
 def _verdict(chance: float) -> str:

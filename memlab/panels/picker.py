@@ -9,7 +9,7 @@ import ipywidgets as w
 from memlab.charts.names import text_title
 from memlab.errors import MemlabError
 from memlab.models import FrozenLM
-from memlab.panels.style import dropdown
+from memlab.panels.style import counted, dropdown
 from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store
 
@@ -29,7 +29,7 @@ def remember(mem: MemVector) -> None:
 
 def label_of(mem: MemVector) -> str:
     """What a list calls a vector: the title of its text, its length, and what sets it apart."""
-    parts = [text_title(mem.text.id), f"{mem.n} tokens", f"seed {mem.recipe.seed}"]
+    parts = [text_title(mem.text.id), counted(mem.n, "token"), f"seed {mem.recipe.seed}"]
     if mem.k > 1:
         parts.append(f"{mem.k} vectors")
     if not mem.exact:
@@ -108,7 +108,8 @@ class VectorPicker(w.HBox):
         options = [(label_of(mem), i) for i, mem in enumerate(self.mems)]
         self.choice.options = options
         self.choice.disabled = not options
-        empty = "" if options else "none yet: make one in notebook 1"
+        elsewhere = "none since this kernel began; earlier ones: press <b>in your store</b>"
+        empty = "" if options else elsewhere if source == LAST else "none yet: make one in notebook 1"
         self.note.value = f'<span class="memlab-status">{empty}</span>' if empty else ""
         self.choice.value = 0 if options else None
 

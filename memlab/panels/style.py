@@ -37,6 +37,14 @@ def box(content: str, *classes: str) -> str:
     return f'<div class="{" ".join(("memlab-box", *classes))}">{content}</div>'
 
 
+def counted(number: int, noun: str) -> str:
+    """
+    >>> counted(1, "token"), counted(2, "token")
+    ('1 token', '2 tokens')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def status_line(message: str, *, error: bool = False) -> str:
     """HTML of a status message; errors are red and bold."""
     red = " memlab-error" if error else ""
