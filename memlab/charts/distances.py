@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from memlab.charts.colours import CONTROL, OURS, labels, scale
-from memlab.charts.rows import chart, inline, thin
+from memlab.charts.rows import chart, inline, no_data, thin
 
 _CELLS = 128
 """The largest number of rows of a drawn matrix."""
@@ -25,6 +25,8 @@ def densities(binned: pd.DataFrame, *, title: str, log: bool = False, means: boo
     """
     scale_of_x = alt.Scale(type="log", base=2, nice=False) if log else alt.Scale(zero=False, nice=False)
     filled = binned[binned.share > 0]
+    if filled.empty:
+        return no_data()
     colours = scale(filled.kind)
     shown = alt.Legend(title=None, orient="top", labelExpr=labels(filled.kind), labelLimit=300)
     bars = (
@@ -114,7 +116,10 @@ def norm_trajectories(table: pd.DataFrame, *, last_step: int = 120) -> Any:
 
     A dot is the exact end of a training.
     """
-    table = table[table.step <= last_step].assign(run=table.text_id + " " + table.tokens.astype(str))
+    table = table[table.step <= last_step]
+    if table.empty:
+        return no_data()
+    table = table.assign(run=table.text_id + " " + table.tokens.astype(str))
     pixels = min(520, max(20, 5000 // max(1, table.run.nunique())))
     steps = thin(table[~table["last"]], "step", "norm", pixels=pixels, by="run")
     shown = pd.concat([steps, table[table["last"]]])
@@ -137,7 +142,7 @@ def probes(table: pd.DataFrame) -> Any:
 
     A grey bar reaches to where 95 % of the probes of shuffled labels end.
     """
-    height = max(60, 46 * len(table))
+    height = min(1100, max(60, 46 * len(table)))
     base = alt.Chart(inline(table)).encode(alt.Y("question:N", title=None, sort=None, axis=alt.Axis(labelLimit=320)))
     axis = alt.Axis(format="%", tickCount=6)
     luck = (

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from memlab.charts.colours import CONTROL, EXACT, INK, OURS, WRONG, kinds_scale, labels, scale
-from memlab.charts.rows import chart, inline
+from memlab.charts.rows import chart, finite, inline, no_data
 from memlab.charts.theme import SHARE
 
 _WHOLE = alt.Scale(domain=[0, 1])
@@ -50,17 +50,20 @@ def survival(table: pd.DataFrame, *, reach: float = 0.3) -> Any:
     return alt.layer(line, band).properties(width=640, height=260)
 
 
+_STORED = {"share": "stored: moved vectors still exact", "tokens_right": "stored: tokens right"}
+
+
 @chart
 def tries_on_survival(stored: pd.DataFrame, tries: pd.DataFrame, *, edge: float | None = None) -> Any:
     """One's own tries in front of the stored survival. Columns of ``stored``: ``distance share tokens_right``.
 
     Of ``tries``: ``distance right exact what``; ``right`` is a share. ``edge``: a distance to mark with a rule.
     """
-    far = 0.0 if tries.empty else float(tries.distance.max())
+    far = max(finite(tries.distance), default=0.0)
     x = alt.Scale(domain=[0, max(0.3, min(1.05 * far, 2.0))], nice=False, clamp=True)
     place = alt.X("distance:Q", title=_NORM, axis=SHARE, scale=x)
     long = stored[["distance", "share", "tokens_right"]].melt("distance", var_name="of", value_name="value")
-    long["of"] = long.of.map({"share": "stored: moved vectors still exact", "tokens_right": "stored: tokens right"})
+    long["of"] = long.of.map(_STORED)
     lines = (
         alt.Chart(inline(long[long.distance <= x.domain[1]]))
         .mark_line(strokeWidth=2, color=CONTROL, point=alt.OverlayMarkDef(size=25, color=CONTROL))
@@ -70,7 +73,7 @@ def tries_on_survival(stored: pd.DataFrame, tries: pd.DataFrame, *, edge: float 
             alt.StrokeDash(
                 "of:N",
                 title=None,
-                scale=alt.Scale(range=[[1, 0], [5, 4]]),
+                scale=alt.Scale(domain=list(_STORED.values()), range=[[1, 0], [5, 4]]),
                 legend=alt.Legend(symbolType="stroke", orient="right", labelLimit=260),
             ),
             tooltip=["of:N", alt.Tooltip("distance:Q", format=".0%"), alt.Tooltip("value:Q", format=".0%")],
@@ -119,7 +122,9 @@ def radii_by_direction(table: pd.DataFrame) -> Any:
         open=~np.isfinite(table.fails.astype(float)),
         lane=table.groupby("direction").radius.rank(method="first"),
     )
-    low, high = (float(shown.radius[np.isfinite(shown.radius)].agg(end)) for end in ("min", "max"))
+    if not len(drawable := finite(shown.radius)):
+        return no_data()
+    low, high = float(drawable.min()), float(drawable.max())
     y = alt.Y(
         "direction:N",
         title="direction",
@@ -164,7 +169,7 @@ def radius_by(table: pd.DataFrame, column: str, *, x_title: str, y: str = "radiu
 
     Without ``y_title``, ``y`` is a radius as a share of the norm. ``texts`` is the kind of text.
     """
-    values = sorted(table[column].dropna().unique().tolist())
+    values = sorted(set(finite(table[column]).tolist()))
     tick = (
         alt.Axis(values=[10, 20, 50, 100, 200])
         if y_title
@@ -203,7 +208,7 @@ def loss_planes(table: pd.DataFrame, marks: pd.DataFrame) -> Any:
     cells = table[["plane", "x", "y", "bits", "exact"]].assign(
         x1=table.x - step / 2, x2=table.x + step / 2, y1=table.y - step / 2, y2=table.y + step / 2
     )
-    shades = alt.Scale(scheme="viridis", reverse=True, domain=[0, float(table.bits.max())])
+    shades = alt.Scale(scheme="viridis", reverse=True, domain=[0, max(finite(table.bits), default=1.0)])
 
     def picture(plane: str) -> Any:
         base = alt.Chart(inline(cells[cells.plane == plane])).encode(

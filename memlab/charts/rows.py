@@ -55,6 +55,12 @@ def with_data(drawn: Any, **tables: pd.DataFrame) -> Any:
     return drawn
 
 
+def finite(*columns: pd.Series) -> np.ndarray:
+    """The finite numbers of these columns, for the ends of an axis; there may be none."""
+    numbers = np.concatenate([column.to_numpy(float) for column in columns])
+    return numbers[np.isfinite(numbers)]
+
+
 def thin(table: pd.DataFrame, x: str, *lines: str, pixels: int, by: str = "") -> pd.DataFrame:
     """The rows that lines of ``pixels`` columns of pixels can show. The drawn lines look the same.
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from memlab.charts.colours import EXACT, OTHERS, OURS, PUBLISHED, WRONG, labels, palette
 from memlab.charts.names import display
-from memlab.charts.rows import chart, inline, thin
+from memlab.charts.rows import chart, finite, inline, no_data, thin
 from memlab.charts.theme import GREY
 
 _GAP = 15
@@ -135,6 +135,8 @@ def spectrum(values: Any) -> Any:
     The title and a rule tell how many directions together hold half.
     """
     shares = np.cumsum([float(v) for v in values])
+    if not (np.isfinite(shares).all() and shares[-1] > 0):
+        return no_data()
     table = pd.DataFrame({"directions": range(1, len(shares) + 1), "share": shares / shares[-1]})
     half = int(np.searchsorted(table.share, 0.5 - 1e-12)) + 1
     x = alt.X("directions:Q", title="strongest directions", scale=alt.Scale(domain=[0, len(table)], nice=False))
@@ -240,8 +242,10 @@ def two_steps(table: pd.DataFrame) -> Any:
     ``left``: degrees left to the direction sought; ``norm``: the vector's length. Points are the ends of the steps.
     """
     hues = {name: OURS if name == "rotation" else PUBLISHED for name in dict.fromkeys(table.method)}
-    high, wide = float(table.y.max()) * 1.1, float(table.x.max()) * 1.1
-    low = min(0.0, float(table.y.min())) * 1.2
+    high, wide = (max(finite(column), default=0.0) * 1.1 for column in (table.y, table.x))
+    if high <= 0:
+        return no_data()
+    low = min(0.0, *finite(table.y)) * 1.2
     axis = alt.Axis(tickCount=4)
     x = alt.X("x:Q", title="first number", scale=alt.Scale(domain=[-0.3, wide], nice=False), axis=axis)
     y = alt.Y("y:Q", title="second number", scale=alt.Scale(domain=[low, high], nice=False), axis=axis)

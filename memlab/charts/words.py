@@ -35,6 +35,10 @@ def nearest_words(table: pd.DataFrame) -> Any:
     return alt.layer(cells, words, cosines).properties(width=640, height=max(60, height))
 
 
+_PASSAGES = 50
+"""The largest number of passages in ``words_instead``."""
+
+
 @chart
 def words_instead(table: pd.DataFrame) -> Any:
     """What is left of a text if the nearest word's embedding takes the vector's place.
@@ -46,10 +50,12 @@ def words_instead(table: pd.DataFrame) -> Any:
         "right_scaled": "its nearest word, made as long",
         "right_snapped": "its nearest word",
     }
-    rows = table.melt(["passage", "nearest", "tokens"], list(names), "what", "decoded").replace({"what": names})
+    shown = table.head(_PASSAGES)
+    some = f"the first {_PASSAGES} of {len(table):,} passages" if len(shown) < len(table) else None
+    rows = shown.melt(["passage", "nearest", "tokens"], list(names), "what", "decoded").replace({"what": names})
     rows = rows.assign(share=rows.decoded / rows.tokens)
     base = alt.Chart(inline(rows)).encode(
-        alt.Y("passage:N", title=None, sort=None, axis=alt.Axis(labelLimit=260)),
+        alt.Y("passage:N", title=some, sort=None, axis=alt.Axis(labelLimit=260)),
         alt.X("share:Q", title="tokens right, decoded freely", axis=alt.Axis(format="%", tickCount=5)),
         tooltip=["passage:N", "what:N", "nearest:N", "decoded:Q", "tokens:Q"],
     )
@@ -60,4 +66,4 @@ def words_instead(table: pd.DataFrame) -> Any:
                   scale=alt.Scale(domain=domain, range=[OURS, CONTROL, CONTROL])),
         alt.Shape("what:N", title=None, scale=alt.Scale(domain=domain, range=["circle", "triangle-up", "square"])),
     )  # fmt: skip
-    return alt.layer(lines, points).properties(width=560, height=max(60, 22 * table.passage.nunique()))
+    return alt.layer(lines, points).properties(width=560, height=max(60, 22 * shown.passage.nunique()))
