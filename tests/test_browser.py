@@ -300,6 +300,12 @@ def test_geometry_in_detail(lab):
     read_through(page, "A2")
 
 
+def test_search_in_detail(lab):
+    page, _ = opened(lab, "A1_search_in_detail.ipynb")
+    assert page.refused == []
+    read_through(page, "A1")
+
+
 RUNS = ".memlab-run-panel"
 
 

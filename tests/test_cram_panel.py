@@ -150,6 +150,16 @@ def test_own_words_may_be_shorter_than_asked_for(panel):
         assert list(buttons(panel)) == ["Another seed"]
 
 
+def test_an_edited_text_is_no_longer_the_one_that_the_list_names(panel):
+    name = panel.source.value
+    panel.words.value = "Other words"
+    assert panel.source.value == OWN
+    assert panel.words.value == "Other words"
+    panel.source.value = name
+    assert panel.words.value.startswith("The salt ferry")
+    assert panel.source.value == name
+
+
 def test_the_cut_is_marked_in_the_text(panel):
     ready(panel)
     text = panel.developing.text
@@ -226,7 +236,7 @@ def test_outlook_says_whether_it_will_fit_and_how_long_it_takes(monkeypatch):
     short = outlook.outlook(lm, np.full(24, 5.0), Recipe.default())
     assert short.startswith("120 bits. One vector holds about ")
     assert "it will fit. About " in short
-    seconds = float(re.search(r"About (\d+) s on this machine", short)[1])
+    seconds = float(re.search(r"About (\d+)\ss on this machine", short)[1])
     steps = outlook.forecaster(lm.name).ahead(np.full(24, 5.0)).steps.value
     assert seconds == pytest.approx(steps * 0.05 * 25, abs=1)
     long = outlook.outlook(lm, np.full(300, 5.0), Recipe.default())

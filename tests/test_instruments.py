@@ -240,7 +240,7 @@ def test_the_picker_offers_bundled_vectors_those_of_a_store_and_the_last_made(ma
     assert {mem.key for mem in pick.mems} == {mem.key for mem in mems}
     pick.source.value = LAST
     assert pick.value is None
-    assert "notebook 1" in pick.note.value
+    assert "in your store" in pick.note.value
     assert pick.choice.disabled
     picker.remember(mems[1])
     pick.refresh()
@@ -265,6 +265,13 @@ def test_the_picker_leaves_out_vectors_that_it_cannot_use(made):
     picker.remember(mems[0].redacted())
     assert VectorPicker(lm, [], store).value is None
     assert VectorPicker(lm, mems, store, k=1).value is None
+
+
+def test_own_texts_are_told_apart_by_their_first_words(made):
+    lm, _, _ = made
+    mem = cram(lm, lm.passage("own words of mine"), Recipe.default(k=4), progress=False)[0]
+    ((label, _),) = VectorPicker(lm, [mem]).choice.options
+    assert label.startswith("“own words of mine”")
 
 
 def test_a_store_that_does_not_exist_is_an_empty_list(made, tmp_path):

@@ -3,7 +3,10 @@
 import ast
 import importlib
 import inspect
+import os
 import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,15 @@ def test_every_error_of_memlab_has_one_base():
     }
     assert {c for c in classes if not issubclass(c, MemlabError)} == {Stopped, CramInterrupted}
     assert all(c.exit_code in (1, 2) for c in classes if issubclass(c, MemlabError))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("given", "kept"), [(None, "passive"), ("active", "active")])
+def test_idle_threads_of_openmp_do_not_spin(given, kept):
+    """A second busy program on the same cores would make training several times slower."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    if given:
+        environment["OMP_WAIT_POLICY"] = given
+    code = "import os, memlab; print(os.environ['OMP_WAIT_POLICY'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == kept

@@ -99,6 +99,7 @@ class CramPanel(LivePanel):
         for name in ("pick_a", "pick_b"):
             self.curve.on_pick(name, self._pick_step)
         self.source.observe(self._show_text, "value")
+        self.words.observe(self._edited, "value")
         for control in (self.words, self.tokens, self.k, self.seed):
             control.observe(self._changed, "value")
         self.while_busy = [self.source, self.words, *self._again.values()]
@@ -227,6 +228,14 @@ class CramPanel(LivePanel):
         if self.words.value == words:
             self._changed()
         self.words.value = words
+
+    def _edited(self, _: Any) -> None:
+        """An edited text is no longer the one that the list names."""
+        original = self._original()
+        if original is not None and self.words.value != original.string[:SHOWN]:
+            self.source.unobserve(self._show_text, "value")
+            self.source.value = OWN
+            self.source.observe(self._show_text, "value")
 
     def _changed(self, _: Any = None) -> None:
         """Something else will be crammed: show what, and soon also what that will take."""

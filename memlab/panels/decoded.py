@@ -146,6 +146,8 @@ def token_pieces(lm: FrozenLM, ids: Any) -> list[str]:
     pieces, before = [], ""
     for i, token in enumerate(ids):
         text = lm.decode_ids(ids[: i + 1])
+        if i + 1 < len(ids):
+            text = text.rstrip("\ufffd")  # the first bytes of a character that the next tokens complete
         pieces.append(text[len(before) :] if text.startswith(before) else lm.decode_ids([token]))
         before = text
     return pieces

@@ -78,8 +78,8 @@ def _round(number: float) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    """
+    r"""
     >>> _seconds(0.4), _seconds(7.6), _seconds(134)
-    ('1 s', '8 s', '2 min')
+    ('1\xa0s', '8\xa0s', '2\xa0min')
     """
-    return f"{max(1, seconds):.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    return f"{max(1, seconds):.0f}\u00a0s" if seconds < 90 else f"{seconds / 60:.0f}\u00a0min"

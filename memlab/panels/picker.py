@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import ipywidgets as w
 
-from memlab.charts.names import text_title
+from memlab.charts.names import kind_of, text_title
 from memlab.errors import MemlabError
 from memlab.models import FrozenLM
 from memlab.panels.style import counted, dropdown
@@ -105,7 +105,7 @@ class VectorPicker(w.HBox):
         if source != BUNDLED:
             found = _LAST if source == LAST else self._mine()
             self._lists[source] = [mem for mem in found if self._fits(mem)]
-        options = [(label_of(mem), i) for i, mem in enumerate(self.mems)]
+        options = [(self._label(mem), i) for i, mem in enumerate(self.mems)]
         self.choice.options = options
         self.choice.disabled = not options
         elsewhere = "none since this kernel began; earlier ones: press <b>in your store</b>"
@@ -128,6 +128,13 @@ class VectorPicker(w.HBox):
             return [store.get(files[file]) for file in newest]
         except (MemlabError, OSError):  # no store yet, or one that cannot be read: notebook 1 says so
             return []
+
+    def _label(self, mem: MemVector) -> str:
+        """Your own texts have no title: their first words tell them apart."""
+        if kind_of(mem.text.id) != "own":
+            return label_of(mem)
+        words = " ".join(self.lm.decode_ids(mem.token_ids[:12]).split())
+        return f"“{words[:28]}{'…' * (len(words) > 28)}” {label_of(mem)}"
 
     def _fits(self, mem: MemVector) -> bool:
         return mem.fingerprint == self.lm.fingerprint and not mem.redaction and self._k in (0, mem.k)

@@ -33,7 +33,7 @@ function render({ model, el }) {
       span.className = "memlab-token " + (kinds[i] ? "memlab-token-" + kinds[i] : "");
       span.dataset.i = i;
       span.setAttribute("role", "option");
-      const lines = (piece || "·").split("\n");
+      const lines = (piece || (kinds[i] === "wrong" ? "·" : "")).split("\n");
       lines.forEach((line, j) => {
         if (j) span.append("↵", document.createElement("br"));
         span.append(line);

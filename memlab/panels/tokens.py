@@ -88,7 +88,7 @@ class TokenText(StaticCopy, anywidget.AnyWidget):
         """The same text as HTML, for pages without widgets."""
         spans = []
         for i, piece in enumerate(self.pieces):
-            shown = html.escape(piece or "·").replace("\n", "&#8629;<br>")
+            shown = html.escape(piece or "·" * (self.kinds[i] == "wrong")).replace("\n", "&#8629;<br>")
             classes = "memlab-token" + (f" memlab-token-{self.kinds[i]}" if self.kinds[i] else "")
             shade, style = self.shades[i], ""
             if shade > 0:
