@@ -133,7 +133,7 @@ class VectorPicker(w.HBox):
         """Your own texts have no title: their first words tell them apart."""
         if kind_of(mem.text.id) != "own":
             return label_of(mem)
-        words = " ".join(self.lm.decode_ids(mem.token_ids[:12]).split())
+        words = " ".join(self.lm.decode_ids(mem.token_ids[:24]).split())
         return f"“{words[:28]}{'…' * (len(words) > 28)}” {label_of(mem)}"
 
     def _fits(self, mem: MemVector) -> bool:
