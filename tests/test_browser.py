@@ -32,7 +32,8 @@ def test_first_notebook(lab):
 
     # Cram: the text develops while the training runs.
     panel.locator("button:has-text('Cram')").click()
-    page.wait_for_selector(f"{PANEL} .memlab-status:has-text('Step 4')", timeout=60_000)
+    developing = f"(n => 0 < n && n < 24)(document.querySelectorAll('{PANEL} .memlab-token-right').length)"
+    page.wait_for_function(developing, timeout=60_000)
     expect(panel.locator("button:has-text('Cram')")).to_be_disabled()
     assert tokens.count() == 24
     assert 0 < right.count() < 24
@@ -189,9 +190,9 @@ def test_second_notebook(lab):
     assert panel.locator(".memlab-badge-exact").count() == 1
     page.wait_for_selector(f"{STUDY} svg.marks text:has-text('steps, stored')")
     assert len(list(store.keys())) >= 1
-    picture(page, "03-panel-light", STUDY)
+    picture(page, "04-panel-light", STUDY)
     set_theme(page, "JupyterLab Dark")
-    picture(page, "03-panel-dark", STUDY)
+    picture(page, "04-panel-dark", STUDY)
 
     # Stop works, and the table can be downloaded. The mark of the other setting stays.
     setting.select_option(label="norm 10")
