@@ -61,6 +61,7 @@ def install_cell():
     return cell.source
 
 
+@pytest.mark.skipif("MEMLAB_BARE" not in os.environ, reason="installs torch again, minutes: set MEMLAB_BARE=1")
 @pytest.mark.slow
 @pytest.mark.notebook
 @pytest.mark.real
