@@ -663,4 +663,4 @@ panel"""
     assert "&lt;chart" not in page
     assert page.count('src="data:image/png;base64,') == 2  # the matrix, and the curve of the panel
     assert "Done: " in page  # the panel's status
-    assert "memlab-decoded" in page
+    assert page.count('<span class="memlab-token memlab-token-right"') == 8  # its text

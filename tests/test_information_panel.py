@@ -6,8 +6,7 @@ import pytest
 from memlab import Store, load
 from memlab.experiments.tables import stored
 from memlab.measures import prediction
-from memlab.panels import information_panel
-from memlab.panels.information import OWN
+from memlab.panels import OWN, information_panel
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +100,20 @@ def test_the_panel_crams_what_it_predicts(panel):
     assert list(panel.store.keys()) == ([mem.key] if mem.is_original else [])
     typed(panel, "Another text")
     assert panel.verdict.value == ""  # what was crammed belonged to another text
+
+
+def test_a_bundled_text_keeps_its_name_until_it_is_edited(panel, monkeypatch):
+    crammed = []
+    monkeypatch.setattr(panel, "train", lambda lm, passage, *rest: crammed.append(passage.span.id) or 1 / 0)
+    panel.source.value = "fiction-salt-ferry"
+    panel.wait(60)
+    panel.tokens.value = 3
+    for words in (panel.words.value, "Other words."):
+        typed(panel, words)
+        panel.start.click()
+        panel.wait(60)
+    assert crammed == ["fiction-salt-ferry", "typed"]
+    assert panel.source.value == OWN
 
 
 def test_a_text_that_is_too_long_is_explained(panel):

@@ -12,6 +12,7 @@ from memlab.experiments import geometry_tables as tables
 from memlab.experiments import map_places
 from memlab.measures import geometry
 from memlab.panels import map_panel
+from memlab.probes.paths import between_passages
 from tests.conftest import random_passages
 
 pytestmark = pytest.mark.slow
@@ -109,7 +110,10 @@ def test_two_vectors_are_compared(panel, solved):
     assert details.other == details.nearest(4)[1]
     details.middle.click()
     panel.wait(60)
-    assert "The middle:" in details.outcome.value
+    held, other = mems[4], mems[details.other]
+    half = between_passages(panel.lm, held, other, points=3).iloc[1]
+    assert f"The middle: {half.of_a} of {held.n} tokens" in details.outcome.value
+    assert f"{half.of_b} of {other.n} as in the other" in details.outcome.value
     details.go.click()
     assert details.chosen == panel.details.nearest(4)[1]
     assert details.go.disabled

@@ -19,20 +19,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from memlab import Plan, Recipe, StoreError, Text, charts, load, panels
+from memlab import Plan, Recipe, StoreError, Text, charts, cram, load, panels
 from memlab.experiments import optimizer_study
 from memlab.experiments.session import Session
 from memlab.panels import (
     OWN,
     cram_panel,
-    marked,
     readout,
     run_panel,
     setup,
     study_panel,
 )
 from memlab.panels.base import WorkerThread
+from memlab.panels.decoded import show_decoded
 from memlab.panels.style import STYLE, plain_table
+from memlab.panels.tokens import TokenText
 from memlab.sweeps.executors import WorkerError, Workers
 from memlab.texts import originals, random_words
 from memlab.training import cram as cram_module
@@ -190,19 +191,23 @@ def test_two_panels_at_once(store):
 
 
 def test_slider_and_number_box_are_linked(panel):
-    slider, box = panel.children[2].children[0].children  # the row of tokens
+    slider, box = panel.children[1].children[0].children  # the row of tokens
     slider.value = 31
     assert box.value == panel.tokens.value == 31
     assert slider.description
 
 
-def test_marked_escapes_and_marks():
+def test_decoded_text_is_escaped_and_its_wrong_tokens_marked():
     lm = load("toy:llama")
-    truth, got = (lm.passage(s).ids for s in ("<b>&x", "<b>!x"))
-    shown = marked(lm, got, truth)
-    assert "&lt;b&gt;" in shown
-    assert shown.count("memlab-wrong") == 1
-    assert "token 4: should be &#x27;&amp;&#x27;" in shown
+    truth, got = (lm.passage(s) for s in ("<b>&x", "<b>!x"))
+    (mem,) = cram(lm, truth, Recipe.default(k=4, budget=1), progress=False)
+    text = TokenText("Text")
+    show_decoded(text, lm, mem, got.ids)
+    shown = text.static_html()
+    assert ">&lt;</span>" in shown
+    assert shown.count("memlab-token-wrong") == 1
+    assert "Token 4: wrong, should be &#x27;&amp;&#x27;." in shown
+    assert "<rt>&amp;</rt>" in shown
 
 
 def test_charts_need_no_network_and_have_jupyterlabs_vega_version():

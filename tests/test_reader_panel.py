@@ -92,6 +92,17 @@ def test_the_panel_reads_when_a_vector_is_chosen(read):
     assert panel.text.shades[wrong + 1 :] == [0.0] * (raw.n - wrong - 1)
 
 
+def test_only_an_exact_check_makes_the_panel_say_exact(read, store):
+    lm, exact, _ = read
+    unchecked = exact.with_mem(exact.mem, "a copy")
+    panel = reader_panel(lm, [exact, unchecked], store)
+    panel.wait(60)
+    assert ">Exact<" in panel.verdict.value
+    panel.vector.choice.value = 1
+    panel.wait(60)
+    assert "All 6 tokens right, not checked" in panel.verdict.value
+
+
 def test_a_click_on_a_bar_picks_the_token_and_back(read):
     lm, exact, _ = read
     panel = reader_panel(lm, [exact])

@@ -13,13 +13,11 @@ from memlab.charts.colours import INK, OURS, PUBLISHED, colour
 from memlab.charts.names import display
 from memlab.charts.rows import chart, inline, with_data
 from memlab.charts.theme import GREY, SHARE
-from memlab.charts.tokens import TOKENS_WIDE, bits_bars, grouped, position_axis
+from memlab.charts.tokens import TOKENS_WIDE, bits_bars, grouped, is_picked, position_axis
 
 _LAYER = alt.Axis(labelAngle=0, values=list(range(0, 1000, 5)), grid=False)
 _TALL = 170
 """Height of the picture of tokens and layers, pixels."""
-_PICKED = "datum.position <= {name} && {name} < datum.position + datum.size"
-"""A Vega expression: whether a row belongs to the token whose position, from 1, is the parameter ``name``."""
 
 
 def _shares(most: float, *, legend: bool = True) -> alt.Color:
@@ -107,7 +105,7 @@ def _side(
     named = {what: alt.NamedData(f"{what}_{i}") for what in tables}
     head = alt.selection_point(name=f"head_{i}", fields=["layer", "head"])
     token = alt.selection_point(name=f"token_{i}", fields=["position"])
-    chosen = alt.Chart(named["cells"]).transform_filter(_PICKED.format(name=f"picked_{i}"))
+    chosen = alt.Chart(named["cells"]).transform_filter(is_picked(f"picked_{i}"))
     line = chosen.mark_line(color=INK, strokeWidth=1.5, point=alt.OverlayMarkDef(size=12, color=INK)).encode(
         alt.X("layer:O"), alt.Y("share:Q"), tooltip=["label:N", "layer:Q", alt.Tooltip("share:Q", format=".1%")]
     )

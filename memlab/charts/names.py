@@ -66,6 +66,14 @@ def display(name: str) -> str:
     return NAMES.get(name) or name.replace("_", " ")
 
 
+def counted(number: int, noun: str) -> str:
+    """
+    >>> counted(1, "token"), counted(1200, "token")
+    ('1 token', '1,200 tokens')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def kind_of(text_id: str) -> str:
     """``random`` for random words, ``originals`` for the bundled prose, ``own`` for all other texts."""
     if text_id.startswith("random-"):

@@ -71,7 +71,9 @@ def bits_bars(data: Any, shown: pd.DataFrame) -> Any:
     return alt.layer(before, after).properties(width=TOKENS_WIDE, height=120)
 
 
-_PICKED = "datum.position <= picked && picked < datum.position + datum.size"
+def is_picked(parameter: str) -> str:
+    """A Vega expression: whether a row of ``grouped`` holds the token whose position, from 1, is this parameter."""
+    return f"datum.position <= {parameter} && {parameter} < datum.position + datum.size"
 
 
 @chart
@@ -97,7 +99,7 @@ def token_margins(table: pd.DataFrame, likely: pd.DataFrame, *, picked: int = 1)
             position_axis(order, labels=False),
             alt.Y("margin:Q", title="logits" if size == 1 else f"logits, means of {size}", axis=alt.Axis(tickCount=5)),
             alt.Color("state:N", title=None, scale=scale, legend=alt.Legend(orient="top")),
-            stroke=alt.condition(_PICKED, alt.value(INK), alt.value(None)),
+            stroke=alt.condition(is_picked("picked"), alt.value(INK), alt.value(None)),
             tooltip=tips,
         )
         .add_params(alt.selection_point(name="token", fields=["position"]))

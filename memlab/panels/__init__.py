@@ -21,10 +21,8 @@ from memlab.panels.attention import AttentionPanel as AttentionPanel
 from memlab.panels.attention import attention_panel as attention_panel
 from memlab.panels.capacity import CapacityPanel as CapacityPanel
 from memlab.panels.capacity import capacity_panel as capacity_panel
-from memlab.panels.cram import OWN as OWN
 from memlab.panels.cram import CramPanel as CramPanel
 from memlab.panels.cram import cram_panel as cram_panel
-from memlab.panels.decoded import marked as marked
 from memlab.panels.decoded import readout as readout
 from memlab.panels.horizons import HorizonsInText as HorizonsInText
 from memlab.panels.horizons import horizons_in_text as horizons_in_text
@@ -41,6 +39,7 @@ from memlab.panels.runs import RunPanel as RunPanel
 from memlab.panels.runs import run_panel as run_panel
 from memlab.panels.study import StudyPanel as StudyPanel
 from memlab.panels.study import study_panel as study_panel
+from memlab.panels.text_input import OWN as OWN
 from memlab.panels.vector_map import MapPanel as MapPanel
 from memlab.panels.vector_map import map_panel as map_panel
 from memlab.results.store import Store

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from memlab.models import FrozenLM
-from memlab.panels.decoded import token_pieces
+from memlab.panels.decoded import show_mixture
 from memlab.panels.instant import InstantPanel
 from memlab.panels.picker import VectorPicker
 from memlab.panels.style import download_links, dropdown
@@ -75,7 +75,10 @@ class ArithmeticPanel(InstantPanel):
         mem = combine(formula, Operands(self.lm, a, b, c, self.vectors["A"].mems), t)
         self.mixture = mixture = read_mixture(self.lm, mem, a, b)
         self.result = mem
-        self._write(mixture, alone=b is a)
+        marked = mixture._replace(of_b=np.zeros_like(mixture.of_b)) if b is a else mixture
+        whose = show_mixture(self.text, self.lm, marked)
+        table = pd.DataFrame({"token": self.text.pieces, "of": whose, "lead_logits": mixture.leads})
+        self.links.value = download_links("arithmetic", table.to_csv(index=False))
         sure = f"The model's smallest lead is {mixture.leads.min():.2f} logits."
         status = f"Done: {mixture.of_a[: a.n].sum()} of {a.n} tokens of A"
         if b is a:
@@ -90,15 +93,3 @@ class ArithmeticPanel(InstantPanel):
             words = ", ".join(repr(self.lm.decode_ids([int(i)])) for i in ids)
             status += f" Nearest word: {words}, cosine {cosines.mean():.2f}."
         self.show_status(status)
-
-    def _write(self, mixture: Mixture, *, alone: bool) -> None:
-        pieces = token_pieces(self.lm, mixture.ids)
-        whose = np.array(["neither", "A", "B", "both"])[mixture.of_a + 2 * (mixture.of_b & (not alone))]
-        kinds = {"neither": "", "A": "first", "B": "second", "both": "both"}
-        tips = [
-            f"Token {i + 1}: of {name}; it leads the next best by {lead:.2f} logits."
-            for i, (name, lead) in enumerate(zip(whose, mixture.leads, strict=True))
-        ]
-        self.text.show(pieces, kinds=[kinds[name] for name in whose], tips=tips)
-        table = pd.DataFrame({"token": pieces, "of": whose, "lead_logits": mixture.leads})
-        self.links.value = download_links("arithmetic", table.to_csv(index=False))

@@ -10,6 +10,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -48,6 +49,8 @@ class WorkerThread:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._last_done = threading.Event()
         self._last_done.set()
+        self.asked = 0
+        """Counts what was asked of ``submit_latest``. Raise it, and what waits is never done."""
         # The thread refers to the queue only, so that the owner can be garbage collected.
         threading.Thread(target=_run_jobs, args=(self._jobs,), name="memlab panel", daemon=True).start()
         weakref.finalize(self, self._jobs.put, None)
@@ -61,6 +64,17 @@ class WorkerThread:
         """Run ``work`` after all jobs submitted before."""
         self._last_done = threading.Event()
         self._jobs.put((work, self._last_done))
+
+    def submit_latest(self, work: Callable[[], None], *, pause: float) -> None:
+        """Run ``work`` unless it is asked for again within ``pause`` seconds. The first request does not wait."""
+        self.asked += 1
+        self.submit(partial(self._if_latest, self.asked, work, pause))
+
+    def _if_latest(self, number: int, work: Callable[[], None], pause: float) -> None:
+        if number > 1:
+            time.sleep(pause)
+        if number == self.asked:
+            work()
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until all jobs submitted so far are done, ``timeout`` seconds at most."""
@@ -254,8 +268,3 @@ class LivePanel(Panel):
 
 def _trace(points: list[tuple[int, float, float]]) -> pd.DataFrame:
     return pd.DataFrame(points, columns=["step", "loss", "accuracy"])
-
-
-def vector_options(mems: list[MemVector]) -> list[tuple[str, int]]:
-    """The options of a drop-down list of vectors: (label, index in ``mems``)."""
-    return [(f"{mem.text.id}, {mem.n} tokens, seed {mem.recipe.seed}", i) for i, mem in enumerate(mems)]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from memlab import charts
 from memlab.charts.colours import SURPRISAL
-from memlab.charts.names import display, text_title
+from memlab.charts.names import counted, display, text_title
 from memlab.decoding.decode import decode
 from memlab.errors import MemlabError
 from memlab.measures import capacity
@@ -219,10 +219,9 @@ def grouped(runs: pd.DataFrame) -> pd.DataFrame:
     order = runs.assign(group=names, rank=runs.protocol.map(first).fillna(3), one=runs.k > 1)
     order["kind"] = runs.texts.map(kinds).fillna(3)
     order = order.sort_values(["rank", "one", "k", "kind", "text_id", "tokens"], kind="stable").reset_index(drop=True)
-    vectors = [f"{k} vector{'s' * (k > 1)}" for k in order.k]
     titles = [
-        f"{text_title(run.text_id)}, {run.tokens} tokens tried, {said}"
-        for run, said in zip(order.itertuples(), vectors, strict=True)
+        f"{text_title(run.text_id)}, {run.tokens} tokens tried, {counted(run.k, 'vector')}"
+        for run in order.itertuples()
     ]
     return order.drop(columns=["rank", "one", "kind"]).assign(i=range(len(order)), title=titles)
 

@@ -12,7 +12,7 @@ from typing import Any
 import ipywidgets as w
 import numpy as np
 
-from memlab.charts.names import text_title
+from memlab.charts.names import counted
 from memlab.errors import MemlabError
 from memlab.models import FrozenLM, Passage, PassageError
 from memlab.panels.base import LivePanel, WorkerThread
@@ -21,25 +21,21 @@ from memlab.panels.developing import DevelopingText
 from memlab.panels.outlook import note_step, outlook
 from memlab.panels.style import (
     badge,
-    counted,
     download_links,
-    dropdown,
     link_to,
     number_input,
     row,
     seed_input,
     status_line,
-    text_area,
 )
+from memlab.panels.text_input import TextInput
 from memlab.probes.token_reading import Reading, read_tokens
 from memlab.recipes import Recipe
 from memlab.results import card
 from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store
-from memlab.texts import Text, originals
 from memlab.training.cram import Progress, key_of
 
-OWN = "(my own words)"
 SHOWN = 1000
 """The panel shows this many characters of a bundled text. If they are not edited, the complete text is used."""
 MOST = 128
@@ -76,9 +72,8 @@ class CramPanel(LivePanel):
     def __init__(self, lm: FrozenLM, store: Store | None = None) -> None:
         super().__init__("Cram", icon="compress", tooltip="Search for vectors that make the model write this text")
         self.lm, self.store = lm, store
-        names = [(OWN, OWN), *((text_title(text.id), text.id) for text in originals())]
-        self.source = dropdown("Text", names, value="fiction-salt-ferry")
-        self.words = text_area("Words", rows=5)
+        self.given = TextInput("fiction-salt-ferry", rows=5, shown=SHOWN)
+        self.source, self.words = self.given.source, self.given.words
         self.tokens, tokens = number_input("Tokens, up to", 24, 2, MOST, about="A shorter text is crammed completely")
         self.k, vectors = number_input("Vectors k", 1, 1, 8, about="More vectors hold more text")
         self.seed, seeds = seed_input()
@@ -91,24 +86,22 @@ class CramPanel(LivePanel):
         self.outputs += [self.developing, self.outcome, self.links]
         self._values: dict[str, int | None] = {}
         self._start_from: MemVector | None = None
-        self._asked = 0
         self._bits: tuple[np.ndarray, np.ndarray] = np.array([]), np.array([])
         self._stepped = 0.0
         self.forecasting = WorkerThread()
         """Its ``wait()`` blocks until the forecast is shown."""
         for name in ("pick_a", "pick_b"):
             self.curve.on_pick(name, self._pick_step)
-        self.source.observe(self._show_text, "value")
-        self.words.observe(self._edited, "value")
-        for control in (self.words, self.tokens, self.k, self.seed):
+        self.given.on_change(self._changed)
+        for control in (self.tokens, self.k, self.seed):
             control.observe(self._changed, "value")
-        self.while_busy = [self.source, self.words, *self._again.values()]
+        self.while_busy = [*self.given.controls, *self._again.values()]
         self.while_busy += [child for line in (tokens, vectors, seeds) for child in line.children]
         self.show_widgets(
-            "cram", self.source, self.words, row(tokens, vectors, seeds), self.ahead, self.buttons(), self.outcome,
+            "cram", self.given, row(tokens, vectors, seeds), self.ahead, self.buttons(), self.outcome,
             self.developing, self.curve, self.next, self.links,
         )  # fmt: skip
-        self._show_text()
+        self._changed()
 
     # Training --------------------------------------------------------------------------------------------------------
 
@@ -139,24 +132,13 @@ class CramPanel(LivePanel):
 
     def passage(self) -> Passage:
         """What will be crammed: the first tokens of the text, or all of it if it is shorter."""
-        text = self._text()
+        text = self.given.text()
         try:
             return self.lm.passage(text, self.tokens.value)
         except PassageError:
             if len(whole := self.lm.passage(text, None)) <= self.tokens.value:
                 return whole
             raise
-
-    def _text(self) -> Text:
-        original = self._original()
-        if original is not None and self.words.value == original.string[:SHOWN]:
-            return original
-        if not self.words.value.strip():
-            raise PassageError("There is no text yet. Type or paste some words, or choose a text from the list.")
-        return Text("typed", self.words.value, "typed")
-
-    def _original(self) -> Text | None:
-        return next((text for text in originals() if text.id == self.source.value), None)
 
     # What comes out ---------------------------------------------------------------------------------------------------
 
@@ -205,7 +187,7 @@ class CramPanel(LivePanel):
 
     def _begin(self, start: MemVector | None = None) -> None:
         if not self._thread.busy:
-            self._asked += 1  # a forecast that waits is of no use any more
+            self.forecasting.asked += 1  # a forecast that waits is of no use any more
             self._start_from = start
             super()._begin()
 
@@ -222,34 +204,15 @@ class CramPanel(LivePanel):
 
     # Before training --------------------------------------------------------------------------------------------------
 
-    def _show_text(self, _: Any = None) -> None:
-        original = self._original()
-        words = original.string[:SHOWN] if original else ""
-        if self.words.value == words:
-            self._changed()
-        self.words.value = words
-
-    def _edited(self, _: Any) -> None:
-        """An edited text is no longer the one that the list names."""
-        original = self._original()
-        if original is not None and self.words.value != original.string[:SHOWN]:
-            self.source.unobserve(self._show_text, "value")
-            self.source.value = OWN
-            self.source.observe(self._show_text, "value")
-
     def _changed(self, _: Any = None) -> None:
         """Something else will be crammed: show what, and soon also what that will take."""
         if self._thread.busy:
             return
         self.reset()
-        self._asked += 1
-        self.forecasting.submit(functools.partial(self._look_ahead, self._asked))
+        self.forecasting.submit_latest(self._look_ahead, pause=PAUSE)
 
-    def _look_ahead(self, number: int) -> None:
-        if number > 1:
-            time.sleep(PAUSE)
-        if number != self._asked:
-            return
+    def _look_ahead(self) -> None:
+        asked = self.forecasting.asked
         try:
             passage, whole = self.passage(), self._longer(MOST + AFTER)
         except MemlabError as error:
@@ -257,26 +220,25 @@ class CramPanel(LivePanel):
             return
         n = len(passage)
         pieces = token_pieces(self.lm, np.concatenate([passage.ids, whole.ids[n : n + AFTER]]))
-        if number != self._asked:
-            return
-        self.developing.preview(pieces, n)
-        self._forecast(passage)
+        if asked == self.forecasting.asked:
+            self.developing.preview(pieces, n)
+            self._forecast(passage)
 
     def _forecast(self, passage: Passage) -> None:
         """Say how large the passage is, whether it will fit, and how long that will take."""
-        n, whole, asked = len(passage), self._longer(MOST + AFTER), self._asked
+        n, whole, asked = len(passage), self._longer(MOST + AFTER), self.forecasting.asked
         size = f"{counted(n, 'token')}: all of it." if len(whole) == n else f"The first {counted(n, 'token')}:"
         self.ahead.value = _line(size)
         recipe = Recipe.default(k=self.k.value, seed=self.seed.value)
         known = self.store is not None and key_of(self.lm, passage, recipe) in self.store
         bits = self._token_bits(passage, whole)
         rest = "It is in your store: it opens at once." if known else outlook(self.lm, bits, recipe)
-        if asked == self._asked:
+        if asked == self.forecasting.asked:
             self.ahead.value = _line(f"{size} {rest}")
 
     def _longer(self, tokens: int) -> Passage:
         """Up to ``tokens`` tokens of the text."""
-        text = self._text()
+        text = self.given.text()
         for count in (tokens, None):
             with contextlib.suppress(PassageError):
                 return self.lm.passage(text, count)

@@ -5,7 +5,7 @@ For panels, after ``ids = decode(lm, [mem], batch=1)[0]``:
 * ``outcome_badge(mem, ids)``: HTML of the badge: Exact, or Not exact with the number of wrong tokens;
 * ``decoded_facts(lm, mem, ids)``: HTML of the badge, and one line of facts next to it;
 * ``show_decoded(token_text, lm, mem, ids, notes=())``: the text in a ``TokenText``, scrolled to the first wrong token;
-* ``readout_html(lm, mem, ids)``: both as plain HTML, where a ``TokenText`` would be too much.
+* ``show_mixture(token_text, lm, mixture)``: the text that a mixture of two vectors writes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any
 import ipywidgets as w
 import numpy as np
 
+from memlab.charts.names import counted
 from memlab.decoding.decode import decode
 from memlab.models import FrozenLM
-from memlab.panels.style import StaticCopy, badge, box, counted, style_sheet
+from memlab.panels.style import StaticCopy, badge, style_sheet
 from memlab.panels.tokens import TokenText
+from memlab.probes.arithmetic import Mixture
 from memlab.results.checks import EXACT, latest
 from memlab.results.mem_vector import MemVector
 
@@ -106,6 +108,24 @@ def show_decoded(text: TokenText, lm: FrozenLM, mem: MemVector, ids: Any, *, not
     )
 
 
+def show_mixture(text: TokenText, lm: FrozenLM, mixture: Mixture, *, names: tuple[str, str] = ("A", "B")) -> list[str]:
+    """Show what a mixture of two vectors writes, each token marked by the text that has it there.
+
+    Returns the name of that text per token: one of ``names``, ``both`` or ``neither``.
+    """
+    whose = [
+        {(True, True): "both", (True, False): names[0], (False, True): names[1]}.get((mine, its), "neither")
+        for mine, its in zip(mixture.of_a.tolist(), mixture.of_b.tolist(), strict=True)
+    ]
+    kinds = {names[0]: "first", names[1]: "second", "both": "both", "neither": ""}
+    tips = [
+        f"Token {i + 1}: of {name}; it leads the next best by {lead:.2f} logits."
+        for i, (name, lead) in enumerate(zip(whose, mixture.leads, strict=True))
+    ]
+    text.show(token_pieces(lm, mixture.ids), kinds=[kinds[name] for name in whose], tips=tips)
+    return whose
+
+
 def visible(piece: str) -> str:
     """A token's characters on one line, also if they are spaces.
 
@@ -114,31 +134,6 @@ def visible(piece: str) -> str:
     """
     shown = piece.replace("\n", "↵")
     return shown.strip() or "␣" * len(shown) or "·"
-
-
-def readout_html(lm: FrozenLM, mem: MemVector, ids: Any) -> str:
-    """HTML of the decoded token ids ``ids`` (n,) of a vector: badge and facts, then the text, wrong tokens marked."""
-    truth = ids if mem.redaction else mem.token_ids  # a redacted vector has no token ids to compare with
-    return decoded_facts(lm, mem, ids) + box(marked(lm, ids, truth), "memlab-decoded")
-
-
-def marked(lm: FrozenLM, ids: Any, truth: Any) -> str:
-    """HTML of decoded token ids; tokens that differ from ``truth`` are marked, and their tooltip shows the true token.
-
-    >>> from memlab import load
-    >>> lm = load("toy:llama")
-    >>> marked(lm, lm.passage("cat").ids, lm.passage("cat").ids)
-    '<span class="memlab-text">cat</span>'
-    """
-    pieces = []
-    for i, (piece, token, true) in enumerate(zip(token_pieces(lm, ids), ids, truth, strict=True)):
-        shown = html.escape(piece).replace("\n", "&#8629;<br>")
-        if token == true:
-            pieces.append(shown)
-        else:
-            tip = html.escape(f"token {i + 1}: should be {lm.decode_ids([true])!r}", quote=True)
-            pieces.append(f'<span class="memlab-wrong" title="{tip}">{shown or "&middot;"}</span>')
-    return f'<span class="memlab-text">{"".join(pieces)}</span>'
 
 
 def token_pieces(lm: FrozenLM, ids: Any) -> list[str]:

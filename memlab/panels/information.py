@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import html
-import time
 from typing import Any
 
 import ipywidgets as w
 import numpy as np
 
 from memlab.charts.colours import SURPRISAL
-from memlab.charts.names import text_title
+from memlab.charts.names import counted
 from memlab.decoding.decode import decode
 from memlab.errors import MemlabError
 from memlab.measures.prediction import Predictor
@@ -20,14 +18,14 @@ from memlab.panels.base import LivePanel
 from memlab.panels.decoded import decoded_facts, token_pieces
 from memlab.panels.developing import DevelopingText
 from memlab.panels.outlook import outlook
-from memlab.panels.style import dropdown, number_input, text_area
+from memlab.panels.style import number_input
+from memlab.panels.text_input import TextInput
 from memlab.panels.tokens import TokenText
 from memlab.recipes import Recipe
 from memlab.results.store import Store
-from memlab.texts import Text, originals
+from memlab.texts import Text
 from memlab.training.cram import Progress
 
-OWN = "(my own words)"
 READ = 4000
 """Characters read from a bundled text: more than eight vectors hold, and few enough to take only seconds."""
 MOST = 512
@@ -61,11 +59,9 @@ class InformationPanel(LivePanel):
         super().__init__("Cram it and see", icon="compress", tooltip="Train one vector for the first tokens")
         self.lm, self.predictor, self.store = lm, predictor, store
         self.bits: np.ndarray | None = None
-        self._asked = 0
-        names = [(OWN, OWN), *((text_title(text.id), text.id) for text in originals())]
         # A text without a measured horizon, so the panel shows a real out-of-sample prediction.
-        self.source = dropdown("Text", names, value="speech-retirement-of-a-postman")
-        self.words = text_area("Words", rows=4)
+        self.given = TextInput("speech-retirement-of-a-postman", rows=4, shown=READ)
+        self.source, self.words = self.given.source, self.given.words
         self.text = TokenText(
             "The text, by the bits of its tokens", hint="Point at a token to see its bits.", height="17em"
         )
@@ -74,19 +70,18 @@ class InformationPanel(LivePanel):
         self.tokens, tokens = number_input("Tokens", 100, 2, MOST, about="How many tokens the button crams")
         self.developing = DevelopingText(lm, lambda step: self.curve.set(place=step))
         self.outputs += [self.verdict, self.developing]
-        self.source.observe(self._show_text, "value")
-        self.words.observe(self._ask, "value")
+        self.given.on_change(self._ask)
         self.tokens.observe(self._look_ahead, "value")
-        self.while_busy = [self.source, self.words, *tokens.children]
+        self.while_busy = [*self.given.controls, *tokens.children]
         self.start.layout.width = "auto"
         self.show_widgets(
-            "information", self.source, self.words, self.text, w.HTML(_LEGEND), self.summary, tokens, self.ahead,
+            "information", self.given, self.text, w.HTML(_LEGEND), self.summary, tokens, self.ahead,
             self.buttons(), self.verdict, self.developing, self.curve,
         )  # fmt: skip
-        self._show_text()
+        self._ask()
 
     def work(self) -> None:
-        passage = self.lm.passage(self._typed(), self.tokens.value)
+        passage = self.lm.passage(self._opening(), self.tokens.value)
         self.developing.begin(passage)
         mem, _, outcome = self.train(self.lm, passage, Recipe.default(), self.store)
         ids = decode(self.lm, [mem], batch=1)[0]
@@ -97,23 +92,15 @@ class InformationPanel(LivePanel):
     def watch(self, now: Progress) -> None:
         self.developing.add(now.steps[0], now.argmax[0] if now.argmax else np.array([], int), now.loss_bits[0])
 
-    def _typed(self) -> Text:
-        return Text("typed", self.words.value, "typed")
-
-    def _show_text(self, _: Any = None) -> None:
-        original = next((text for text in originals() if text.id == self.source.value), None)
-        self.words.value = original.string[:READ] if original else ""
+    def _opening(self) -> Text:
+        text = self.given.text()
+        return Text(text.id, text.string[:READ], text.source) if text.id == self.source.value else text
 
     def _ask(self, _: Any = None) -> None:
         """Read the text in the thread, unless it changes again within ``PAUSE``."""
-        self._asked += 1
-        self._thread.submit(functools.partial(self._read_if_latest, self._asked))
+        self._thread.submit_latest(self._read, pause=PAUSE)
 
-    def _read_if_latest(self, number: int) -> None:
-        if number > 1:
-            time.sleep(PAUSE)
-        if number != self._asked:
-            return
+    def _read(self) -> None:
         self.clear()
         self.bits = None
         self.start.disabled = True
@@ -121,7 +108,7 @@ class InformationPanel(LivePanel):
             if not self.words.value.strip():
                 self._show_nothing("Type or paste some text: it is read while you type.")
                 return
-            passage = self.lm.passage(self._typed(), None)
+            passage = self.lm.passage(self._opening(), None)
             self.bits = self.lm.token_bits(passage.ids)
             self._show_bits(passage.ids, self.bits)
         except MemlabError as error:
@@ -143,7 +130,7 @@ class InformationPanel(LivePanel):
             tips[0] = "Token 1: nothing stands before it, so it is not scored."
         below = [""] * n
         for k, end in enumerate(ends, 1):
-            below[end - 1] = f"{k} vector{'s' * (k > 1)}"
+            below[end - 1] = counted(k, "vector")
         self.text.show(
             token_pieces(self.lm, ids), kinds=["zone" if i in zone else "" for i in range(n)], below=below,
             shades=np.clip(costs / MOST_BITS, 0, 1), tips=tips, bars=[end - 1 for end in ends],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import time
 from typing import Any
 
 from memlab.panels.base import LivePanel
@@ -32,19 +30,11 @@ class InstantPanel(LivePanel):
 
     def __init__(self) -> None:
         super().__init__("Look", icon="search", tooltip="Look", stops=False)  # a button that is not shown
-        self._asked = 0
 
     def ask(self, _: Any = None) -> None:
         """Do the work soon, for the values that the controls have then."""
-        self._asked += 1
         self.show_status("Looking ...")
-        self._thread.submit(functools.partial(self._if_latest, self._asked))
-
-    def _if_latest(self, number: int) -> None:
-        if number > 1:
-            time.sleep(PAUSE)
-        if number == self._asked:
-            self._guarded()
+        self._thread.submit_latest(self._guarded, pause=PAUSE)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         self.wait(10)  # the copy for pages without widgets shows what was found

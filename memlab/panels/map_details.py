@@ -11,13 +11,14 @@ import pandas as pd
 
 from memlab.charts.maps import first_words
 from memlab.charts.names import display, text_title
-from memlab.decoding.decode import check, decode
+from memlab.decoding.decode import decode
 from memlab.models import FrozenLM
 from memlab.panels.base import WorkerThread
-from memlab.panels.decoded import token_pieces
-from memlab.panels.style import badge, counted, plain_table, row, status_line
+from memlab.panels.decoded import outcome_badge, show_decoded, show_mixture, token_pieces
+from memlab.panels.picker import label_of
+from memlab.panels.style import plain_table, row, status_line
 from memlab.panels.tokens import TokenText
-from memlab.probes.paths import between_passages
+from memlab.probes.arithmetic import read_mixture
 from memlab.results.mem_vector import MemVector
 
 NEAR = 10
@@ -74,11 +75,11 @@ class VectorDetails(w.VBox):
         held = self.chosen if self.hold.value and self.chosen != i else other
         self.hold.value = False
         self.chosen, mem = i, self.mems[i]
-        self.head.value = status_line(f"{_name(mem)}:")
+        self.head.value = status_line(f"{label_of(mem)}:")
         self.text.show(token_pieces(self.lm, mem.token_ids))
         self.outcome.value = ""
         near = self.nearest(i)
-        options = [(f"{self._cosines[i, j]:.2f}  {_name(self.mems[j])}", j) for j in near]
+        options = [(f"{self._cosines[i, j]:.2f}  {label_of(self.mems[j])}", j) for j in near]
         with self.near.hold_trait_notifications():
             self.near.options, self.near.value = options, None
         self.near.rows = NEAR
@@ -94,7 +95,7 @@ class VectorDetails(w.VBox):
         self.comparison.value = ""
         if other is not None:
             cosine = self._cosines[self.chosen, other]
-            self.comparison.value = status_line(f"Cosine {cosine:.2f} with {_name(self.mems[other])}.")
+            self.comparison.value = status_line(f"Cosine {cosine:.2f} with {label_of(self.mems[other])}.")
         self.on_other(self.other)
 
     def _start(self, work: Callable[[], str]) -> None:
@@ -114,31 +115,16 @@ class VectorDetails(w.VBox):
     def _decode_chosen(self) -> str:
         mem = self.mems[self.chosen]
         ids = decode(self.lm, [mem], batch=1)[0]
-        right = ids == mem.token_ids
-        truth = token_pieces(self.lm, mem.token_ids)
-        below = ["" if ok else piece for ok, piece in zip(right, truth, strict=True)]
-        self.text.show(token_pieces(self.lm, ids), kinds=["right" if ok else "wrong" for ok in right], below=below)
-        exact = mem.with_checks(check(self.lm, mem)).exact
-        return badge("exact", "Exact") if exact else badge("wrong", f"{right.sum()} of {mem.n} tokens right")
+        show_decoded(self.text, self.lm, mem, ids)
+        return outcome_badge(mem, ids)
 
     def _decode_middle(self) -> str:
         a, b = self.mems[self.chosen], self.mems[self.other]
-        middle = between_passages(self.lm, a, b, points=3).iloc[1]
-        of_a = [i < a.n and token == a.token_ids[i] for i, token in enumerate(middle.ids)]
-        of_b = [i < b.n and token == b.token_ids[i] for i, token in enumerate(middle.ids)]
-        tips = [_whose(mine, its) for mine, its in zip(of_a, of_b, strict=True)]
-        kinds = ["right" if mine or its else "" for mine, its in zip(of_a, of_b, strict=True)]
-        self.text.show(token_pieces(self.lm, middle.ids), kinds=kinds, tips=tips)
-        found = f"The middle: {middle.of_a} of {a.n} tokens as in this text, {middle.of_b} of {b.n} as in the other."
+        mixture = read_mixture(self.lm, a.lerp(b, 0.5), a, b)
+        show_mixture(self.text, self.lm, mixture, names=("this text", "the other text"))
+        of_a, of_b = mixture.of_a.sum(), mixture.of_b.sum()
+        found = f"The middle: {of_a} of {a.n} tokens as in this text, {of_b} of {b.n} as in the other."
         return status_line(found)
-
-
-def _whose(mine: bool, its: bool) -> str:
-    return {(1, 1): "as in both texts", (1, 0): "as in this text", (0, 1): "as in the other text"}.get((mine, its), "")
-
-
-def _name(mem: MemVector) -> str:
-    return f"{text_title(mem.text.id)}, {counted(mem.n, 'token')}, seed {mem.recipe.seed}"
 
 
 def brushed_html(selection: pd.DataFrame) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import ipywidgets as w
 
-from memlab.charts.names import kind_of, text_title
+from memlab.charts.names import counted, kind_of, text_title
 from memlab.errors import MemlabError
 from memlab.models import FrozenLM
-from memlab.panels.style import counted, dropdown
+from memlab.panels.style import dropdown
 from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store
 

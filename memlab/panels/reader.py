@@ -10,10 +10,10 @@ import numpy as np
 
 from memlab import charts
 from memlab.models import FrozenLM
-from memlab.panels.decoded import token_pieces
+from memlab.panels.decoded import outcome_badge, token_pieces
 from memlab.panels.instant import InstantPanel
 from memlab.panels.picker import VectorPicker
-from memlab.panels.style import badge, download_links
+from memlab.panels.style import download_links
 from memlab.panels.tokens import TokenText
 from memlab.probes.token_reading import Reading, read_tokens
 from memlab.results.mem_vector import MemVector
@@ -58,15 +58,14 @@ class ReaderPanel(InstantPanel):
         self.result = mem
         tokens, first = reading.tokens, reading.first_wrong
         wrong = int((~tokens.right).sum())
+        self.verdict.value = outcome_badge(mem, reading.ids)
         if first is None:
-            self.verdict.value = badge("exact", "Exact")
             weakest = tokens.loc[tokens.margin.idxmin()]
             outcome = (
                 f"Done: all {mem.n} tokens right. The smallest margin is {weakest.margin:.2f} logits, at token "
                 f"{weakest.position}: {weakest.token!r}, and not {weakest.rival!r}."
             )
         else:
-            self.verdict.value = badge("wrong", "Not exact")
             here = tokens.loc[first]
             outcome = (
                 f"Done: {wrong} of {mem.n} tokens wrong, the first at token {first + 1}: the model writes "

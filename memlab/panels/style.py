@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -37,14 +36,6 @@ def box(content: str, *classes: str) -> str:
     return f'<div class="{" ".join(("memlab-box", *classes))}">{content}</div>'
 
 
-def counted(number: int, noun: str) -> str:
-    """
-    >>> counted(1, "token"), counted(2, "token")
-    ('1 token', '2 tokens')
-    """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def status_line(message: str, *, error: bool = False) -> str:
     """HTML of a status message; errors are red and bold."""
     red = " memlab-error" if error else ""
@@ -60,12 +51,8 @@ def badge(kind: str, text: str) -> str:
     return f'<span class="memlab-badge memlab-badge-{kind}">{html.escape(text)}</span>'
 
 
-def drawn(make: Callable[[], Any]) -> str:
-    """SVG of the chart that ``make`` returns. If drawing fails: one line about the error, so that the work goes on."""
-    return _or_error(lambda: charts.to_svg(make()))
-
-
 def _or_error(draw: Callable[[], str]) -> str:
+    """What ``draw`` returns. If drawing fails: one line about the error, so that the work goes on."""
     try:
         return draw()
     except Exception as error:  # any: a picture is never worth the result next to it
@@ -155,33 +142,18 @@ def text_area(label: str, rows: int) -> w.Textarea:
     return w.Textarea(description=label, rows=rows, placeholder=hint, style=_LABEL, layout=layout)
 
 
-def number_input(
-    label: str, value: int, low: int, high: int, *, about: str = "", log: bool = False
-) -> tuple[w.BoundedIntText, w.HBox]:
+def number_input(label: str, value: int, low: int, high: int, *, about: str = "") -> tuple[w.BoundedIntText, w.HBox]:
     """A number box, and a row as wide as the panel with a linked slider and the box. Screen readers announce the box.
 
-    ``about``: one sentence for the tooltip. ``log``: the slider is logarithmic, for ranges of more than a few hundred.
+    ``about``: one sentence for the tooltip.
     """
-    layout = w.Layout(flex="1 1 auto", min_width="220px")
     tip = about or label
     number = w.BoundedIntText(value=value, min=low, max=high, layout=w.Layout(width="72px"), tooltip=tip)
-    if log:
-        slider: w.Widget = w.FloatLogSlider(
-            value=value, base=10, min=math.log10(low), max=math.log10(high), step=0.01, description=label,
-            readout=False, style=_LABEL, layout=layout, tooltip=tip,
-        )  # fmt: skip
-        slider.observe(lambda change: setattr(number, "value", round(change["new"])), "value")
-
-        def follow(change: Any) -> None:
-            if round(slider.value) != change["new"]:
-                slider.value = float(change["new"])
-
-        number.observe(follow, "value")
-    else:
-        slider = w.IntSlider(
-            value=value, min=low, max=high, description=label, readout=False, style=_LABEL, layout=layout, tooltip=tip
-        )
-        w.link((slider, "value"), (number, "value"))
+    slider = w.IntSlider(
+        value=value, min=low, max=high, description=label, readout=False, style=_LABEL, tooltip=tip,
+        layout=w.Layout(flex="1 1 auto", min_width="220px"),
+    )  # fmt: skip
+    w.link((slider, "value"), (number, "value"))
     return number, w.HBox([slider, number], layout=w.Layout(width="100%", max_width="640px"))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import anywidget
 import traitlets as t
@@ -101,6 +100,3 @@ class TokenText(StaticCopy, anywidget.AnyWidget):
                 shown = f"<ruby>{shown}<rt>{html.escape(self.below[i])}</rt></ruby>"
             spans.append(f'<span class="{classes}"{style}{tip}>{shown}</span>')
         return f'<div class="memlab-tokens">{"".join(spans)}</div>' if spans else ""
-
-    def _static(self) -> Any:
-        return self.static_html()

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
-import struct
 import textwrap
-import zlib
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
@@ -42,12 +40,12 @@ _PICTURE = "max-width:100%;image-rendering:pixelated;border:1px solid #808080;bo
 def card(mem: Any) -> str:
     """HTML of a ``MemVector``: outcome, text, numbers as colours, facts, and Python that gives it again."""
     from memlab.charts.colours import BADGES
-    from memlab.charts.names import text_title
+    from memlab.charts.names import counted, text_title
 
     kind, outcome, fate = _outcome(mem)
     title = " · ".join(
-        [text_title(mem.text.id) if mem.text.id else "A text without a name", _count(mem.n, "token"),
-         f"{_count(mem.k, 'vector')} of {mem.d:,} numbers"]
+        [text_title(mem.text.id) if mem.text.id else "A text without a name", counted(mem.n, "token"),
+         f"{counted(mem.k, 'vector')} of {mem.d:,} numbers"]
     )  # fmt: skip
     badge = (
         f'<span style="background:{BADGES[kind]};color:#fff;border-radius:10px;padding:2px 10px;font-weight:600;'
@@ -90,7 +88,7 @@ def _outcome(mem: Any) -> tuple[str, str, str]:
 
 def _facts(mem: Any) -> list[str]:
     """How a vector was made, in the words of a reader."""
-    from memlab.charts.names import display
+    from memlab.charts.names import counted, display
 
     recipe, *changes = mem.recipe.name.split(" ")
     facts = [f"recipe: {display(recipe).removeprefix('recipe of ')}"]
@@ -99,7 +97,7 @@ def _facts(mem: Any) -> list[str]:
     if mem.provenance.get("interrupted"):
         facts.append("stopped early")
     if not mem.provenance.get("derived"):
-        facts.append(_count(mem.steps, "step"))
+        facts.append(counted(mem.steps, "step"))
     if mem.margin is not None:
         facts.append(f"smallest margin {mem.margin:.2f} logits")
     return [*facts, display(mem.model)]
@@ -153,6 +151,7 @@ def python(mem: Any) -> str:
 
 def _strip(mem: np.ndarray) -> str:
     """All numbers (k, d) as cells of a picture, a row of cells after the other, and what the colours mean."""
+    from memlab.charts import png
     from memlab.charts.colours import COLOURS
 
     k, d = mem.shape
@@ -171,7 +170,7 @@ def _strip(mem: np.ndarray) -> str:
     name = f"The {mem.size:,} numbers as coloured cells"
     image = (
         f'<img alt="{name}" title="{name}" width="{columns * cell}" height="{len(picture) * cell}" '
-        f'style="{_PICTURE}" src="data:image/png;base64,{_png(pixels)}">'
+        f'style="{_PICTURE}" src="data:image/png;base64,{base64.b64encode(png.write(pixels)).decode()}">'
     )
     colours = f"linear-gradient(to right,{signs[0]},transparent,{signs[1]})"
     legend = (
@@ -179,20 +178,3 @@ def _strip(mem: np.ndarray) -> str:
         f'border:1px solid #808080;background:{colours}"></span>'
     )
     return f"<div>{image}</div><div>{mem.size:,} numbers. Colours: −{end:.3g} or less {legend} {end:.3g} or more</div>"
-
-
-def _png(pixels: np.ndarray) -> str:
-    """RGBA pixels (rows, columns, 4) as a PNG file in base64."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    rows, columns, _ = pixels.shape
-    lines = b"".join(b"\0" + row.tobytes() for row in pixels)
-    head = struct.pack(">IIBBBBB", columns, rows, 8, 6, 0, 0, 0)
-    file = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines, 9)) + chunk(b"IEND", b"")
-    return base64.b64encode(file).decode()
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
