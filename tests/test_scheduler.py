@@ -53,11 +53,11 @@ def test_out_of_memory_shrinks_the_batch_and_nothing_else(toy, store, monkeypatc
     expected = {m.key: m for m in cram(toy, passages, Recipe.default(k=4), progress=False)}
     real, refused = Batch.scores, []
 
-    def scores(self, mems, dtype, *, gradient=False):
+    def scores(self, mems, dtype, *, gradient=False, **options):
         if gradient and self.positions > 30:
             refused.append(self.positions)
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, mems, dtype, gradient=gradient)
+        return real(self, mems, dtype, gradient=gradient, **options)
 
     monkeypatch.setattr(Batch, "scores", scores)
     mems = cram(toy, passages, Recipe.default(k=4), store, progress=False)
@@ -76,10 +76,10 @@ def test_captured_passes_are_freed_before_a_passage_is_given_up(toy, monkeypatch
     real, full = Batch.scores, [True]
     monkeypatch.setattr("memlab.training.scheduler.release_graphs", lambda lm: full.pop() if full else False)
 
-    def scores(self, mems, dtype, *, gradient=False):
+    def scores(self, mems, dtype, *, gradient=False, **options):
         if gradient and full:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, mems, dtype, gradient=gradient)
+        return real(self, mems, dtype, gradient=gradient, **options)
 
     monkeypatch.setattr(Batch, "scores", scores)
     (mem,) = cram(toy, random_passages(toy, 1, 6), Recipe.default(k=4, whiten=0.0), progress=False)
@@ -94,11 +94,11 @@ def test_preempted_passage_resumes_at_its_step(toy, monkeypatch):
     expected = {m.key: m for m in cram(toy, passages, recipe, progress=False)}
     real, calls = Batch.scores, []
 
-    def scores(self, mems, dtype, *, gradient=False):
+    def scores(self, mems, dtype, *, gradient=False, **options):
         calls.append(gradient)
         if gradient and sum(calls) == 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, mems, dtype, gradient=gradient)
+        return real(self, mems, dtype, gradient=gradient, **options)
 
     monkeypatch.setattr(Batch, "scores", scores)
     for mem in cram(toy, passages, recipe, progress=False):
@@ -126,11 +126,11 @@ def bfloat16_toy():
 def test_candidates_that_do_not_fit_together_are_scored_one_by_one(bfloat16_toy, monkeypatch):
     real, refused = Batch.scores, []
 
-    def scores(self, mems, dtype, *, gradient=False):
+    def scores(self, mems, dtype, *, gradient=False, **options):
         if not gradient and len(mems) > 1:
             refused.append(len(mems))
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, mems, dtype, gradient=gradient)
+        return real(self, mems, dtype, gradient=gradient, **options)
 
     monkeypatch.setattr(Batch, "scores", scores)
     mems = cram(bfloat16_toy, random_passages(bfloat16_toy, 8, 3), Recipe.default(k=8), progress=False)
@@ -142,11 +142,11 @@ def scored_at_once(lm, monkeypatch):
     """Number of passages in each pass without a gradient, while eight similar passages are trained."""
     sizes, real = [], Batch.scores
 
-    def scores(self, mems, dtype, *, gradient=False):
+    def scores(self, mems, dtype, *, gradient=False, **options):
         if not gradient:
             assert dtype == torch.float32
             sizes.append(len(mems))
-        return real(self, mems, dtype, gradient=gradient)
+        return real(self, mems, dtype, gradient=gradient, **options)
 
     monkeypatch.setattr(Batch, "scores", scores)
     # With eight vectors each, many of these passages are right at the same step.

@@ -58,7 +58,7 @@ def attention_mass(lm: FrozenLM, mem: MemVector) -> pd.DataFrame:
 def mass_of(shares: np.ndarray) -> pd.DataFrame:
     """The table of ``attention_mass``, from the ``shares`` (layers, heads, n, 3) of ``token_attention``."""
     layers, heads = np.indices(shares.shape[:2]).reshape(2, -1)
-    means = shares.mean(axis=2).reshape(-1, len(TARGETS))
+    means = shares.mean(axis=2, dtype=np.float64).reshape(-1, len(TARGETS))
     return pd.DataFrame({"layer": layers, "head": heads} | {t: means[:, i] for i, t in enumerate(TARGETS)})
 
 
