@@ -58,12 +58,18 @@ def test_every_error_of_memlab_has_one_base():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("given", "kept"), [(None, "passive"), ("active", "active")])
-def test_idle_threads_of_openmp_do_not_spin(given, kept):
-    """A second busy program on the same cores would make training several times slower."""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    if given:
-        environment["OMP_WAIT_POLICY"] = given
-    code = "import os, memlab; print(os.environ['OMP_WAIT_POLICY'])"
+@pytest.mark.parametrize(
+    ("name", "given", "kept"),
+    [
+        ("OMP_WAIT_POLICY", None, "passive"),
+        ("OMP_WAIT_POLICY", "active", "active"),
+        ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None, "64"),
+        ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "1024", "1024"),
+    ],
+)
+def test_idle_threads_do_not_spin_and_few_kernels_are_kept(name, given, kept):
+    """Else a second busy program makes training several times slower, and each new length of passage keeps memory."""
+    environment = {key: value for key, value in os.environ.items() if key != name} | ({name: given} if given else {})
+    code = f"import os, memlab; print(os.environ['{name}'])"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == kept
