@@ -30,6 +30,8 @@ from memlab.charts.information import cut_into_tokens as cut_into_tokens
 from memlab.charts.information import horizons_tokens_and_bits as horizons_tokens_and_bits
 from memlab.charts.information import predictions as predictions
 from memlab.charts.information import spread_by_charge as spread_by_charge
+from memlab.charts.landscape import bit_prices as bit_prices
+from memlab.charts.landscape import landscape_map as landscape_map
 from memlab.charts.maps import training_paths as training_paths
 from memlab.charts.maps import vector_map as vector_map
 from memlab.charts.paths import along_a_path as along_a_path

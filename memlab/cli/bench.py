@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from memlab.cli.bench_horizon import bench_horizon
+from memlab.cli.bench_landscape import bench_landscape
 from memlab.cli.bench_machine import bench_step_profile, bench_store_crash, bench_store_scale
 from memlab.cli.bench_models import bench_families
 from memlab.cli.bench_vectors import bench_bundled, bench_codecs, bench_geometry, bench_precision, bench_travel
@@ -194,6 +195,7 @@ COMMANDS = {
     "geometry": bench_geometry,
     "bundled": bench_bundled,
     "travel": bench_travel,
+    "landscape": bench_landscape,
     "families": bench_families,
     "step-profile": bench_step_profile,
     "store-crash": bench_store_crash,

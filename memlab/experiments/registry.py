@@ -59,6 +59,11 @@ EXPERIMENTS = {
         Experiment("precision", "precision:precision", "The fewest bits per number at which a vector still decodes."),
         Experiment("codecs", "codecs:coding", "The same passages as vectors, compressed bytes, and arithmetic code."),
         Experiment("travel", "travel:travel", "Which vectors stay exact in other programs, kernels and dtypes."),
+        Experiment(
+            "landscape",
+            "landscape.measure:landscape",
+            "Every way of storing a text for a model: bits stored, bits recovered.",
+        ),
         Experiment("bundled", "bundled_vectors:train_bundled", "Train the vectors that come with memlab."),
         Experiment(
             "geometry", "geometry_tables:geometry_tables", "Where solutions lie: paths, radii, planes, attention."

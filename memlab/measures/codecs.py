@@ -72,7 +72,7 @@ def encode(symbols: Sequence[int], distributions: Iterable[np.ndarray]) -> Coded
 def decode(coded: Coded, count: int, next_shares: Callable[[list[int]], np.ndarray]) -> list[int]:
     """The ``count`` symbols of a code. ``next_shares`` returns the distribution (V,) after the symbols so far.
 
-    That distribution must be bit for bit the one used in encoding. Raises ``CodecError`` if the code does not match.
+    A code that was kept as whole bytes has 8 bits per byte. That distribution must be bit for bit the one used in encoding. Raises ``CodecError`` if the code does not match.
     """
     value, unit = int.from_bytes(coded.data, "big"), 1 << 8 * len(coded.data)
     low, width, whole = 0, 1, 1
@@ -85,7 +85,8 @@ def decode(coded: Coded, count: int, next_shares: Callable[[list[int]], np.ndarr
         symbols.append(symbol)
         low = low * total + width * int(ends[symbol] - counts[symbol])
         width, whole = width * int(counts[symbol]), whole * total
-    if _shortest(low, width, whole) != coded:
+    shortest = _shortest(low, width, whole)
+    if shortest.data != coded.data or coded.bits not in (shortest.bits, 8 * len(coded.data)):
         raise CodecError(
             f"These {coded.bits} bits are not a code of {count} symbols under these distributions. Decode with "
             "the model, the machine and the number of symbols that were used to encode."

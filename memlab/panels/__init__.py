@@ -28,6 +28,8 @@ from memlab.panels.horizons import HorizonsInText as HorizonsInText
 from memlab.panels.horizons import horizons_in_text as horizons_in_text
 from memlab.panels.information import InformationPanel as InformationPanel
 from memlab.panels.information import information_panel as information_panel
+from memlab.panels.landscape import LandscapePanel as LandscapePanel
+from memlab.panels.landscape import landscape_panel as landscape_panel
 from memlab.panels.move import MovePanel as MovePanel
 from memlab.panels.move import move_panel as move_panel
 from memlab.panels.path import PathPanel as PathPanel

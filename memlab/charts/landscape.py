@@ -1,0 +1,145 @@
+"""The landscape: every way of storing a text, by the bits that it stores and the bits that a reader recovers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from memlab.charts.colours import INK, OTHERS, OURS
+from memlab.charts.names import display
+from memlab.charts.rows import chart, inline
+from memlab.charts.theme import GREY
+from memlab.measures.systems import FAMILIES
+
+FAMILY_COLOURS = {
+    "F1": OURS, "F2": OTHERS[1], "F3": OTHERS[2], "F4": OTHERS[7], "F5": OTHERS[8], "F6": OTHERS[6], "F7": OTHERS[4],
+}  # fmt: skip
+"""{family: colour}. Our vectors have the colour that they have everywhere."""
+_LOWEST, _WIDTH, _HEIGHT = -0.25, 640, 380
+
+
+@chart
+def landscape_map(points: pd.DataFrame, *, chosen: str = "", ceiling: float | None = None, title: Any = "") -> Any:
+    """One point per method: ``family system method sees stored_share recovered_share net_share exact passages``.
+
+    x: stored bits over the passage's own bits, log. y: share of those bits that a reader recovers. The curve is
+    "recovered = stored": on text that the model wrote nothing lies above it. ``ceiling``: the recovered share of a
+    reader of the whole text. Hollow points are oracles, which see what they must later recover. Points below the chart
+    stand at its lower edge as triangles. Parameters: ``chosen`` is the method that a ring marks; the selection ``pick``
+    holds the clicked ``method``, ``brush`` the ranges of both axes.
+    """
+    points = points[points.stored_share > 0].copy()
+    points["y"] = points.recovered_share.clip(lower=_LOWEST)
+    points["below"] = points.recovered_share < _LOWEST
+    points["family_name"] = points.family.map(FAMILIES)
+    points["after"] = [f"after {s}" if s != m else "" for s, m in zip(points.system, points.method, strict=True)]
+    low, high = min(0.06, points.stored_share.min() / 1.6), max(2.0, points.stored_share.max() * 1.6)
+    x = alt.X(
+        "stored_share:Q",
+        title="bits stored, per bit of the text (log)",
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=alt.Axis(format="~g", values=_ticks(low, high)),
+    )
+    y = alt.Y(
+        "y:Q",
+        title="share of the text's bits recovered",
+        scale=alt.Scale(domain=[_LOWEST, 1.06], nice=False),
+        axis=alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1]),
+    )
+    families = [family for family in FAMILIES if family in set(points.family)]
+    scale = alt.Scale(domain=[FAMILIES[f] for f in families], range=[FAMILY_COLOURS[f] for f in families])
+    colour = alt.Color(
+        "family_name:N",
+        title=None,
+        sort=None,
+        scale=scale,
+        legend=alt.Legend(orient="top", columns=3, labelLimit=260),
+    )
+    fill = alt.Color("family_name:N", scale=scale, legend=None)
+    columns = ["method", "after", "family_name", "sees", "stored_share", "recovered_share", "net_share", "exact",
+               "passages", "y", "below"]  # fmt: skip
+    base = alt.Chart(inline(points, *columns)).encode(x, y)
+    pick = alt.selection_point(name="pick", fields=["method"], on="click", empty=False)
+    brush = alt.selection_interval(name="brush")
+    tips = [
+        alt.Tooltip("method:N", title="method"),
+        alt.Tooltip("after:N", title=" "),
+        alt.Tooltip("stored_share:Q", title="bits stored per bit", format=".3~g"),
+        alt.Tooltip("recovered_share:Q", title="recovered", format=".0%"),
+        alt.Tooltip("net_share:Q", title="more than with another text's bytes", format=".0%"),
+        alt.Tooltip("exact:Q", title="texts exact"),
+        alt.Tooltip("passages:Q", title="of"),
+    ]
+    marks = base.mark_point(size=90, strokeWidth=1.8, cursor="pointer").encode(
+        colour,
+        fill=alt.when("datum.sees == 'target'").then(alt.value("transparent")).otherwise(fill),
+        shape=alt.when("datum.below").then(alt.value("triangle-down")).otherwise(alt.value("circle")),
+        opacity=alt.when(brush).then(alt.value(0.85)).otherwise(alt.value(0.15)),
+        tooltip=tips,
+    )
+    ring = base.transform_filter("datum.method == chosen").mark_point(size=280, strokeWidth=2.5, color=INK, opacity=1)
+    line = np.geomspace(low, min(1, high), 60)
+    bound = alt.Chart(inline(pd.DataFrame({"stored_share": line, "y": line}))).encode(x, y)
+    layers = [bound.mark_line(color=GREY, strokeWidth=2, strokeDash=[6, 4])]
+    says = pd.DataFrame({"stored_share": [0.9], "y": [0.97], "says": ["recovered = stored"]})
+    layers.append(alt.Chart(inline(says)).mark_text(align="right", dx=-6).encode(x, y, text="says:N"))
+    if ceiling is not None:
+        top = pd.DataFrame({"y": [ceiling], "says": ["a reader of the whole text"]})
+        layers.append(alt.Chart(inline(top)).mark_rule(color=GREY, strokeWidth=1).encode(y))
+        layers.append(
+            alt.Chart(inline(top)).mark_text(align="right", dy=9).encode(y, x=alt.value(_WIDTH - 4), text="says:N")
+        )
+    ground = alt.ViewBackground(fill="transparent", stroke=None)
+    drawn = alt.layer(*layers, ring, marks.add_params(pick, brush)).add_params(alt.param(name="chosen", value=chosen))
+    return drawn.properties(width=_WIDTH, height=_HEIGHT, view=ground, title=title or _title(points))
+
+
+def _title(points: pd.DataFrame) -> str:
+    return f"{points.method.nunique()} ways to store a text, in {points.family.nunique()} families"
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    return [10.0**power for power in range(int(np.ceil(np.log10(low))), int(np.floor(np.log10(high))) + 1)]
+
+
+@chart
+def bit_prices(points: pd.DataFrame, *, title: Any = "") -> Any:
+    """What a recovered bit costs: stored bits per recovered bit, one row per family, its cheapest method first named.
+
+    ``points``: rows of ``measures.landscape.summary`` of one kind of text.
+    """
+    useful = points[points.recovered_share > 0.05].assign(price=lambda t: t.stored_share / t.recovered_share)
+    useful = useful.sort_values("price").assign(family_name=useful.family.map(FAMILIES))
+    order = useful.groupby("family_name", sort=False).price.min().sort_values().index.tolist()
+    best = useful.groupby("family_name", sort=False).head(1)
+    families = [family for family in FAMILIES if family in set(useful.family)]
+    colour = alt.Color(
+        "family_name:N", legend=None,
+        scale=alt.Scale(domain=[FAMILIES[f] for f in families], range=[FAMILY_COLOURS[f] for f in families]),
+    )  # fmt: skip
+    low, high = useful.price.min() / 1.5, useful.price.max() * 1.5
+    best = best.assign(late=best.price > np.sqrt(low * high) * 3)
+    x = alt.X(
+        "price:Q",
+        title="bits stored per bit recovered (log)",
+        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        axis=alt.Axis(format="~g", values=_ticks(low, high)),
+    )
+    y = alt.Y("family_name:N", sort=order, title=None, axis=alt.Axis(labelLimit=240))
+    tips = [alt.Tooltip("method:N"), alt.Tooltip("price:Q", title="bits stored per bit recovered", format=".3~g"),
+            alt.Tooltip("recovered_share:Q", title="recovered", format=".0%")]  # fmt: skip
+    ticks = alt.Chart(inline(useful, "method", "family_name", "price", "recovered_share")).mark_tick(
+        thickness=2, size=20
+    ).encode(x, y, colour, tooltip=tips)  # fmt: skip
+    named = alt.Chart(inline(best, "method", "family_name", "price", "late"))
+    early = named.transform_filter("!datum.late").mark_text(align="left", dx=-2, dy=-18).encode(x, y, text="method:N")
+    late = named.transform_filter("datum.late").mark_text(align="right", dx=2, dy=-18).encode(x, y, text="method:N")
+    names = early + late
+    return alt.layer(ticks, names).properties(
+        width=_WIDTH,
+        height=58 * len(order),
+        title=title or f"What a recovered bit costs, {display(str(points.texts.iloc[0]))}",
+    )

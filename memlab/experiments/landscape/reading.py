@@ -1,0 +1,80 @@
+"""What a reader knows of a passage: the bits that each token still costs, and what is written without help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+
+from memlab.experiments.landscape.method import Context
+from memlab.models import FrozenLM
+from memlab.probes import kept_cache
+from memlab.probes.token_costs import token_scores
+
+
+def token_bits(lm: FrozenLM, context: Context, ids: np.ndarray, cue: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(bits, right), each (n,): what each token of a passage costs the reader; whether it is the reader's first choice.
+
+    Float32, batch 1, the true tokens are fed. A token before which the model has no context is one of the vocabulary,
+    all equally likely.
+    """
+    ids = np.asarray(ids, np.int64)
+    if context.cache is not None:
+        bits, right = kept_cache.token_scores(lm, context.cache, ids, cue)
+    else:
+        bits, right = token_scores(lm, ids, _embeddings(lm, context, cue))
+    bits = np.where(np.isnan(bits), np.log2(lm.vocabulary), bits)
+    for position, token in context.given.items():
+        right[position] = ids[position] == token
+        bits[position] = 0 if right[position] else np.inf  # a wrong certainty is no code of this passage
+    return bits, right
+
+
+def written(
+    lm: FrozenLM, contexts: Sequence[Context], tokens: int, cues: Sequence[Sequence[int]], *, batch: int = 16
+) -> list[np.ndarray]:
+    """Greedy ids (tokens,) after each context, in batches of contexts of one size: no proof of *exact*.
+
+    Tokens that a reader knows (``given``) are fed instead of the model's choice.
+    """
+    done: dict[int, np.ndarray] = {}
+    plain = {i: _embeddings(lm, c, cues[i]) for i, c in enumerate(contexts) if c.cache is None}
+    order = sorted(plain, key=lambda i: len(plain[i]))
+    for size, same in groupby(order, key=lambda i: len(plain[i])):
+        rows = list(same)
+        for start in range(0, len(rows), batch):
+            chunk = rows[start : start + batch]
+            known = [contexts[i].given for i in chunk]
+            fed = torch.stack([plain[i] for i in chunk]) if size else None
+            done |= dict(zip(chunk, _greedy(lm, fed, known, tokens), strict=True))
+    caches = [i for i, c in enumerate(contexts) if c.cache is not None]
+    for start in range(0, len(caches), batch):
+        chunk = caches[start : start + batch]
+        ids = kept_cache.decode(lm, [contexts[i].cache for i in chunk], tokens, [cues[i] for i in chunk])
+        done |= dict(zip(chunk, ids, strict=True))
+    return [done[i] for i in range(len(contexts))]
+
+
+def _greedy(lm: FrozenLM, fed: torch.Tensor | None, known: Sequence[Mapping[int, int]], tokens: int) -> np.ndarray:
+    """(rows, tokens). Without any context the first token is the one with the smallest id, unless it is known."""
+    columns: list[np.ndarray] = []
+    logits = cache = None
+    if fed is not None:
+        logits, cache = lm.step(torch.float32, embeddings=fed)
+    for position in range(tokens):
+        best = np.zeros(len(known), np.int64) if logits is None else logits.argmax(-1).cpu().numpy()
+        columns.append(np.array([row.get(position, int(b)) for row, b in zip(known, best, strict=True)], np.int64))
+        if position + 1 < tokens:
+            ids = torch.from_numpy(columns[-1][:, None]).to(lm.device)
+            logits, cache = lm.step(torch.float32, ids=ids, cache=cache)
+    return np.stack(columns, axis=1)
+
+
+def _embeddings(lm: FrozenLM, context: Context, cue: Sequence[int]) -> torch.Tensor:
+    """(c, d): sink prefix, what is stored, cue."""
+    parts = [lm.embed(list(lm.sink_prefix))]
+    if context.embeddings is not None:
+        parts.append(context.embeddings.to(lm.device))
+    return torch.cat([*parts, lm.embed(list(cue))])

@@ -1,0 +1,34 @@
+"""The families of methods. To add a method, add it to the ``methods`` of its family's file."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from memlab.experiments.landscape.method import LandscapeError, Method
+from memlab.results.store import Store
+
+FAMILIES = {
+    "F1": ("vectors", "mem vectors"),
+    "F2": ("prompts", "hard prompts: part of the tokens"),
+    "F4": ("caches", "part of the cache"),
+    "F5": ("codes", "codes"),
+    "F6": ("shelves", "vectors stored together"),
+}
+"""{family: (file next to this one, what it is)}. F3, trained encoders, and F7, smaller models, are not measured yet."""
+
+
+def methods(shelf: Store, families: list[str] | None = None, only: list[str] | None = None) -> list[Method]:
+    """The methods of some families, or those of these names. ``shelf``: the store with the vectors of the passages.
+
+    Raises ``LandscapeError`` for a family or a name that does not exist.
+    """
+    chosen: list[Method] = []
+    for family in families or FAMILIES:
+        if family not in FAMILIES:
+            raise LandscapeError(f"There is no family {family!r}. Use one of: {', '.join(FAMILIES)}.")
+        module = import_module(f"{__package__}.{FAMILIES[family][0]}")
+        chosen += module.methods(shelf)
+    names = [method.name for method in chosen]
+    if unknown := [name for name in only or () if name not in names]:
+        raise LandscapeError(f"There is no method {unknown[0]!r}. Use one of: {'; '.join(names)}.")
+    return [method for method in chosen if not only or method.name in only]
