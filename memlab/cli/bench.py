@@ -13,7 +13,14 @@ from memlab.cli.bench_horizon import bench_horizon
 from memlab.cli.bench_landscape import bench_landscape
 from memlab.cli.bench_machine import bench_step_profile, bench_store_crash, bench_store_scale
 from memlab.cli.bench_models import bench_families
-from memlab.cli.bench_vectors import bench_bundled, bench_codecs, bench_geometry, bench_precision, bench_travel
+from memlab.cli.bench_vectors import (
+    bench_bundled,
+    bench_codecs,
+    bench_fewer_bits,
+    bench_geometry,
+    bench_precision,
+    bench_travel,
+)
 from memlab.cli.common import (
     ColumnOption,
     ModelOption,
@@ -191,6 +198,7 @@ COMMANDS = {
     "sink": bench_sink,
     "horizon": bench_horizon,
     "precision": bench_precision,
+    "fewer-bits": bench_fewer_bits,
     "codecs": bench_codecs,
     "geometry": bench_geometry,
     "bundled": bench_bundled,

@@ -65,6 +65,46 @@ def bench_precision(
 
 
 @reports_errors
+def bench_fewer_bits(
+    count: Annotated[int, typer.Option(help="originals, and as many texts of random words", min=1, max=12)] = 12,
+    tokens: Annotated[int, typer.Option("--tokens", "-n", help="tokens of each passage", min=1)] = 64,
+    methods: Annotated[
+        list[str] | None, typer.Option("--method", help="a method by name; repeatable [default: all]")
+    ] = None,
+    model: ModelOption = "smollm2-135m",
+    store: Annotated[str | None, typer.Option(help="store with the vectors [default: the bundled vectors]")] = None,
+    out: Annotated[
+        Path | None, file_option("Parquet table; written after each vector, and read to resume", ".parquet")
+    ] = None,
+) -> None:
+    """Grids of any step, entropy-coded, in the model's basis, with error feedback, and vectors trained on the grid."""
+    import numpy as np
+
+    from memlab.experiments.fewer_bits import fewer_bits, ratios
+    from memlab.experiments.landscape.shelves import ROWS, fit_vectors
+    from memlab.experiments.landscape.vectors import vector_of
+    from memlab.experiments.session import Session
+    from memlab.models import load
+
+    vectors = Store.existing(store) if store else Store.bundled()
+    lm = load(model)
+    mems = [
+        (kind, vector_of(vectors, lm, lm.passage(text, tokens)))
+        for kind in ROWS
+        for text in load_texts(kind, count=count)
+    ]
+    fit = np.concatenate([mem.mem for mem in fit_vectors(vectors, lm)])
+
+    def save(rows: pd.DataFrame) -> None:
+        write_table(rows, out)
+
+    session = Session(lm, vectors, read_table(out), typer.echo, save)
+    table = fewer_bits(session, mems, fit, methods) if methods else fewer_bits(session, mems, fit)
+    typer.echo(f"{lm!r}\n{len(mems)} exact vectors of {vectors.path}; grids fitted on {len(fit)} of other texts")
+    typer.echo(ratios(table).round(3).to_string(index=False))
+
+
+@reports_errors
 def bench_codecs(
     texts: Annotated[
         list[str] | None, typer.Option(help="texts, as in other commands; repeatable [default: originals, random]")

@@ -57,6 +57,7 @@ EXPERIMENTS = {
         Experiment("speed", "speed:speed", "Time per passage that decodes: memlab and two published methods."),
         Experiment("step-profile", "step_profile:profile_steps", "Where a training step spends its time and memory."),
         Experiment("precision", "precision:precision", "The fewest bits per number at which a vector still decodes."),
+        Experiment("fewer-bits", "fewer_bits:fewer_bits", "The fewest bits of a vector by grids, bases and training."),
         Experiment("codecs", "codecs:coding", "The same passages as vectors, compressed bytes, and arithmetic code."),
         Experiment("travel", "travel:travel", "Which vectors stay exact in other programs, kernels and dtypes."),
         Experiment(
