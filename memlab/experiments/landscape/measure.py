@@ -41,8 +41,8 @@ def choose_cue(lm: FrozenLM, passages: Sequence[Passage]) -> str:
 
 
 def cue_ids(lm: FrozenLM, cue: str) -> tuple[int, ...]:
-    """Token ids of a cue."""
-    return tuple(int(i) for i in lm.passage(cue).ids) if cue else ()
+    """Token ids of a cue. It may be white space only, which is no passage."""
+    return tuple(int(i) for i in lm.tokenizer(cue, add_special_tokens=False)["input_ids"]) if cue else ()
 
 
 def landscape(
@@ -81,6 +81,7 @@ def landscape(
 
 def _rows(session: Session, method: Method, kind: str, passages: Sequence[Passage], cue: str) -> list[dict[str, Any]]:
     lm = session.lm
+    method = method.with_cue(cue)
     between = cue_ids(lm, cue) if method.cued else ()
     stored: list[tuple[Passage, bytes, Context, float, float]] = []
     for passage in passages:
