@@ -18,7 +18,9 @@ FAMILY_COLOURS = {
     "F1": OURS, "F2": OTHERS[1], "F3": OTHERS[2], "F4": OTHERS[7], "F5": OTHERS[8], "F6": OTHERS[6], "F7": OTHERS[4],
 }  # fmt: skip
 """{family: colour}. Our vectors have the colour that they have everywhere."""
-_LOWEST, _WIDTH, _HEIGHT = -0.25, 640, 380
+LOWEST = -0.25
+"""Recovered share at the lower edge of the chart."""
+_WIDTH, _HEIGHT = 640, 380
 
 
 @chart
@@ -32,8 +34,8 @@ def landscape_map(points: pd.DataFrame, *, chosen: str = "", ceiling: float | No
     holds the clicked ``method``, ``brush`` the ranges of both axes.
     """
     points = points[points.stored_share > 0].copy()
-    points["y"] = points.recovered_share.clip(lower=_LOWEST)
-    points["below"] = points.recovered_share < _LOWEST
+    points["y"] = points.recovered_share.clip(lower=LOWEST)
+    points["below"] = points.recovered_share < LOWEST
     points["family_name"] = points.family.map(FAMILIES)
     points["after"] = [f"after {s}" if s != m else "" for s, m in zip(points.system, points.method, strict=True)]
     low, high = min(0.06, points.stored_share.min() / 1.6), max(2.0, points.stored_share.max() * 1.6)
@@ -46,7 +48,7 @@ def landscape_map(points: pd.DataFrame, *, chosen: str = "", ceiling: float | No
     y = alt.Y(
         "y:Q",
         title="share of the text's bits recovered",
-        scale=alt.Scale(domain=[_LOWEST, 1.06], nice=False),
+        scale=alt.Scale(domain=[LOWEST, 1.06], nice=False),
         axis=alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1]),
     )
     families = [family for family in FAMILIES if family in set(points.family)]

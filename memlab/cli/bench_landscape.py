@@ -40,7 +40,7 @@ def bench_landscape(
         Path | None, file_option("Parquet table; written after each method, and read to resume", ".parquet")
     ] = None,
 ) -> None:
-    """Bits stored and bits recovered per method. The control reads what was stored of another passage.
+    """Writes one row per method and passage. The control reads what was stored of another passage.
 
     With --sampled the passages come from the model itself. On those, no method can recover more than it stores, and
     the command fails if one does.

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from memlab import charts
+from memlab.charts.landscape import LOWEST
 from memlab.charts.names import display, text_title
 from memlab.measures import landscape as measures
 from memlab.measures.systems import FAMILIES, SYSTEMS
@@ -87,22 +88,23 @@ class LandscapePanel(Panel):
     def selection(self) -> pd.DataFrame:
         """The points under the brush, or all that are shown."""
         points = self.points
-        for name, column in (("stored_share", "stored_share"), ("y", "recovered_share")):
+        heights = points.recovered_share.clip(lower=LOWEST)  # as the chart draws them
+        for name, places in (("stored_share", points.stored_share), ("y", heights)):
             if ends := self._ranges.get(name):
-                points = points[points[column].between(*sorted(ends))]
+                points = points[places.reindex(points.index).between(*sorted(ends))]
         return points.reset_index(drop=True)
 
     def show(self, method: str) -> None:
         """Show what came back by this method."""
         self.method = method
         self.chart.set(chosen=method)
-        rows = self._rows(method)
-        if rows.empty:
-            self.verdict.value = status_line("This method has no row for this text.") if method else ""
+        rows, points = self._rows(method), self.points.set_index("method")
+        if rows.empty or method not in points.index:
+            self.verdict.value = ""
             self.tokens.clear()
             return
         one = rows.iloc[0]
-        point = self.points.set_index("method").loc[method]
+        point = points.loc[method]
         name = SYSTEMS[one.system].arxiv if one.system in SYSTEMS else ""
         source = f"after {one.system}, arXiv {name}" if name else one.system
         outcome = badge("exact", "Exact") if one.exact else badge("plain", f"{one.exact_prefix} tokens, then wrong")
