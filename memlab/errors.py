@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import reprlib
+import sys
 from collections.abc import Iterable
 from numbers import Integral
 from typing import Any, ClassVar
+
+import numpy as np
 
 
 class MemlabError(Exception):
@@ -78,3 +81,33 @@ def as_list(argument: str, value: Any, kind: Kind, expected: str) -> list[Any]:
     for item in items:
         require_type(argument if item is value else f"an item of {argument}", item, kind, expected)
     return items
+
+
+def plain_value(value: Any, deep: bool = True) -> Any:
+    """Numbers of numpy, arrays and lists as numbers and tuples of Python: a list cannot be hashed, JSON has no numpy.
+
+    A float32 or float16 becomes the shortest decimal that it stands for, 0.3 and not 0.30000001192092896. This is the
+    number that is trained with, and that the key is made of.
+    """
+    if isinstance(value, np.ndarray):
+        value = tuple(value) if value.ndim else value[()]
+    if deep and isinstance(value, (list, tuple)):
+        return tuple(plain_value(one, deep=False) for one in value)
+    if isinstance(value, np.floating):
+        return float(str(value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def is_integer(value: Any) -> bool:
+    """Whether ``value`` is an integer of Python, and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a finite number of Python, and not a bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def are_ids(value: Any) -> bool:
+    """Whether ``value`` is a tuple of token ids."""
+    return isinstance(value, tuple) and all(is_integer(i) and 0 <= i < 2**63 for i in value)

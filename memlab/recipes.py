@@ -13,16 +13,15 @@ import dataclasses
 import difflib
 import json
 import math
-import sys
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
-import numpy as np
-
-from memlab.errors import MemlabError
+from memlab.errors import MemlabError, are_ids, is_integer, is_number, plain_value
 
 PREFIXES = ("sink", "none", "bos")
+PLACES = ("input", "every layer")
 Entry = TypeVar("Entry")
 
 OPTIMIZERS = {
@@ -110,7 +109,11 @@ class Recipe:
     """
 
     k: int = 1
-    """Number of mem vectors before the text."""
+    """Number of mem vectors before the text. With ``where``: number of their positions."""
+    where: str = "input"
+    """``"input"``: the vectors are inputs of the model. ``"every layer"``: at their positions, a vector of its own
+    replaces the hidden state at the input of each layer. ``"layer 7"``: only at that layer's input, counted from 0.
+    """
     prefix: str | tuple[int, ...] = "sink"
     """Tokens before the vectors: ``"sink"`` (the model's measured sink prefix), ``"none"``, ``"bos"``, or ids."""
     suffix: tuple[int, ...] = ()
@@ -148,7 +151,8 @@ class Recipe:
     norm: float = 0.0
     """``rotation``: the constant norm of each vector, in units of sqrt(d)."""
     whiten: float = 0.0
-    """``rotation``: power of the preconditioner (the inverse second moment of the model's gradients). 0: not used."""
+    """``rotation``: power of the preconditioner (the inverse second moment of the model's gradients at its input).
+    0: not used. Only for input vectors."""
     grow: int = 0
     """Train a prefix of this many tokens first. When all its tokens are right, with ``margin`` where ``stop`` needs it,
     the prefix grows by this many tokens. 0: train the whole passage at once."""
@@ -160,30 +164,36 @@ class Recipe:
                 raise RecipeError(f"The recipe's {field} is {getattr(self, field)!r:.80}. Give {expected}.")
 
         for name in self.__dataclass_fields__:
-            object.__setattr__(self, name, _plain(getattr(self, name)))
+            object.__setattr__(self, name, plain_value(getattr(self, name)))
         smallest = dict(k=1, first_scored=1, budget=0, patience=0, history=1, seed=0, grow=0, token_budget=0)
         for name, low in smallest.items():
             value = getattr(self, name)
             if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
                 object.__setattr__(self, name, value := int(value))  # a row of a pandas table often holds only floats
             # Tables hold no larger integers, and torch takes no larger seeds.
-            need(_is_integer(value) and low <= value < 2**63, name, f"an integer from {low} to 2**63 - 1")
+            need(is_integer(value) and low <= value < 2**63, name, f"an integer from {low} to 2**63 - 1")
         for name in ("margin", "lr"):
             value = getattr(self, name)
-            need(_is_number(value) and value > 0, name, "a finite number > 0")
+            need(is_number(value) and value > 0, name, "a finite number > 0")
         for name in ("damping", "weight_decay", "norm", "whiten"):
             value = getattr(self, name)
-            need(_is_number(value) and value >= 0, name, "a finite number >= 0")
+            need(is_number(value) and value >= 0, name, "a finite number >= 0")
         look_up(STOP_RULES, "stop", self.stop)
         look_up(OPTIMIZERS, "rule", self.rule)
         look_up(SCHEDULES, "schedule", self.schedule)
         need(self.norm > 0 or self.rule != "rotation", "norm", "a number > 0, because the rule is rotation")
         pair = isinstance(self.betas, tuple) and len(self.betas) == 2
-        need(pair and all(_is_number(b) and 0 <= b < 1 for b in self.betas), "betas", "two numbers in [0, 1)")
+        need(pair and all(is_number(b) and 0 <= b < 1 for b in self.betas), "betas", "two numbers in [0, 1)")
         object.__setattr__(self, "betas", tuple(map(float, self.betas)))  # (0, .9) equals (0.0, .9)
-        known = self.prefix in PREFIXES if isinstance(self.prefix, str) else _are_ids(self.prefix)
+        place = isinstance(self.where, str) and (
+            self.where in PLACES or re.fullmatch(r"layer (0|[1-9]\d*)", self.where)
+        )
+        need(bool(place), "where", f"one of: {', '.join(PLACES)}, layer 0, layer 1, and so on")
+        inside = self.where != "input"
+        need(not (inside and self.whiten), "whiten", f"0, because the preconditioner is of inputs, not of {self.where}")
+        known = self.prefix in PREFIXES if isinstance(self.prefix, str) else are_ids(self.prefix)
         need(known, "prefix", f"one of: {', '.join(PREFIXES)}, or a list of token ids")
-        need(_are_ids(self.suffix), "suffix", "a list of token ids")
+        need(are_ids(self.suffix), "suffix", "a list of token ids")
 
     @classmethod
     def of(cls, recipe: Self | str | Mapping[str, Any]) -> Self:
@@ -319,30 +329,3 @@ NAMED = ("default", "growing", "fullmatrix", "paper2025", "progressive2026")
 
 def _without_retired(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in RETIRED or value != RETIRED[name]}
-
-
-def _plain(value: Any, deep: bool = True) -> Any:
-    """Numbers of numpy, arrays and lists as numbers and tuples of Python: a list cannot be hashed, JSON has no numpy.
-
-    A float32 or float16 becomes the shortest decimal that it stands for, 0.3 and not 0.30000001192092896. This is the
-    number that is trained with, and that the key is made of.
-    """
-    if isinstance(value, np.ndarray):
-        value = tuple(value) if value.ndim else value[()]
-    if deep and isinstance(value, (list, tuple)):
-        return tuple(_plain(one, deep=False) for one in value)
-    if isinstance(value, np.floating):
-        return float(str(value))
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _are_ids(value: Any) -> bool:
-    return isinstance(value, tuple) and all(_is_integer(i) and 0 <= i < 2**63 for i in value)

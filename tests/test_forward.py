@@ -69,15 +69,15 @@ def test_models_whose_logits_would_differ_are_not_changed():
         num_key_value_heads=1, head_dim=16, final_logit_softcapping=0.5, initializer_range=0.3,
     )  # fmt: skip
     model = hf.AutoModelForCausalLM.from_config(config).eval()
-    assert ForwardPass(model, 32)._choose() == (False, None)
+    assert ForwardPass(model, 32).choose() == (False, None)
     config.final_logit_softcapping = None
     config.attn_logit_softcapping = 0.1  # plain products ignore this cap
     model = hf.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    assert ForwardPass(model, 32)._choose() == (True, None)
+    assert ForwardPass(model, 32).choose() == (True, None)
 
 
 def test_every_toy_uses_the_fast_pass(any_toy):
-    assert any_toy._pass._choose() == (True, PLAIN)
+    assert any_toy._pass.choose() == (True, PLAIN)
 
 
 def test_block_size_does_not_change_the_numbers(toy, monkeypatch):

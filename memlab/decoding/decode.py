@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from memlab.errors import ArgumentError, as_list, require_count, require_type
-from memlab.models import FrozenLM, ModelError
+from memlab.models import FrozenLM, ModelError, Overwrite
 from memlab.results.checks import PORTABLE, Check
 from memlab.results.mem_vector import MemVector, VectorError
 from memlab.scoring.objective import Batch, Row, true_margin
+from memlab.scoring.places import Place, Places
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,6 +40,11 @@ def require_weights(lm: FrozenLM, mem: MemVector, tokens: int | None = None) -> 
         )
     if mem.d != lm.d:
         raise VectorError(f"the vector has width {mem.d}, but {lm.name} needs {lm.d}. Use a vector of this model.")
+    if len(mem.mem) != (rows := mem.k * max(1, len(lm.layers.at(mem.recipe.where)))):
+        raise VectorError(
+            f"{mem!r} has {len(mem.mem)} rows, but {mem.k} positions at {mem.recipe.where!r} of {lm.name} need {rows}. "
+            "Use a vector of this model."
+        )
     length = _context(mem) + (tokens or mem.n) - 1  # the last token is decoded and never fed
     if lm.context and length > lm.context:
         raise VectorError(
@@ -166,8 +172,8 @@ def logits_stream(
     if dtype not in _DTYPES:
         raise ArgumentError(f"dtype={dtype!r}; expected one of {', '.join(_DTYPES)}")
     torch_dtype = _DTYPES[dtype]
-    fed = torch.stack([torch.cat([context_of(lm, m), lm.embed(list(given))]) for m in mems])
-    logits, past = lm.step(torch_dtype, embeddings=fed)
+    fed, written = fed_of(lm, mems, given)
+    logits, past = lm.step(torch_dtype, embeddings=fed, written=written)
     while True:
         yield logits
         ids = logits.argmax(-1, keepdim=True)
@@ -175,13 +181,31 @@ def logits_stream(
             logits, past = lm.step(torch_dtype, ids=ids, cache=past)
         else:
             fed = torch.cat([fed, lm.embed(ids)], dim=1)
-            logits, _ = lm.step(torch_dtype, embeddings=fed)
+            logits, _ = lm.step(torch_dtype, embeddings=fed, written=written)
 
 
 def context_of(lm: FrozenLM, mem: MemVector) -> torch.Tensor:
-    """(c, d) float32, everything before the text: embeddings of the prefix, the vectors, embeddings of the suffix."""
-    vectors = torch.tensor(mem.mem, device=lm.device)
-    return torch.cat([lm.embed(mem.prefix_ids), vectors, lm.embed(mem.suffix_ids)])
+    """(c, d) float32, everything before the text: embeddings of the prefix, the vectors, embeddings of the suffix.
+
+    Raises ``VectorError`` for a vector that is written into the model's layers, see ``fed_of``.
+    """
+    if mem.recipe.where != "input":
+        raise VectorError(
+            f"{mem!r} is written into the layers of the model ({mem.recipe.where}), and this needs a vector at its "
+            "input. Use a vector of a recipe with where='input'."
+        )
+    return fed_of(lm, [mem])[0][0]
+
+
+def fed_of(lm: FrozenLM, mems: Sequence[MemVector], then: Iterable[int] = ()) -> tuple[torch.Tensor, list[Overwrite]]:
+    """Everything before the text, and then the tokens ``then``: (inputs (b, s, d), what is written into layers).
+
+    All contexts must have equal length.
+    """
+    parts = [(m.prefix_ids, np.zeros(m.k, np.int64), m.suffix_ids, np.array(list(then), np.int64)) for m in mems]
+    fixed = torch.stack([lm.embed(np.concatenate(ids)) for ids in parts])
+    places = Places(lm, [Place(m.recipe.where, len(m.prefix_ids), m.k) for m in mems])
+    return places.put(fixed, torch.cat([torch.tensor(m.mem) for m in mems]).to(lm.device))
 
 
 def _context(mem: MemVector) -> int:

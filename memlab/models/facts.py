@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from memlab.models.sources import cache_folder, weight_files
 from memlab.results.atomic import atomic_write
@@ -38,6 +41,16 @@ class Facts:
             atomic_write(self._file, json.dumps({"files": self._state, "facts": self.known}, indent=1).encode())
         except OSError:
             pass  # with a read-only cache the next process measures them again
+
+
+def embedding_stats(parts: Iterable[torch.Tensor]) -> dict[str, float]:
+    """``std`` of all numbers and mean ``norm`` of a row, for an embedding that is given in parts (rows, d)."""
+    total = square = norms = numbers = rows = 0.0
+    for given in parts:
+        part = given.cpu().double()
+        total, square = total + part.sum().item(), square + part.square().sum().item()
+        norms, numbers, rows = norms + part.norm(dim=-1).sum().item(), numbers + part.numel(), rows + len(part)
+    return {"std": (square / numbers - (total / numbers) ** 2) ** 0.5, "norm": norms / rows}
 
 
 def state_of(path: Path) -> list[list[Any]]:

@@ -64,7 +64,7 @@ class ForwardPass:
         target's logit minus the best other logit; it has no gradient. ``argmax`` (n,), if given, is filled with the
         ids of the largest logits. The pass is causal and has no mask, so padding belongs on the right.
         """
-        split, attention = self._choice or self._choose()
+        split, attention = self.choose()
         if self._changes_input:
             embeddings = embeddings.clone()
         with _attention(model, attention if embeddings.shape[1] <= self._longest else None):
@@ -84,10 +84,16 @@ class ForwardPass:
 
     def fused(self, size: int) -> bool:
         """Whether rows of ``size`` positions use the fused attention, which never waits for the device."""
-        return (self._choice or self._choose())[1] == FUSED and size <= self._longest
+        return self.choose()[1] == FUSED and size <= self._longest
+
+    def choose(self) -> tuple[bool, str | None]:
+        """The ``choice``, measured now if it was not yet."""
+        if self._choice is None:
+            self._choice = self._fastest()
+        return self._choice
 
     @torch.no_grad()
-    def _choose(self) -> tuple[bool, str | None]:
+    def _fastest(self) -> tuple[bool, str | None]:
         """The fastest ``choice`` that gives the logits of the model's own forward."""
         model = self._model
         probe = self._probe.to(next(model.parameters()).device)
@@ -109,13 +115,13 @@ class ForwardPass:
 
         split = same(None)
         attention = {"cpu": PLAIN, "cuda": FUSED}.get(probe.device.type)
-        self._choice = (split, attention if split and attention and _register() and same(attention) else None)
+        choice = split, attention if split and attention and _register() and same(attention) else None
         if attention == FUSED:
             # The probe is short: it cannot show how the model treats rows longer than a sliding window.
             config = model.config.get_text_config()
             windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
             self._longest = min((window for window in windows if window), default=sys.maxsize)
-        return self._choice
+        return choice
 
 
 class _Losses(torch.autograd.Function):

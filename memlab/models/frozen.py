@@ -16,18 +16,16 @@ import numpy as np
 import torch
 
 from memlab.errors import require_type
-from memlab.models import identity
-from memlab.models.facts import Facts
+from memlab.models import identity, sink
+from memlab.models.facts import Facts, embedding_stats
 from memlab.models.families import context_of, family_of
 from memlab.models.forward import ForwardPass
 from memlab.models.hardware import best_device, best_dtype
+from memlab.models.layers import Layers, Overwrite
 from memlab.models.passages import Cutter, Passage, PassageError, row_of_ids
 from memlab.models.probe import Behaviour, cast, probe
 from memlab.models.sources import ModelError, local_path
-from memlab.texts import Text, TextSpan, originals
-
-SINK_GAIN = 0.02
-"""Nats per token that a prefix must gain on the bundled text to become the sink prefix."""
+from memlab.texts import Text, TextSpan
 
 
 class FrozenLM:
@@ -67,6 +65,7 @@ class FrozenLM:
         self._dtype = dtype
         self.lock = threading.RLock()
         """Held during each forward pass, because notebook callbacks come from several threads."""
+        self.layers = Layers(self.model, name, self.lock)
         self.loaded_with: dict[str, Any] = {}
         """Arguments of ``load`` other than name, revision and device."""
         self.unused_tensors: tuple[str, ...] = ()
@@ -185,13 +184,7 @@ class FrozenLM:
         """
         if self._facts and (stored := self._facts.known.get("embedding_stats")):
             return dict(stored)
-        total = square = norms = count = 0.0
-        for ids in torch.arange(self.vocabulary).split(8192):
-            rows = self.embed(ids).cpu().double()
-            total, square, count = total + rows.sum().item(), square + rows.square().sum().item(), count + rows.numel()
-            norms += rows.norm(dim=-1).sum().item()
-        mean = total / count
-        stats = {"std": (square / count - mean**2) ** 0.5, "norm": norms / self.vocabulary}
+        stats = embedding_stats(self.embed(ids) for ids in torch.arange(self.vocabulary).split(8192))
         if self._facts:
             self._facts.remember(embedding_stats=stats)
         return stats
@@ -201,13 +194,12 @@ class FrozenLM:
         """The token before the vectors with the lowest cross-entropy of the model, or () for no token.
 
         The candidates are no token and each special token. They are compared on 256 tokens of a bundled text. A token
-        is chosen only if it gains at least ``SINK_GAIN`` nats per token.
+        is chosen only if it gains at least ``sink.SINK_GAIN`` nats per token.
         """
         if self._facts and (stored := self._facts.known.get("sink_prefix")) is not None:
             return tuple(stored)
         nats = self.sink_candidates()
-        best = min(nats, key=lambda prefix: nats[prefix])
-        prefix = best if nats[()] - nats[best] >= SINK_GAIN else ()
+        prefix = sink.best(nats)
         if self._facts:
             self._facts.remember(sink_prefix=prefix, sink_nats={str(list(k)): v for k, v in nats.items()})
         return prefix
@@ -216,13 +208,7 @@ class FrozenLM:
         """{prefix: mean cross-entropy of tokens 2 to 256 of a bundled text after that prefix, nats per token}."""
         # Some tokenizers have special tokens (for pictures, say) without a row in the embedding.
         special = sorted(i for i in set(getattr(self.tokenizer, "all_special_ids", [])) if i < self.vocabulary)
-        if not special:
-            return {(): 0.0}
-        # All candidates score the same 255 tokens: without a prefix, nothing predicts the first token.
-        text = next(t for t in originals() if t.id == "essay-on-waiting")
-        ids = self._cutter.encode(text.string)["input_ids"][:256]
-        candidates: list[tuple[int, ...]] = [(), *((i,) for i in special)]
-        return {c: float(self._nats(ids, c)[1:].mean()) for c in candidates}
+        return sink.candidates(special, self._cutter.encode, self._nats)
 
     def prefix_ids(self, prefix: str | tuple[int, ...]) -> tuple[int, ...]:
         """Token ids of a recipe's ``prefix`` for this model."""
@@ -304,14 +290,18 @@ class FrozenLM:
 
     def losses(
         self, embeddings: torch.Tensor, at: torch.Tensor, targets: torch.Tensor, dtype: torch.dtype,
-        argmax: torch.Tensor | None = None,
+        argmax: torch.Tensor | None = None, written: Sequence[Overwrite] = (),
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         """(nats, margin), float32 (n,), of ``targets`` (n,) at the n positions ``at`` of ``embeddings`` (b, s, d).
 
         ``at`` is ascending, and counts positions over all b rows; see ``ForwardPass.losses``. In bfloat16 the losses
         contain the rounding of the head, so stopping rules and checks use float32.
+        ``written`` replaces hidden states at the inputs of layers.
         """
-        return self._pass.losses(self.weights(dtype), embeddings.to(dtype), at, targets, argmax)
+        model = self.weights(dtype)
+        self._pass.choose()  # before anything is written: it runs the model on rows of its own
+        with self.layers.written(model, written):
+            return self._pass.losses(model, embeddings.to(dtype), at, targets, argmax)
 
     def fused(self, size: int) -> bool:
         """Whether ``losses`` of rows of ``size`` positions runs without waiting for a CUDA device."""
@@ -319,24 +309,27 @@ class FrozenLM:
 
     @torch.no_grad()
     def step(
-        self,
-        dtype: torch.dtype,
-        *,
-        embeddings: torch.Tensor | None = None,
-        ids: torch.Tensor | None = None,
-        cache: Any = None,
-    ) -> tuple[torch.Tensor, Any]:
-        """Feed ``embeddings`` (b, s, d) or ``ids`` (b, s) after ``cache``. Returns (last logits (b, V), cache)."""
+        self, dtype: torch.dtype, *, embeddings: torch.Tensor | None = None, ids: torch.Tensor | None = None,
+        cache: Any = None, written: Sequence[Overwrite] = (),
+    ) -> tuple[torch.Tensor, Any]:  # fmt: skip
+        """Feed ``embeddings`` (b, s, d) or ``ids`` (b, s) after ``cache``. Returns (last logits (b, V), cache).
+
+        ``written`` replaces hidden states of positions that are fed in this call.
+        """
         model, name = self.weights(dtype), self.behaviour.cache_name
         last: dict[str, Any] = {"logits_to_keep": 1} if self.behaviour.takes_mask else {}
         with self.lock:
             if name is None:  # this model has no usable cache, so the "cache" is all that was fed
-                rows = self.embed(ids) if embeddings is None else embeddings
-                fed = rows if cache is None else torch.cat([cache, rows], 1)
-                return model(inputs_embeds=fed.to(dtype, copy=True), use_cache=False, **last).logits[:, -1].float(), fed
+                fed = self.embed(ids) if embeddings is None else embeddings
+                if cache is not None:
+                    fed, written = torch.cat([cache[0], fed], 1), cache[1]
+                with self.layers.written(model, written):
+                    logits = model(inputs_embeds=fed.to(dtype, copy=True), use_cache=False, **last).logits
+                return logits[:, -1].float(), (fed, written)
             given = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings.to(dtype, copy=True)}
             # The cache needs the name of its family: Mamba ignores past_key_values and starts again, without an error.
-            out = model(**given, use_cache=True, **last, **{name: cache})
+            with self.layers.written(model, written):
+                out = model(**given, use_cache=True, **last, **{name: cache})
         return out.logits[:, -1].float(), getattr(out, name)
 
     @torch.no_grad()

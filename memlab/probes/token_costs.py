@@ -9,15 +9,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from memlab.decoding.decode import context_of, require_weights
-from memlab.models import FrozenLM
+from memlab.decoding.decode import fed_of, require_weights
+from memlab.models import FrozenLM, Overwrite
 from memlab.results.mem_vector import MemVector, VectorError
 
 
-def token_scores(lm: FrozenLM, ids: np.ndarray, context: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+def token_scores(
+    lm: FrozenLM, ids: np.ndarray, context: torch.Tensor, written: Sequence[Overwrite] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """(bits, right), each (n,): cost of each token after ``context`` (c, d) and the true tokens; whether it is argmax.
 
-    Float32, batch 1. Without a context the first token cannot be scored: its bits are NaN, and it is not right.
+    ``written`` replaces hidden states of the context at the inputs of layers. Float32, batch 1. Without a context the first token cannot be scored: its bits are NaN, and it is not right.
     """
     ids = np.asarray(ids, np.int64)
     fed = torch.cat([context, lm.embed(ids[:-1])])[None]
@@ -27,7 +29,7 @@ def token_scores(lm: FrozenLM, ids: np.ndarray, context: torch.Tensor) -> tuple[
     positions = torch.arange(len(context) - 1 + unscored, fed.shape[1], device=lm.device)
     targets = torch.from_numpy(ids[unscored:].copy()).to(lm.device)
     with torch.no_grad(), lm.lock:
-        nats, margin = lm.losses(fed, positions, targets, torch.float32)
+        nats, margin = lm.losses(fed, positions, targets, torch.float32, written=written)
     bits = np.concatenate([np.full(unscored, np.nan), nats.cpu().double().numpy() / np.log(2)])
     return bits, np.concatenate([np.zeros(unscored, bool), (margin > 0).cpu().numpy()])
 
@@ -47,7 +49,8 @@ def _gain(lm: FrozenLM, mem: MemVector) -> dict[str, Any]:
     if mem.redaction:
         raise VectorError(f"{mem!r} is redacted and has no token ids to score. Restore them with mem.restored(ids).")
     prefix, suffix = lm.embed(mem.prefix_ids), lm.embed(mem.suffix_ids)
-    with_mem, right = token_scores(lm, mem.token_ids, context_of(lm, mem))
+    context, written = fed_of(lm, [mem])
+    with_mem, right = token_scores(lm, mem.token_ids, context[0], written)
     without, hit = token_scores(lm, mem.token_ids, torch.cat([prefix, suffix]))
     scored = np.isfinite(without) & (np.arange(mem.n) >= mem.recipe.first_scored - 1)
     return {

@@ -105,7 +105,8 @@ class MemVector:
 
     @property
     def k(self) -> int:
-        return int(self.mem.shape[0])
+        """Number of positions. With ``where`` of the recipe, ``mem`` has a row per layer and position."""
+        return int(self.mem.shape[0]) if self.recipe.where == "input" else self.recipe.k
 
     @property
     def d(self) -> int:

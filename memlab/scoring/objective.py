@@ -17,6 +17,7 @@ import torch
 from memlab.models import FrozenLM
 from memlab.results.mem_vector import MemVector, VectorError
 from memlab.scoring.cuda_graphs import Layout, graph_cache_of
+from memlab.scoring.places import Place, Places
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,17 @@ class Row:
     suffix_ids: Sequence[int]
     k: int
     first_scored: int = 1
+    where: str = "input"
+    """Where the vectors stand, as in a recipe."""
 
     @classmethod
     def of(cls, mem: MemVector, first_scored: int = 1) -> Self:
         """The row of a finished vector."""
         if mem.redaction:
             raise VectorError(f"{mem!r} is redacted: it has no token ids to score. Use mem.restored(ids).")
-        return cls(mem.token_ids, mem.prefix_ids.tolist(), mem.suffix_ids.tolist(), mem.k, first_scored)
+        return cls(
+            mem.token_ids, mem.prefix_ids.tolist(), mem.suffix_ids.tolist(), mem.k, first_scored, mem.recipe.where
+        )
 
     @property
     def context(self) -> int:
@@ -75,7 +80,7 @@ class Batch:
         self.lm = lm
         size = max(r.length for r in rows)
         ids = torch.zeros(len(rows), size, dtype=torch.long)
-        mems, scored, targets = [], [], []
+        scored, targets = [], []
         for i, row in enumerate(rows):
             if row.first_scored > len(row.token_ids):
                 raise ValueError(
@@ -83,8 +88,6 @@ class Batch:
                     "Give a smaller first_scored."
                 )
             ids[i, : row.length] = torch.tensor(row.fixed_ids)
-            first = i * size + len(row.prefix_ids)
-            mems.append(torch.arange(first, first + row.k))
             scored.append(torch.arange(i * size + row.context + row.first_scored - 2, i * size + row.length))
             targets.append(torch.from_numpy(row.token_ids[row.first_scored - 1 :].copy()))
         self.scored = torch.tensor([len(t) for t in targets])
@@ -95,7 +98,8 @@ class Batch:
         self._rows = rows
 
         # Indices into all positions of all rows. Gathering by a mask would wait for the device; by index it does not.
-        self._mems, self._scored = torch.cat(mems).to(lm.device), torch.cat(scored).to(lm.device)
+        self._places = Places(lm, [Place(row.where, len(row.prefix_ids), row.k) for row in rows])
+        self._scored = torch.cat(scored).to(lm.device)
         self._fixed = lm.embed(ids)
 
     def _per_passage(self, values: torch.Tensor) -> torch.Tensor:
@@ -104,22 +108,24 @@ class Batch:
     def scores(
         self, mems: Sequence[torch.Tensor], dtype: torch.dtype, *, gradient: bool = False, argmax: bool = False
     ) -> tuple[Scores, list[torch.Tensor]]:
-        """Score vectors, each (k, d) float32. With ``gradient`` also d loss / d vectors, float32, in the same shapes.
-        With ``argmax`` also the ids of the largest logits.
+        """Score vectors, each (k, d) float32, or (k * layers, d) if they are written into layers; see ``Places``.
+
+        With ``gradient`` also d loss / d vectors, float32, in the same shapes. With ``argmax`` also the ids of the
+        largest logits.
 
         Vectors and gradients are on the CPU, where optimizers work. The pass waits for the device only at its end.
         """
         with self.lm.lock, torch.set_grad_enabled(gradient):
             ks = [m.shape[0] for m in mems]
             flat = torch.cat(list(mems)).detach().to(self.lm.device)
-            graphs = graph_cache_of(self.lm) if gradient else None
+            graphs = graph_cache_of(self.lm) if gradient and not self._places.in_layers else None
             if graphs and (replayed := graphs.run(self.lm, self, self._layout, flat, dtype)):
                 table, joined = (tensor.cpu() for tensor in replayed)
                 return self._scores(table.double()), list(joined.split(ks))
             flat.requires_grad_(gradient)
-            embeddings = self._fixed.flatten(0, 1).index_copy(0, self._mems, flat).view_as(self._fixed)
+            embeddings, written = self._places.put(self._fixed, flat)
             ids = torch.empty_like(self._targets) if argmax else None
-            nats, margins = self.lm.losses(embeddings, self._scored, self._targets, dtype, ids)
+            nats, margins = self.lm.losses(embeddings, self._scored, self._targets, dtype, ids, written)
             loss = self._per_passage(nats) / self._count
             gradients: list[torch.Tensor] = []
             if gradient:

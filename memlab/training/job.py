@@ -33,13 +33,15 @@ ADOPTED = "adopted"
 
 
 def initial_mem(lm: FrozenLM, passage: Passage, recipe: Recipe) -> torch.Tensor:
-    """The vectors (k, d) that training starts from: normal noise with the standard deviation of the embeddings.
+    """The vectors that training starts from: normal noise with the standard deviation of the embeddings.
 
+    (k, d), or (layers * k, d) if they are written into layers.
     The seed depends only on the recipe's seed and on the passage, so batch and order do not matter.
     """
     name = f"memlab init {recipe.seed} {passage.ids.tolist()}"
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
-    return torch.randn(recipe.k, lm.d, generator=torch.Generator().manual_seed(seed)) * lm.embedding_stats["std"]
+    rows = recipe.k * max(1, len(lm.layers.at(recipe.where)))
+    return torch.randn(rows, lm.d, generator=torch.Generator().manual_seed(seed)) * lm.embedding_stats["std"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class TrainingJob:
     def __init__(self, lm: FrozenLM, index: int, passage: Passage, recipe: Recipe, parent: MemVector | None) -> None:
         self.lm, self.index, self.passage, self.recipe, self.parent = lm, index, passage, recipe, parent
         prefix = lm.prefix_ids(recipe.prefix)
-        self.row = Row(passage.ids, prefix, recipe.suffix, recipe.k, recipe.first_scored)
+        lm.layers.at(recipe.where)
+        self.row = Row(passage.ids, prefix, recipe.suffix, recipe.k, recipe.first_scored, recipe.where)
         self._check_inputs()
         self.stop_rule = look_up(STOP_RULES, "stop", recipe.stop)
         self.parent_key = parent.lineage_id if parent else None
@@ -118,10 +121,12 @@ class TrainingJob:
             )
         if self.parent:
             decoding.require_weights(lm, self.parent)
-            if self.parent.k != recipe.k:
-                raise VectorError(
-                    f"the vector to start from has k={self.parent.k}, the recipe k={recipe.k}. Make them equal."
-                )
+            settings = {"k": (self.parent.k, recipe.k), "where": (self.parent.recipe.where, recipe.where)}
+            for name, (begun, wanted) in settings.items():
+                if begun != wanted:
+                    raise VectorError(
+                        f"the vector to start from has {name}={begun}, the recipe {name}={wanted}. Make them equal."
+                    )
 
     def _fresh_state(self, mem: torch.Tensor) -> JobState:
         first = max(self.recipe.grow, self.recipe.first_scored) if self.recipe.grow else len(self.passage)
