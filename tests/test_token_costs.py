@@ -183,7 +183,7 @@ def test_arithmetic_coding_round_trips_near_the_entropy(any_toy):
 
 
 def test_a_reader_must_be_read_in_order(toy):
-    reader = codecs_experiment._Reader(toy)
+    reader = codecs_experiment.Reader(toy)
     reader([])
     with pytest.raises(ValueError, match="in order"):
         reader([1, 2])

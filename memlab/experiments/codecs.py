@@ -14,22 +14,25 @@ from memlab.models import FrozenLM, Passage
 from memlab.results.mem_vector import MemVector
 
 
-class _Reader:
+class Reader:
     """Distribution (V,) of the next token given the tokens so far: float32, batch 1, with the model's cache.
 
     Encoder and decoder both read one token at a time, so that they see the same numbers. A single pass over the text
-    would round differently.
+    would round differently. ``first``: the distribution of the first token, if another reader has read it. Then the
+    sink prefix is read together with the first token.
     """
 
-    def __init__(self, lm: FrozenLM) -> None:
-        self._lm, self._seen, self._cache = lm, 0, None
+    def __init__(self, lm: FrozenLM, first: np.ndarray | None = None) -> None:
+        self._lm, self._seen, self._cache, self._first = lm, 0, None, first
 
     def __call__(self, so_far: Sequence[int]) -> np.ndarray:
         lm = self._lm
-        fed = [*lm.sink_prefix] if not so_far else [int(so_far[-1])]
         if len(so_far) != self._seen:
             raise ValueError(f"Got {len(so_far)} tokens, expected {self._seen}. Read tokens once, in order.")
         self._seen += 1
+        if not so_far and self._first is not None:
+            return self._first
+        fed = [*lm.sink_prefix, *map(int, so_far)] if self._cache is None else [int(so_far[-1])]
         if not fed:  # no context before the first token: all tokens are equally likely
             return np.full(lm.vocabulary, 1 / lm.vocabulary)
         ids = torch.tensor([fed], device=lm.device)
@@ -39,7 +42,7 @@ class _Reader:
 
 def shares_of(lm: FrozenLM, ids: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
     """The model's distribution (V,) for each token of ``ids``, given its sink prefix and the tokens before it."""
-    reader, ids = _Reader(lm), [int(i) for i in ids]
+    reader, ids = Reader(lm), [int(i) for i in ids]
     for n in range(len(ids)):
         yield reader(ids[:n])
 
@@ -51,7 +54,7 @@ def encode(lm: FrozenLM, ids: Sequence[int] | np.ndarray) -> codecs.Coded:
 
 def decode(lm: FrozenLM, coded: codecs.Coded, tokens: int) -> np.ndarray:
     """The ids (n,) again. Raises ``codecs.CodecError`` if the data cannot come from this model."""
-    return np.array(codecs.decode(coded, tokens, _Reader(lm)), np.int64)
+    return np.array(codecs.decode(coded, tokens, Reader(lm)), np.int64)
 
 
 def coding(lm: FrozenLM, passages: Sequence[Passage], mems: Sequence[MemVector] = ()) -> pd.DataFrame:

@@ -36,20 +36,40 @@ def general_bits(text: str) -> dict[str, int]:
     Headers and checksums are left out if the format allows it (bz2 does not): in a text of a hundred tokens they would
     decide the comparison.
     """
+    return {name: 8 * len(compress(text.encode())) for name, (compress, _) in GENERAL.items()}
+
+
+def _deflate(raw: bytes) -> bytes:
+    coder = zlib.compressobj(9, wbits=-15)
+    return coder.compress(raw) + coder.flush()
+
+
+def _zstd(raw: bytes) -> bytes:
     import zstandard
 
-    raw = text.encode()
-    deflate = zlib.compressobj(9, wbits=-15)
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
-    plain = zstandard.ZstdCompressor(level=22, write_checksum=False, write_content_size=False, write_dict_id=False)
-    coded = {
-        "UTF-8": raw,
-        "zlib": deflate.compress(raw) + deflate.flush(),
-        "bz2": bz2.compress(raw, 9),
-        "lzma": lzma.compress(raw, lzma.FORMAT_RAW, filters=filters),
-        "zstd": plain.compress(raw),
-    }
-    return {name: 8 * len(data) for name, data in coded.items()}
+    coder = zstandard.ZstdCompressor(level=22, write_checksum=False, write_content_size=False, write_dict_id=False)
+    return coder.compress(raw)
+
+
+def _from_zstd(data: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+
+
+_LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+
+GENERAL: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
+    "UTF-8": (bytes, bytes),
+    "zlib": (_deflate, lambda data: zlib.decompress(data, wbits=-15)),
+    "bz2": (lambda raw: bz2.compress(raw, 9), bz2.decompress),
+    "lzma": (
+        lambda raw: lzma.compress(raw, lzma.FORMAT_RAW, filters=_LZMA),
+        lambda data: lzma.decompress(data, lzma.FORMAT_RAW, filters=_LZMA),
+    ),
+    "zstd": (_zstd, _from_zstd),
+}
+"""{general codec: (compress, decompress)}, of bytes."""
 
 
 def encode(symbols: Sequence[int], distributions: Iterable[np.ndarray]) -> Coded:
@@ -60,38 +80,58 @@ def encode(symbols: Sequence[int], distributions: Iterable[np.ndarray]) -> Coded
     round probabilities to multiples of 2**-24, so tokens rarer than that would cost less than the model says (a text of
     random words: up to 1.5 % less).
     """
-    low, width, whole = 0, 1, 1  # the interval [low, low + width) / whole
+    part = _ALL
     for symbol, shares in zip(symbols, distributions, strict=True):
-        counts = _counts(shares)
-        ends = counts.cumsum()
-        low = low * int(ends[-1]) + width * int(ends[symbol] - counts[symbol])
-        width, whole = width * int(counts[symbol]), whole * int(ends[-1])
-    return _shortest(low, width, whole)
+        part = _narrowed(part, symbol, _counts(shares).cumsum())
+    return _shortest(*part)
+
+
+def windows(
+    symbols: Sequence[int], shares_after: Callable[[int, int], np.ndarray], bits: int
+) -> list[tuple[int, Coded]]:
+    """Consecutive windows of equal information (after arXiv 2404.03626): (number of symbols, code) of each.
+
+    A window is the most symbols whose code has at most ``bits`` bits. The coder begins anew in each window. A symbol
+    that is dearer than ``bits`` is a window of its own: only its code is longer than ``bits``.
+    ``shares_after(start, at)`` is the distribution (V,) of symbol ``at`` in a window that begins with symbol ``start``.
+    It is called in the order of the text, and twice for a symbol that does not fit.
+    """
+    found, start = [], 0
+    while start < len(symbols):
+        part, code, end = _ALL, Coded(b"", 0), start
+        while end < len(symbols) and code.bits <= bits:
+            part = _narrowed(part, symbols[end], _counts(shares_after(start, end)).cumsum())
+            longer = _shortest(*part)
+            if longer.bits > bits and end > start:
+                break
+            code, end = longer, end + 1
+        found.append((end - start, code))
+        start = end
+    return found
 
 
 def decode(coded: Coded, count: int, next_shares: Callable[[list[int]], np.ndarray]) -> list[int]:
     """The ``count`` symbols of a code. ``next_shares`` returns the distribution (V,) after the symbols so far.
 
-    A code that was kept as whole bytes has 8 bits per byte. That distribution must be bit for bit the one used in encoding. Raises ``CodecError`` if the code does not match.
+    That distribution must be bit for bit the one used in encoding. A code that was kept as whole bytes has 8 bits per
+    byte. Raises ``CodecError`` if the code does not match.
     """
-    value, unit = int.from_bytes(coded.data, "big"), 1 << 8 * len(coded.data)
-    low, width, whole = 0, 1, 1
-    symbols: list[int] = []
-    for _ in range(count):
-        counts = _counts(next_shares(symbols))
-        ends = counts.cumsum()
-        total = int(ends[-1])
-        symbol = int(np.searchsorted(ends, (value * whole - low * unit) * total // (width * unit), side="right"))
-        symbols.append(symbol)
-        low = low * total + width * int(ends[symbol] - counts[symbol])
-        width, whole = width * int(counts[symbol]), whole * total
-    shortest = _shortest(low, width, whole)
+    symbols, part = _read(coded.data, count, next_shares)
+    shortest = _shortest(*part)
     if shortest.data != coded.data or coded.bits not in (shortest.bits, 8 * len(coded.data)):
         raise CodecError(
             f"These {coded.bits} bits are not a code of {count} symbols under these distributions. Decode with "
             "the model, the machine and the number of symbols that were used to encode."
         )
     return symbols
+
+
+def decode_padded(data: bytes, count: int, next_shares: Callable[[list[int]], np.ndarray]) -> list[int]:
+    """``decode`` for a code with zeros after it, as in a window of fixed size. Nothing is checked.
+
+    Any bytes are the code of some symbols, so damage in one window stays in it.
+    """
+    return _read(data, count, next_shares)[0]
 
 
 def ideal_bits(symbols: Sequence[int], distributions: Iterable[np.ndarray]) -> float:
@@ -123,6 +163,32 @@ def size_ratio(sizes: pd.DataFrame, codec: str, other: str) -> pd.Series:
     """
     wide = sizes.pivot(index=["texts", "text_id"], columns="codec", values="bits")
     return (wide[codec] / wide[other]).groupby("texts").median()
+
+
+_Part = tuple[int, int, int]
+"""(low, width, whole): the interval [low, low + width) / whole."""
+_ALL: _Part = (0, 1, 1)
+
+
+def _narrowed(part: _Part, symbol: int, ends: np.ndarray) -> _Part:
+    """The part of an interval that one more symbol takes. ``ends`` (V,): the summed counts."""
+    low, width, whole = part
+    begin, end, total = int(ends[symbol - 1]) if symbol else 0, int(ends[symbol]), int(ends[-1])
+    return low * total + width * begin, width * (end - begin), whole * total
+
+
+def _read(data: bytes, count: int, next_shares: Callable[[list[int]], np.ndarray]) -> tuple[list[int], _Part]:
+    """The ``count`` symbols whose interval the fraction ``data`` lies in, and that interval."""
+    value, unit = int.from_bytes(data, "big"), 1 << 8 * len(data)
+    symbols: list[int] = []
+    part = _ALL
+    for _ in range(count):
+        ends = _counts(next_shares(symbols)).cumsum()
+        low, width, whole = part
+        place = (value * whole - low * unit) * int(ends[-1]) // (width * unit)
+        symbols.append(int(np.searchsorted(ends, place, side="right")))
+        part = _narrowed(part, symbols[-1], ends)
+    return symbols, part
 
 
 def _counts(shares: np.ndarray) -> np.ndarray:

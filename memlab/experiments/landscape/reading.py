@@ -21,7 +21,9 @@ def token_bits(lm: FrozenLM, context: Context, ids: np.ndarray, cue: Sequence[in
     all equally likely.
     """
     ids = np.asarray(ids, np.int64)
-    if context.cache is not None:
+    if _knows_all(context, len(ids)):  # no pass of the model would change anything
+        bits, right = np.zeros(len(ids)), np.ones(len(ids), bool)
+    elif context.cache is not None:
         bits, right = kept_cache.token_scores(lm, context.cache, ids, cue)
     else:
         bits, right = token_scores(lm, ids, _embeddings(lm, context, cue))
@@ -39,8 +41,10 @@ def written(
 
     Tokens that a reader knows (``given``) are fed instead of the model's choice.
     """
-    done: dict[int, np.ndarray] = {}
-    plain = {i: _embeddings(lm, c, cues[i]) for i, c in enumerate(contexts) if c.cache is None}
+    known_all = {i: c.given for i, c in enumerate(contexts) if _knows_all(c, tokens)}
+    done = {i: np.array([given[t] for t in range(tokens)], np.int64) for i, given in known_all.items()}
+    left = {i: c for i, c in enumerate(contexts) if i not in done}
+    plain = {i: _embeddings(lm, c, cues[i]) for i, c in left.items() if c.cache is None}
     order = sorted(plain, key=lambda i: len(plain[i]))
     for size, same in groupby(order, key=lambda i: len(plain[i])):
         rows = list(same)
@@ -49,12 +53,16 @@ def written(
             known = [contexts[i].given for i in chunk]
             fed = torch.stack([plain[i] for i in chunk]) if size else None
             done |= dict(zip(chunk, _greedy(lm, fed, known, tokens), strict=True))
-    caches = [i for i, c in enumerate(contexts) if c.cache is not None]
+    caches = [i for i, c in left.items() if c.cache is not None]
     for start in range(0, len(caches), batch):
         chunk = caches[start : start + batch]
         ids = kept_cache.decode(lm, [contexts[i].cache for i in chunk], tokens, [cues[i] for i in chunk])
         done |= dict(zip(chunk, ids, strict=True))
     return [done[i] for i in range(len(contexts))]
+
+
+def _knows_all(context: Context, tokens: int) -> bool:
+    return context.given.keys() >= set(range(tokens))
 
 
 def _greedy(lm: FrozenLM, fed: torch.Tensor | None, known: Sequence[Mapping[int, int]], tokens: int) -> np.ndarray:
