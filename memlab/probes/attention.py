@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 
 from memlab.decoding.decode import context_of, require_weights
 from memlab.models import FrozenLM, ModelError
+from memlab.probes.hidden_attention import eager_attention, hiding
 from memlab.probes.token_costs import gains
 from memlab.results.mem_vector import MemVector
 
@@ -33,16 +33,12 @@ def token_attention(lm: FrozenLM, mem: MemVector) -> np.ndarray:
     """
     require_weights(lm, mem)
     inputs = _inputs(lm, mem)
-    with lm.lock, _eager_attention(lm):
-        try:
-            output: Any = lm.model(inputs_embeds=inputs[None], use_cache=False, output_attentions=True)
-        except TypeError:  # state-space models do not have this argument
-            output = None
+    every = attention_shares(lm, inputs)
     begin, first = len(inputs) - mem.n, len(mem.prefix_ids)
     columns = (slice(0, 1), slice(first, first + mem.k), slice(begin, None))
     layers = [
-        torch.stack([weights[0, :, begin:, column].float().sum(-1) for column in columns], dim=-1).cpu().numpy()
-        for weights in getattr(output, "attentions", None) or ()
+        torch.stack([weights[:, begin:, column].sum(-1) for column in columns], dim=-1).cpu().numpy()
+        for weights in every
     ]
     return np.stack(layers) if layers else np.zeros((0, 0, mem.n, len(columns)), np.float32)
 
@@ -78,8 +74,10 @@ def knock_out(lm: FrozenLM, mem: MemVector, layers: Sequence[int], *, what: str 
     if unknown := [layer for layer in layers if not 0 <= layer < len(modules)]:
         raise ValueError(f"{lm.name} has no layers {unknown}. Give layers 0 to {len(modules) - 1}.")
     inputs = _inputs(lm, mem)[:-1]
-    later = slice(start + mem.k, None)
-    with lm.lock, _eager_attention(lm), _hidden([modules[layer] for layer in layers], later, hidden):
+    blind = torch.zeros(1, 1, len(inputs), len(inputs), dtype=torch.bool, device=lm.device)
+    blind[..., start + mem.k :, hidden] = True
+    hides = {modules[layer]: lambda look: blind for layer in layers}
+    with lm.lock, eager_attention(lm), hiding(hides):
         logits = lm.model(inputs_embeds=inputs[None], use_cache=False).logits[0, -mem.n :].float()
     targets = torch.tensor(mem.token_ids.copy(), device=lm.device)
     nats = torch.nn.functional.cross_entropy(logits, targets)
@@ -113,6 +111,20 @@ def bits_before_and_after(lm: FrozenLM, mem: MemVector) -> pd.DataFrame:
     )
 
 
+@torch.no_grad()
+def attention_shares(lm: FrozenLM, inputs: torch.Tensor) -> list[torch.Tensor]:
+    """Per layer (heads, positions, positions) float32: the share of attention of each position of ``inputs`` (c, d).
+
+    Rows look, columns are looked at. Empty for models without attention.
+    """
+    with lm.lock, eager_attention(lm):
+        try:
+            output: Any = lm.model(inputs_embeds=inputs[None], use_cache=False, output_attentions=True)
+        except TypeError:  # state-space models do not have this argument
+            return []
+    return [weights[0].float() for weights in getattr(output, "attentions", None) or ()]
+
+
 def attention_layers(lm: FrozenLM) -> list[Any]:
     """The attention modules, in order of their layers. Raises ``ModelError`` if the model has none."""
     modules = {
@@ -128,38 +140,3 @@ def attention_layers(lm: FrozenLM) -> list[Any]:
 def _inputs(lm: FrozenLM, mem: MemVector) -> torch.Tensor:
     """Input vectors of the context and the text (positions, d)."""
     return torch.cat([context_of(lm, mem), lm.embed(mem.token_ids)])
-
-
-@contextlib.contextmanager
-def _eager_attention(lm: FrozenLM) -> Iterator[None]:
-    """Transformers' eager attention, which returns its weights and always gets a mask."""
-    config = lm.model.config
-    before = config._attn_implementation
-    config._attn_implementation = "eager"
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
-
-
-@contextlib.contextmanager
-def _hidden(modules: Sequence[Any], rows: slice, columns: slice) -> Iterator[None]:
-    """In these modules, positions ``rows`` (queries) do not see positions ``columns`` (keys)."""
-
-    def hide(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        mask = kwargs.get("attention_mask")
-        if mask is None or mask.ndim != 4:
-            raise ModelError(
-                f"{type(module).__name__} gets no 4-dimensional attention mask, so nothing can be hidden from it. "
-                "Use a model of another family."
-            )
-        mask = mask.clone()
-        mask[:, :, rows, columns] = torch.finfo(mask.dtype).min
-        return args, kwargs | {"attention_mask": mask}
-
-    hooks = [module.register_forward_pre_hook(hide, with_kwargs=True) for module in modules]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -29,6 +29,8 @@ class Context:
 
     embeddings: torch.Tensor | None = None
     """(c, d) float32: input vectors after the sink prefix. None: nothing."""
+    layers: torch.Tensor | None = None
+    """(layers, c, d) float32: replaces the hidden states of the embeddings' positions at the input of each layer."""
     cache: KeptCache | None = None
     """Keys and values of earlier positions, the sink prefix among them. It takes the place of the embeddings."""
     given: Mapping[int, int] = field(default_factory=dict)
@@ -73,6 +75,9 @@ class Method(Protocol):
     def detail(self) -> Mapping[str, Any]:
         """Settings, as JSON."""
 
+    def with_cue(self, cue: str) -> Method:
+        """The method for readers that get this cue. Methods that look at the cue while they store need it."""
+
     def store(self, lm: FrozenLM, passage: Passage) -> bytes:
         """The bytes to keep. Raises ``LandscapeError`` if the passage cannot be stored this way."""
 
@@ -96,3 +101,6 @@ class Base:
     @property
     def detail(self) -> Mapping[str, Any]:
         return {}
+
+    def with_cue(self, cue: str) -> Any:
+        return self
