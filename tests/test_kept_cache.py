@@ -90,12 +90,12 @@ def test_keys_moved_together_are_those_of_the_new_positions(name):
     lm = load(f"toy:{name}")
     text = np.random.default_rng(3).integers(0, lm.vocabulary, 10)
     kept = [0, 2, 3, 7, 9]
-    keys, _ = lm.keys_values(lm.embed(text))
-    there, _ = lm.keys_values(lm.embed(text[kept]))
+    keys, _ = lm.kv.of(lm.embed(text))
+    there, _ = lm.kv.of(lm.embed(text[kept]))
 
     def moved(order):
         by = torch.arange(len(order)) - torch.tensor(order)
-        return lm.rotate(keys[:, :, order], by.expand(*keys.shape[:2], -1))
+        return lm.kv.rotate(keys[:, :, order], by.expand(*keys.shape[:2], -1))
 
     torch.testing.assert_close(moved(kept)[0], there[0], atol=1e-5, rtol=1e-5)
     assert abs(moved([9, 0, 3, 2, 7])[0] - there[0]).max() > 0.1  # indices in order of a score
@@ -104,9 +104,9 @@ def test_keys_moved_together_are_those_of_the_new_positions(name):
 
 def test_keys_that_do_not_rotate_cannot_be_moved():
     lm = load("toy:opt")
-    keys, _ = lm.keys_values(lm.embed([1, 2, 3]))
-    with pytest.raises(ModelError, match=r"Use a model with rotary keys|Keep their positions"):
-        lm.rotate(keys, torch.ones(keys.shape[:3]))
+    keys, _ = lm.kv.of(lm.embed([1, 2, 3]))
+    with pytest.raises(ModelError, match="Keep their positions"):
+        lm.kv.rotate(keys, torch.ones(keys.shape[:3]))
     with pytest.raises(ModelError, match="Use a transformer model"):
         kept_cache.prefill(load("toy:mamba"), [1, 2, 3])
 
@@ -115,13 +115,13 @@ def test_keys_that_the_model_computes_otherwise_are_not_moved(toy, monkeypatch):
     """The rotation is measured: with the angles of another base the keys differ, and the model is refused."""
     lm = load("toy:qwen2")
     rotary = next(m for name, m in lm.model.named_modules() if name.endswith("rotary_emb"))
-    keys, _ = lm.keys_values(lm.embed([1, 2, 3]))
+    keys, _ = lm.kv.of(lm.embed([1, 2, 3]))
     plain = rotary.forward
     monkeypatch.setattr(rotary, "forward", lambda x, at: plain(x, at * (1 + (x.shape[-1] == lm.d))))
-    lm.__dict__.pop("_rotates", None)
+    lm.kv.__dict__.pop("_rotates", None)
     with pytest.raises(ModelError, match="Keep their positions"):
-        lm.rotate(keys, torch.ones(keys.shape[:3]))
-    lm.__dict__.pop("_rotates", None)
+        lm.kv.rotate(keys, torch.ones(keys.shape[:3]))
+    lm.kv.__dict__.pop("_rotates", None)
 
 
 def test_layers_of_different_length_need_masks(toy, kept):
@@ -160,8 +160,8 @@ def test_query_heads_share_the_cache_of_their_kv_head():
         num_key_value_heads=2, initializer_range=0.2, pad_token_id=None, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     lm = FrozenLM.from_model(LlamaForCausalLM(config))
-    assert lm.kv_shape == (2, 2, 8)
-    assert lm.heads == 6
+    assert lm.kv.shape == (2, 2, 8)
+    assert lm.kv.heads == 6
     whole = kept_cache.prefill(lm, [4, 8, 15, 16, 23, 42])
     keep = whole.keep.clone()
     keep[:, 0, 1:] = False
@@ -171,7 +171,7 @@ def test_query_heads_share_the_cache_of_their_kv_head():
         hidden = ~keep[None, layer].repeat_interleave(3, 1)[:, :, None]
         hides[module] = lambda look, hidden=hidden: hidden
     with eager_attention(lm), hiding(hides), torch.no_grad():
-        past = lm.cache_of(whole.keys[None], whole.values[None])
+        past = lm.kv.cache(whole.keys[None], whole.values[None])
         seen = lm.model(input_ids=torch.tensor([[5, 6]]), past_key_values=past, output_attentions=True).attentions
     for weights in seen:
         assert weights.shape == (1, 6, 2, 8)
@@ -205,7 +205,7 @@ def test_without_a_cue_the_first_token_is_not_predicted(toy, kept):
 
 
 def test_a_look_leaves_the_cache_as_it_is(toy, kept):
-    """Shares of attention of a pass with nothing hidden are those of the whole row, and the pass itself is unchanged."""
+    """A look gives the shares of attention of the whole row with nothing hidden, and the pass itself is unchanged."""
     text = np.random.default_rng(1).integers(0, toy.vocabulary, 12)
     want = attention_shares(toy, toy.embed([*text, *CUE]))
     looks = {}
@@ -218,7 +218,7 @@ def test_a_look_leaves_the_cache_as_it_is(toy, kept):
         return run
 
     hides = {module: hide(layer) for layer, module in enumerate(attention_layers(toy))}
-    past = toy.cache_of(kept.keys[None], kept.values[None])
+    past = toy.kv.cache(kept.keys[None], kept.values[None])
     with eager_attention(toy), hiding(hides):
         found = logits(toy, past, CUE)
     assert past.get_seq_length() == 12 + len(CUE)
@@ -229,7 +229,7 @@ def test_a_look_leaves_the_cache_as_it_is(toy, kept):
     torch.testing.assert_close(found, whole, atol=1e-3, rtol=1e-3)
 
 
-# Sentences fetched by the running query --------------------------------------------------------------------------------
+# Sentences fetched by the running query ------------------------------------------------------------------------------
 
 
 def test_the_match_is_the_query_times_the_mean_key(toy):

@@ -45,7 +45,7 @@ class Family:
     look at or to knock out. Whether a faster attention gives the same numbers is measured, see ``ForwardPass``."""
     rotary_name: str = "rotary_emb"
     """Last part of the name of the module that gives the angles of rotary keys. Whether keys can be moved with them
-    to other positions is measured, see ``FrozenLM.rotate``."""
+    to other positions is measured, see ``KeysValues.rotate``."""
     fp32_residuals: bool = False
     """The backbone keeps its residual stream in float32, and returns float32 also if its weights are bfloat16."""
     toy: Toy | None = field(default=None, hash=False)

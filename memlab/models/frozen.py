@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from memlab.errors import require_type
-from memlab.models import identity, keys_values, sink
+from memlab.models import identity, sink
 from memlab.models.facts import Facts, embedding_stats
 from memlab.models.families import context_of, family_of
 from memlab.models.forward import ForwardPass
 from memlab.models.hardware import best_device, best_dtype
+from memlab.models.keys_values import KeysValues
 from memlab.models.layers import Layers, Overwrite
 from memlab.models.passages import Cutter, Passage, PassageError, row_of_ids
 from memlab.models.probe import Behaviour, cast, probe
@@ -129,6 +130,11 @@ class FrozenLM:
         if self._facts:
             self._facts.remember(behaviour={"measured_with": measured_with, "values": asdict(behaviour)})
         return behaviour
+
+    @cached_property
+    def kv(self) -> KeysValues:
+        """Its keys and values. Raises ``ModelError`` for a model without attention."""
+        return KeysValues(self)
 
     @property
     def has_files(self) -> bool:
@@ -331,48 +337,6 @@ class FrozenLM:
             with self.layers.written(model, written):
                 out = model(**given, use_cache=True, **last, **{name: cache})
         return out.logits[:, -1].float(), getattr(out, name)
-
-    # Keys and values -------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def kv_shape(self) -> tuple[int, int, int]:
-        """(layers, KV heads, e): a position has that many keys of e numbers, and as many values."""
-        layers, heads, _, size = self.keys_values(self.embed([0]))[0].shape
-        return layers, heads, size
-
-    @property
-    def heads(self) -> int:
-        """Query heads of a layer. Each KV head serves as many of them, in order."""
-        return int(self.model.config.get_text_config().num_attention_heads)
-
-    def keys_values(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(keys, values) float32, each (layers, KV heads, positions, e), of ``embeddings`` (positions, d).
-
-        Raises ``ModelError`` for a model without attention.
-        """
-        if self.behaviour.cache_name != "past_key_values":
-            raise ModelError(f"{self.name} keeps no keys and values of its positions. Use a transformer model.")
-        with self.lock:
-            return keys_values.keys_values(self.model, embeddings.to(self.device))
-
-    def cache_of(self, keys: torch.Tensor, values: torch.Tensor) -> Any:
-        """A cache for ``step`` that holds keys and values (batch, layers, KV heads, positions, e)."""
-        return keys_values.cache_of(keys.to(self.device), values.to(self.device))
-
-    def rotate(self, keys: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-        """``keys`` (layers, KV heads, positions, e) as they are ``by`` (layers, KV heads, positions) positions later.
-
-        Raises ``ModelError`` if the model's keys cannot be moved like this; that is measured.
-        """
-        with self.lock:
-            if not self._rotates:
-                raise ModelError(f"The keys of {self.name} cannot be moved to other positions. Keep their positions.")
-            return keys_values.turned(self.model, self.family.rotary_name, keys, by)
-
-    @cached_property
-    def _rotates(self) -> bool:
-        embeddings = self.embed(torch.arange(min(6, self.vocabulary)))
-        return keys_values.can_turn(self.model, self.family.rotary_name, embeddings)
 
     @torch.no_grad()
     def _nats(self, ids: Sequence[int] | np.ndarray, prefix: tuple[int, ...]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,61 +14,97 @@ TURNED = 1e-3
 """Largest relative difference between keys that are turned to a position and keys that are computed there."""
 
 
-@torch.no_grad()
-def keys_values(model: Any, embeddings: torch.Tensor, *, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """(keys, values), each (layers, KV heads, positions, e), of ``embeddings`` (positions, d) from position ``first``.
+class KeysValues:
+    """Keys and values of one model, float32. ``FrozenLM.kv``.
 
-    All layers keep all positions, also those with a sliding window. Raises ``ModelError`` if the layers differ in
-    their number of KV heads or in e.
+    >>> from memlab import load
+    >>> kv = load("toy:llama").kv
+    >>> kv.shape, kv.heads
+    ((2, 4, 96), 4)
     """
-    from transformers import DynamicCache
 
-    cache = DynamicCache()
-    at = torch.arange(first, first + len(embeddings), device=embeddings.device)[None]
-    model(inputs_embeds=embeddings[None].clone(), past_key_values=cache, use_cache=True, position_ids=at)
-    keys, values = [layer.keys for layer in cache.layers], [layer.values for layer in cache.layers]
-    if len({tensor.shape for tensor in (*keys, *values)}) != 1:
-        raise ModelError("The layers of this model hold keys and values of several shapes. Use another model.")
-    return torch.cat(keys), torch.cat(values)
+    def __init__(self, lm: Any) -> None:
+        if lm.behaviour.cache_name != "past_key_values":
+            raise ModelError(f"{lm.name} keeps no keys and values of its positions. Use a transformer model.")
+        self._lm = lm
 
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """(layers, KV heads, e): a position has that many keys of e numbers, and as many values."""
+        layers, heads, _, size = self.of(self._lm.embed([0]))[0].shape
+        return layers, heads, size
 
-def cache_of(keys: torch.Tensor, values: torch.Tensor) -> Any:
-    """A cache of transformers with these keys and values (batch, layers, KV heads, positions, e)."""
-    from transformers import DynamicCache
+    @property
+    def heads(self) -> int:
+        """Query heads of a layer. Each KV head serves as many of them, in order."""
+        return int(self._lm.model.config.get_text_config().num_attention_heads)
 
-    cache = DynamicCache()
-    for layer in range(keys.shape[1]):
-        cache.update(keys[:, layer].clone(), values[:, layer].clone(), layer)
-    return cache
+    @torch.no_grad()
+    def of(self, embeddings: torch.Tensor, *, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """(keys, values), each (layers, KV heads, positions, e), of ``embeddings`` (positions, d).
 
+        The first one has the position ``first``. All layers keep all positions, also those with a sliding window.
+        Raises ``ModelError`` if the layers differ in their number of KV heads or in e.
+        """
+        from transformers import DynamicCache
 
-@torch.no_grad()
-def turned(model: Any, rotary: str, keys: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    """``keys`` (layers, KV heads, positions, e), each moved ``by`` (layers, KV heads, positions) positions.
+        cache = DynamicCache()
+        rows = embeddings[None].to(self._lm.device, copy=True)
+        at = torch.arange(first, first + len(embeddings), device=self._lm.device)[None]
+        with self._lm.lock:
+            self._lm.model(inputs_embeds=rows, past_key_values=cache, use_cache=True, position_ids=at)
+        keys, values = [layer.keys for layer in cache.layers], [layer.values for layer in cache.layers]
+        if len({tensor.shape for tensor in (*keys, *values)}) != 1:
+            raise ModelError(f"The layers of {self._lm.name} differ in their keys and values. Use another model.")
+        return torch.cat(keys), torch.cat(values)
 
-    ``rotary``: last part of the name of the module that gives the angles.
-    """
-    module = next((m for name, m in model.named_modules() if name.rpartition(".")[2] == rotary), None)
-    if module is None:
-        raise ModelError("This model does not rotate its keys, so they cannot be moved. Use a model with rotary keys.")
-    kinds = getattr(model.config.get_text_config(), "layer_types", None)
-    by_kind = "layer_type" in inspect.signature(module.forward).parameters
-    done = []
-    for layer, (own, shift) in enumerate(zip(keys, by.to(keys.device), strict=True)):
-        kind = {"layer_type": kinds[layer]} if by_kind and kinds else {}
-        cos, sin = module(own, shift.float(), **kind)
-        still, _ = module(own, torch.zeros_like(shift[:1, :1]).float(), **kind)
-        size = cos.shape[-1]  # some models rotate only the first part of a key
-        part = own[..., :size]
-        half = torch.cat([-part[..., size // 2 :], part[..., : size // 2]], -1)
-        # The angles' scale (YaRN) is in the key already, so it is divided out.
-        done.append(torch.cat([(part * cos + half * sin) / still, own[..., size:]], -1))
-    return torch.stack(done)
+    def cache(self, keys: torch.Tensor, values: torch.Tensor) -> Any:
+        """A cache for ``FrozenLM.step`` that holds keys and values (batch, layers, KV heads, positions, e)."""
+        from transformers import DynamicCache
 
+        cache = DynamicCache()
+        for layer in range(keys.shape[1]):
+            cache.update(*(part[:, layer].to(self._lm.device, copy=True) for part in (keys, values)), layer)
+        return cache
 
-def can_turn(model: Any, rotary: str, embeddings: torch.Tensor, by: int = 7) -> bool:
-    """Whether ``turned`` keys are those that the model computes at the other positions, in all layers."""
-    keys, _ = keys_values(model, embeddings)
-    there, _ = keys_values(model, embeddings, first=by)
-    moved = turned(model, rotary, keys, torch.full(keys.shape[:3], by))
-    return bool((moved - there).abs().max() <= TURNED * there.abs().max())
+    def rotate(self, keys: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+        """``keys`` (layers, KV heads, positions, e) as they are ``by`` (layers, KV heads, positions) positions later.
+
+        Raises ``ModelError`` if the model's keys cannot be moved like this; that is measured.
+        """
+        with self._lm.lock:
+            if self._rotary is None or not self._rotates:
+                raise ModelError(
+                    f"The keys of {self._lm.name} cannot be moved to other positions. Keep their positions."
+                )
+            return self._turned(keys, by)
+
+    @cached_property
+    def _rotary(self) -> Any:
+        """The module that gives the angles; None if there is none."""
+        name = self._lm.family.rotary_name
+        return next((m for own, m in self._lm.model.named_modules() if own.rpartition(".")[2] == name), None)
+
+    @cached_property
+    def _rotates(self) -> bool:
+        """Whether turned keys are those that the model computes at the other positions, in all layers."""
+        embeddings, by = self._lm.embed(torch.arange(min(6, self._lm.vocabulary))), 7
+        keys, there = self.of(embeddings)[0], self.of(embeddings, first=by)[0]
+        moved = self._turned(keys, torch.full(keys.shape[:3], by))
+        return bool((moved - there).abs().max() <= TURNED * there.abs().max())
+
+    @torch.no_grad()
+    def _turned(self, keys: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+        kinds = getattr(self._lm.model.config.get_text_config(), "layer_types", None)
+        by_kind = "layer_type" in inspect.signature(self._rotary.forward).parameters
+        done = []
+        for layer, (own, shift) in enumerate(zip(keys, by.to(keys.device), strict=True)):
+            kind = {"layer_type": kinds[layer]} if by_kind and kinds else {}
+            cos, sin = self._rotary(own, shift.float(), **kind)
+            still, _ = self._rotary(own, torch.zeros_like(shift[:1, :1]).float(), **kind)
+            size = cos.shape[-1]  # some models rotate only the first part of a key
+            part = own[..., :size]
+            half = torch.cat([-part[..., size // 2 :], part[..., : size // 2]], -1)
+            # The angles' scale (YaRN) is in the key already, so it is divided out.
+            done.append(torch.cat([(part * cos + half * sin) / still, own[..., size:]], -1))
+        return torch.stack(done)

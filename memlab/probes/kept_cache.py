@@ -57,7 +57,7 @@ def prefill(lm: FrozenLM, given: torch.Tensor | np.ndarray | Sequence[int]) -> K
     torch.Size([2, 4, 3, 96])
     """
     rows = given if isinstance(given, torch.Tensor) and given.ndim == 2 else lm.embed(given)
-    keys, values = lm.keys_values(rows)
+    keys, values = lm.kv.of(rows)
     return KeptCache(keys, values, torch.ones(keys.shape[:3], dtype=torch.bool, device=keys.device))
 
 
@@ -118,9 +118,9 @@ def _greedy(lm: FrozenLM, caches: Sequence[KeptCache], tokens: int, fed: list[li
 @contextlib.contextmanager
 def _reading(lm: FrozenLM, caches: Sequence[KeptCache], seen: Sequence[Sequence[int]]) -> Iterator[Any]:
     """The caches as a batch for the model's next passes, with what is not kept hidden. ``seen``: ids fed after them."""
-    past = lm.cache_of(torch.stack([c.keys for c in caches]), torch.stack([c.values for c in caches]))
+    past = lm.kv.cache(torch.stack([c.keys for c in caches]), torch.stack([c.values for c in caches]))
     keep = torch.stack([c.keep for c in caches]).to(lm.device)  # (batch, layers, kv heads, positions)
-    serves = lm.heads // keep.shape[2]
+    serves = lm.kv.heads // keep.shape[2]
     hides: dict[Any, Hide] = {}
     for layer, module in enumerate(attention_layers(lm)):
         hidden = ~keep[:, layer].repeat_interleave(serves, 1)[:, :, None]

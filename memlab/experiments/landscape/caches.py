@@ -52,7 +52,7 @@ class FirstAndLast(Kept):
         kept = torch.zeros(tokens, dtype=torch.bool)
         kept[:first] = True
         kept[tokens - (count - first) :] = True
-        return kept.expand(*lm.kv_shape[:2], -1)
+        return kept.expand(*lm.kv.shape[:2], -1)
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class RandomPositions(Kept):
     system: str = "random"
 
     def known(self, lm: FrozenLM, tokens: int) -> torch.Tensor | None:
-        drawn = torch.from_numpy(np.random.default_rng(0).random((*lm.kv_shape[:2], tokens)))
-        budgets = torch.full(lm.kv_shape[:2], count_of(self.share, tokens))
+        drawn = torch.from_numpy(np.random.default_rng(0).random((*lm.kv.shape[:2], tokens)))
+        budgets = torch.full(lm.kv.shape[:2], count_of(self.share, tokens))
         return cache_scores.top(drawn, budgets, self.forced(lm, tokens).cpu())
 
 
@@ -127,7 +127,7 @@ class Windows(ShortKeys):
         return {**super().detail, "window": self.size, "groups": self.groups}
 
     def choose(self, row: Row) -> torch.Tensor:
-        layers, heads, _ = row.lm.kv_shape
+        layers, heads, _ = row.lm.kv.shape
         n, window = len(row.ids), row.window
         groups = np.array_split(np.arange(layers), min(self.groups, layers))
         budgets = cache_scores.arithmetic(
@@ -200,13 +200,13 @@ class FetchedSentences(Sentences):
         return {**super().detail, "share": 1.0, "share_read": self.share}
 
     def choose(self, row: Row) -> torch.Tensor:
-        return torch.ones(*row.lm.kv_shape[:2], len(row.ids), dtype=torch.bool)
+        return torch.ones(*row.lm.kv.shape[:2], len(row.ids), dtype=torch.bool)
 
     def pack_choice(self, row: Row, keep: torch.Tensor) -> bytes:
         return np.packbits(sentence_starts(row.lm, row.ids)).tobytes()
 
     def unpack_choice(self, lm: FrozenLM, data: bytes, tokens: int) -> tuple[torch.Tensor, int]:
-        return torch.ones(*lm.kv_shape[:2], tokens, dtype=torch.bool), -(-tokens // 8)
+        return torch.ones(*lm.kv.shape[:2], tokens, dtype=torch.bool), -(-tokens // 8)
 
     def context(self, lm: FrozenLM, data: bytes, tokens: int) -> Context:
         starts = np.unpackbits(np.frombuffer(data, np.uint8, -(-tokens // 8)))[:tokens].astype(bool)
@@ -264,7 +264,7 @@ def kinds_of(lm: FrozenLM) -> np.ndarray:
     """
     if lm.fingerprint not in _KINDS:
         texts = [*load_texts("originals", count=16)[12:], *load_texts("random", count=16)[12:]]
-        layers, heads, _ = lm.kv_shape
+        layers, heads, _ = lm.kv.shape
         found = np.zeros((layers, heads, 2))
         for text in texts:
             ids = lm.passage(text, 64).ids

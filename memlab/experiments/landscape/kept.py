@@ -48,7 +48,7 @@ class Row:
 
     @property
     def kv_heads(self) -> int:
-        return self.lm.kv_shape[1]
+        return self.lm.kv.shape[1]
 
     @property
     def window(self) -> int:
@@ -124,7 +124,7 @@ class Kept(Base):
         keep, at = self.unpack_choice(lm, data, tokens)
         if self.compact:
             keep = keep.new_ones(*keep.shape[:2], int(keep[0, 0].sum()))
-        keys, values = unpack_numbers(data[at:], keep, lm.kv_shape[2], self.bits)
+        keys, values = unpack_numbers(data[at:], keep, lm.kv.shape[2], self.bits)
         start = prefill(lm, list(lm.sink_prefix)) if lm.sink_prefix else None
         if start is not None:
             keys, values = torch.cat([start.keys.cpu(), keys], 2), torch.cat([start.values.cpu(), values], 2)
@@ -148,7 +148,7 @@ class Kept(Base):
 
     def known(self, lm: FrozenLM, tokens: int) -> torch.Tensor | None:
         """What is kept, if it does not depend on the passage: then it is not stored."""
-        layers, heads, _ = lm.kv_shape
+        layers, heads, _ = lm.kv.shape
         return torch.ones(layers, heads, tokens, dtype=torch.bool)
 
     def forced(self, lm: FrozenLM, tokens: int) -> torch.Tensor:
@@ -163,7 +163,7 @@ class Kept(Base):
         return np.packbits(keep.numpy().reshape(-1)).tobytes()
 
     def unpack_choice(self, lm: FrozenLM, data: bytes, tokens: int) -> tuple[torch.Tensor, int]:
-        layers, heads, _ = lm.kv_shape
+        layers, heads, _ = lm.kv.shape
         known = self.known(lm, tokens)
         if known is None and self.compact:
             known = torch.arange(tokens).expand(layers, heads, -1) < count_of(self.share, tokens)
@@ -189,7 +189,7 @@ def together(lm: FrozenLM, keys: torch.Tensor, keep: torch.Tensor) -> torch.Tens
     if counts.unique().numel() != 1:
         raise LandscapeError("Heads that keep different numbers of positions cannot be moved together. Keep positions.")
     by = (keep.cumsum(-1) - 1 - torch.arange(keep.shape[2])) * keep
-    return lm.rotate(keys, by.to(keys.device))
+    return lm.kv.rotate(keys, by.to(keys.device))
 
 
 def pack_numbers(keys: torch.Tensor, values: torch.Tensor, keep: torch.Tensor, bits: int) -> bytes:
