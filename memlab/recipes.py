@@ -190,7 +190,7 @@ class Recipe:
         )
         need(bool(place), "where", f"one of: {', '.join(PLACES)}, layer 0, layer 1, and so on")
         inside = self.where != "input"
-        need(not (inside and self.whiten), "whiten", f"0, because the preconditioner is of inputs, not of {self.where}")
+        need(not (inside and self.whiten), "whiten", "0, as Recipe.layers does: the preconditioner is of inputs")
         known = self.prefix in PREFIXES if isinstance(self.prefix, str) else are_ids(self.prefix)
         need(known, "prefix", f"one of: {', '.join(PREFIXES)}, or a list of token ids")
         need(are_ids(self.suffix), "suffix", "a list of token ids")
@@ -228,6 +228,15 @@ class Recipe:
         """
         more = dict(grow=8, margin=0.3, budget=1_000_000, patience=150)
         return cls.default(**(more | changes))
+
+    @classmethod
+    def layers(cls, **changes: Any) -> Self:
+        """The best known recipe for a vector of its own in every layer, or, with ``where``, in one layer.
+
+        Prefix tuning (arXiv 2101.00190) of one passage: each layer's keys and values at the vector's position are free.
+        """
+        inside = dict(where="every layer", whiten=0.0)
+        return cls.default(**(inside | changes))
 
     @classmethod
     def fullmatrix(cls, **changes: Any) -> Self:
@@ -324,7 +333,7 @@ class Recipe:
         return [f"{n}={getattr(self, n)}" for n in names if getattr(self, n) != getattr(base, n)]
 
 
-NAMED = ("default", "growing", "fullmatrix", "paper2025", "progressive2026")
+NAMED = ("default", "growing", "layers", "fullmatrix", "paper2025", "progressive2026")
 
 
 def _without_retired(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,8 +70,10 @@ def test_a_place_that_is_none_is_refused(where):
 
 
 def test_the_preconditioner_is_of_inputs():
-    with pytest.raises(RecipeError, match=r"whiten is 0\.25\. Give 0, because the preconditioner is of inputs"):
+    with pytest.raises(RecipeError, match=r"whiten is 0\.25\. Give 0, as Recipe\.layers does"):
         Recipe.default(where="every layer")
+    assert Recipe.layers(k=2).name == "layers k=2"
+    assert Recipe.layers(where="layer 7").name == "layers where=layer 7"
 
 
 def test_a_layer_that_the_model_does_not_have_is_refused(toy):

@@ -13,6 +13,7 @@ from memlab.cli.bench_horizon import bench_horizon
 from memlab.cli.bench_landscape import bench_landscape
 from memlab.cli.bench_machine import bench_step_profile, bench_store_crash, bench_store_scale
 from memlab.cli.bench_models import bench_families
+from memlab.cli.bench_prefix_tuning import bench_prefix_tuning
 from memlab.cli.bench_vectors import (
     bench_bundled,
     bench_codecs,
@@ -204,6 +205,7 @@ COMMANDS = {
     "bundled": bench_bundled,
     "travel": bench_travel,
     "landscape": bench_landscape,
+    "prefix-tuning": bench_prefix_tuning,
     "families": bench_families,
     "step-profile": bench_step_profile,
     "store-crash": bench_store_crash,

@@ -69,6 +69,11 @@ EXPERIMENTS = {
         Experiment(
             "geometry", "geometry_tables:geometry_tables", "Where solutions lie: paths, radii, planes, attention."
         ),
+        Experiment(
+            "prefix-tuning",
+            "landscape.prefix_tuning:prefix_tuning",
+            "How much more one position holds with a vector in every layer.",
+        ),
         Experiment("families", "families:families", "Which causal model types of transformers memlab works on."),
         Experiment("store-crash", "store_stress:crash_writers", "What a store holds after its writers were killed."),
         Experiment(

@@ -8,7 +8,7 @@ prefix tuning (arXiv 2101.00190).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,7 +78,7 @@ class Layers:
         """Inside this context a pass of ``model``, which may be a copy in another dtype, has these states written."""
         if not overwrites:
             return nullcontext()
-        return _hooked(model.get_submodule(self._path), {o.layer: _writes(o) for o in overwrites})
+        return _hooked(model.get_submodule(self._path), [(o.layer, _writes(o)) for o in overwrites])
 
     @torch.no_grad()
     def states(self, embeddings: torch.Tensor) -> torch.Tensor:
@@ -99,7 +99,7 @@ def _writes(overwrite: Overwrite) -> Change:
 
 
 @contextmanager
-def _hooked(layers: Any, changes: dict[int, Change]) -> Iterator[None]:
+def _hooked(layers: Any, changes: Iterable[tuple[int, Change]]) -> Iterator[None]:
     """The hidden states that these layers are given are changed first."""
 
     def hook_of(change: Change) -> Any:
@@ -111,7 +111,7 @@ def _hooked(layers: Any, changes: dict[int, Change]) -> Iterator[None]:
         return hook
 
     with ExitStack() as stack:
-        for layer, change in changes.items():
+        for layer, change in changes:
             handle = layers[layer].register_forward_pre_hook(hook_of(change), with_kwargs=True)
             stack.callback(handle.remove)
         yield
@@ -129,7 +129,7 @@ def _inputs(model: Any, path: str, embeddings: torch.Tensor) -> list[torch.Tenso
 
         return keep
 
-    with _hooked(layers, {layer: note(layer) for layer in range(len(layers))}):
+    with _hooked(layers, [(layer, note(layer)) for layer in range(len(layers))]):
         model(inputs_embeds=embeddings.clone(), use_cache=False)
     if [layer for layer, _ in seen] != list(range(len(layers))):
         raise ValueError("the layers are not called once each, in order")
@@ -153,7 +153,7 @@ def _carries_all(model: Any, path: str) -> bool:
         states = _inputs(model, path, fed)
         if any(hidden.shape != fed.shape for hidden in states):
             return False
-        changes = {i: _writes(Overwrite(i, row, position, hidden[:, at])) for i, hidden in enumerate(states)}
+        changes = [(i, _writes(Overwrite(i, row, position, hidden[:, at]))) for i, hidden in enumerate(states)]
         with _hooked(layers, changes):
             written = model(inputs_embeds=other.clone(), use_cache=False).logits.float()
         plain = model(inputs_embeds=other.clone(), use_cache=False).logits.float()

@@ -30,23 +30,26 @@ class Places:
     """
 
     def __init__(self, lm: FrozenLM, places: Sequence[Place]) -> None:
-        self._rows, self._positions, self._layers = [], [], dict[int, list[list[int]]]()
-        taken, count = [], 0
+        rows: list[int] = []
+        at: list[int] = []
+        taken: list[int] = []
+        written: dict[int, list[list[int]]] = {}
+        count = 0
         for row, place in enumerate(places):
             layers = lm.layers.at(place.where)
             positions = range(place.first, place.first + place.k)
-            self._rows += [row] * place.k
-            self._positions += positions
+            rows += [row] * place.k
+            at += positions
             taken += [-1] * place.k if layers else range(count, count + place.k)
             for i, layer in enumerate(layers):
-                at = [[row, position, count + i * place.k + j] for j, position in enumerate(positions)]
-                self._layers.setdefault(layer, []).extend(at)
+                here = [[row, position, count + i * place.k + j] for j, position in enumerate(positions)]
+                written.setdefault(layer, []).extend(here)
             count += place.k * max(1, len(layers))
         self.count = count
         """Number of vectors of all rows."""
         self._taken = torch.tensor(taken, device=lm.device)
-        self._written = {layer: torch.tensor(at, device=lm.device).T for layer, at in self._layers.items()}
-        self._row, self._position = torch.tensor([self._rows, self._positions], device=lm.device)
+        self._written = {layer: torch.tensor(here, device=lm.device).T for layer, here in written.items()}
+        self._row, self._position = torch.tensor([rows, at], device=lm.device)
 
     @property
     def in_layers(self) -> bool:

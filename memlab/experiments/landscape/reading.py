@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from memlab.experiments.landscape.method import Context
-from memlab.models import FrozenLM
+from memlab.models import FrozenLM, Overwrite
 from memlab.probes import kept_cache
 from memlab.probes.token_costs import token_scores
 
@@ -26,7 +26,7 @@ def token_bits(lm: FrozenLM, context: Context, ids: np.ndarray, cue: Sequence[in
     elif context.cache is not None:
         bits, right = kept_cache.token_scores(lm, context.cache, ids, cue)
     else:
-        bits, right = token_scores(lm, ids, _embeddings(lm, context, cue))
+        bits, right = token_scores(lm, ids, _embeddings(lm, context, cue), _overwrites(lm, [context]))
     bits = np.where(np.isnan(bits), np.log2(lm.vocabulary), bits)
     for position, token in context.given.items():
         right[position] = ids[position] == token
@@ -52,7 +52,8 @@ def written(
             chunk = rows[start : start + batch]
             known = [contexts[i].given for i in chunk]
             fed = torch.stack([plain[i] for i in chunk]) if size else None
-            done |= dict(zip(chunk, _greedy(lm, fed, known, tokens), strict=True))
+            inside = _overwrites(lm, [contexts[i] for i in chunk])
+            done |= dict(zip(chunk, _greedy(lm, fed, known, tokens, inside), strict=True))
     caches = [i for i, c in left.items() if c.cache is not None]
     for start in range(0, len(caches), batch):
         chunk = caches[start : start + batch]
@@ -65,12 +66,18 @@ def _knows_all(context: Context, tokens: int) -> bool:
     return context.given.keys() >= set(range(tokens))
 
 
-def _greedy(lm: FrozenLM, fed: torch.Tensor | None, known: Sequence[Mapping[int, int]], tokens: int) -> np.ndarray:
+def _greedy(
+    lm: FrozenLM,
+    fed: torch.Tensor | None,
+    known: Sequence[Mapping[int, int]],
+    tokens: int,
+    inside: Sequence[Overwrite] = (),
+) -> np.ndarray:
     """(rows, tokens). Without any context the first token is the one with the smallest id, unless it is known."""
     columns: list[np.ndarray] = []
     logits = cache = None
     if fed is not None:
-        logits, cache = lm.step(torch.float32, embeddings=fed)
+        logits, cache = lm.step(torch.float32, embeddings=fed, written=inside)
     for position in range(tokens):
         best = np.zeros(len(known), np.int64) if logits is None else logits.argmax(-1).cpu().numpy()
         columns.append(np.array([row.get(position, int(b)) for row, b in zip(known, best, strict=True)], np.int64))
@@ -78,6 +85,17 @@ def _greedy(lm: FrozenLM, fed: torch.Tensor | None, known: Sequence[Mapping[int,
             ids = torch.from_numpy(columns[-1][:, None]).to(lm.device)
             logits, cache = lm.step(torch.float32, ids=ids, cache=cache)
     return np.stack(columns, axis=1)
+
+
+def _overwrites(lm: FrozenLM, contexts: Sequence[Context]) -> list[Overwrite]:
+    """What these contexts, a row each, write into the layers."""
+    written = []
+    for row, context in enumerate(contexts):
+        for layer, states in enumerate(() if context.layers is None else context.layers.to(lm.device)):
+            position = torch.arange(len(states), device=lm.device)
+            at = torch.full_like(position, row), len(lm.sink_prefix) + position
+            written.append(Overwrite(layer, *at, states))
+    return written
 
 
 def _embeddings(lm: FrozenLM, context: Context, cue: Sequence[int]) -> torch.Tensor:

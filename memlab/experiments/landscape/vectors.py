@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from memlab.decoding.decode import check, context_of
+from memlab.experiments.landscape.layers import InEveryLayer
 from memlab.experiments.landscape.method import Base, Context, LandscapeError, Method
 from memlab.models import FrozenLM, Passage
 from memlab.probes.token_costs import token_scores
@@ -106,4 +107,4 @@ def unpack(data: bytes, d: int) -> np.ndarray:
 
 def methods(shelf: Store) -> list[Method]:
     exact = Vector(shelf=shelf)
-    return [exact, replace(exact, bits=0, fixed_size=False)]
+    return [exact, replace(exact, bits=0, fixed_size=False), InEveryLayer()]
