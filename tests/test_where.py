@@ -292,3 +292,16 @@ def test_no_hook_stays_behind(toy):
     with pytest.raises(RuntimeError):
         toy.step(torch.float32, embeddings=torch.zeros(1, 3, toy.d + 1), written=fed_of(toy, [mem])[1])
     assert toy.watch.hooks() == before
+
+
+def test_the_card_and_the_lists_name_the_place(toy, store):
+    from memlab.panels.picker import VectorPicker, label_of
+
+    mems = cram(toy, [toy.passage_of_ids(IDS)] * 2, [recipe("every layer"), recipe("input")], store, progress=False)
+    html = mems[0]._repr_html_()
+    assert "4 vectors of 384 numbers" in html
+    assert "written into every layer of the model" in html
+    assert "written into" not in mems[1]._repr_html_()
+    assert label_of(mems[0]).endswith("2 vectors, in every layer")
+    # A map lays out vectors of one size only.
+    assert VectorPicker(toy, mems, store, k=2).mems == mems[1:]

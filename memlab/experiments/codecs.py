@@ -87,7 +87,7 @@ def coding(lm: FrozenLM, passages: Sequence[Passage], mems: Sequence[MemVector] 
         if (mem := vectors.get(passage.ids.tobytes())) and mem.key in sound:
             least = coarsest.loc[mem.key]
             columns |= {"round_trip": True}
-            rows.append(columns | {"codec": "mem vector, float32", "bits": 32 * mem.k * mem.d})
+            rows.append(columns | {"codec": "mem vector, float32", "bits": 32 * mem.mem.size})
             fewest = {"codec": "mem vector, fewest bits", "bits": least.stored_bits, "form": least.form}
             rows.append(columns | fewest)
     return pd.DataFrame(rows)

@@ -99,7 +99,7 @@ def precision(
                     "k": mem.k,
                     "form": form.name,
                     "bits_a_number": form.bits,
-                    "stored_bits": mem.k * (mem.d * form.bits + form.overhead),
+                    "stored_bits": len(mem.mem) * (mem.d * form.bits + form.overhead),
                     "exact": bool(alone and alone.exact),
                     "margin": alone.margin if alone else margin,
                     "margin_float32": np.nan if mem.margin is None else mem.margin,

@@ -74,7 +74,7 @@ def decoded_facts(lm: FrozenLM, mem: MemVector, ids: Any, *, first: str = "") ->
 
     ``first``: HTML of another badge before it.
     """
-    facts = [f"{counted(mem.n, 'token')} in {counted(mem.k, 'vector')}"]
+    facts = [f"{counted(mem.n, 'token')} in {counted(len(mem.mem), 'vector')}"]
     if len(wrong := wrong_tokens(mem, ids)):
         at = int(wrong[0])
         wrote, right = (lm.decode_ids([int(token)]) for token in (ids[at], mem.token_ids[at]))

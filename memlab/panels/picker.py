@@ -32,6 +32,8 @@ def label_of(mem: MemVector) -> str:
     parts = [text_title(mem.text.id), counted(mem.n, "token"), f"seed {mem.recipe.seed}"]
     if mem.k > 1:
         parts.append(f"{mem.k} vectors")
+    if mem.recipe.where != "input":
+        parts.append(f"in {mem.recipe.where}")
     if not mem.exact:
         parts.append("not exact")
     return ", ".join(parts)
@@ -137,7 +139,7 @@ class VectorPicker(w.HBox):
         return f"“{words[:28]}{'…' * (len(words) > 28)}” {label_of(mem)}"
 
     def _fits(self, mem: MemVector) -> bool:
-        return mem.fingerprint == self.lm.fingerprint and not mem.redaction and self._k in (0, mem.k)
+        return mem.fingerprint == self.lm.fingerprint and not mem.redaction and self._k in (0, len(mem.mem))
 
     def _tell(self) -> None:
         if (mem := self.value) is not None:

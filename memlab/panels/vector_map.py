@@ -72,7 +72,7 @@ class MapPanel(Panel):
         self.view = w.ToggleButtons(options=[VECTOR, BRUSHED], style={"button_width": "auto"})
         self.side = w.VBox([self.view, self.details], layout=w.Layout(width="490px"))
         self._know()
-        self.picker = VectorPicker(lm, self.mems, store, k=self.mems[0].k if self.mems else 0)
+        self.picker = VectorPicker(lm, self.mems, store, k=len(self.mems[0].mem) if self.mems else 0)
         self._listen()
         self.show_widgets(
             "map", self.picker, row(self.method, self.colour, self.word, self.found, self.drag, self.whole),

@@ -45,7 +45,7 @@ def card(mem: Any) -> str:
     kind, outcome, fate = _outcome(mem)
     title = " · ".join(
         [text_title(mem.text.id) if mem.text.id else "A text without a name", counted(mem.n, "token"),
-         f"{counted(mem.k, 'vector')} of {mem.d:,} numbers"]
+         f"{counted(len(mem.mem), 'vector')} of {mem.d:,} numbers"]
     )  # fmt: skip
     badge = (
         f'<span style="background:{BADGES[kind]};color:#fff;border-radius:10px;padding:2px 10px;font-weight:600;'
@@ -93,6 +93,8 @@ def _facts(mem: Any) -> list[str]:
     recipe, *changes = mem.recipe.name.split(" ")
     facts = [f"recipe: {display(recipe).removeprefix('recipe of ')}"]
     facts += [change.replace("=", " ") for change in changes if not change.startswith(("seed=", "k="))]
+    if mem.recipe.where != "input":
+        facts.append(f"written into {mem.recipe.where} of the model")
     facts.append(f"seed {mem.recipe.seed}")
     if mem.provenance.get("interrupted"):
         facts.append("stopped early")

@@ -75,7 +75,7 @@ def _vectors(path: Any, fingerprint: str) -> dict[bytes, MemVector]:
     found: dict[bytes, MemVector] = {}
     for key in sorted(table.key[table.exact.astype(bool)]) if len(table) else ():
         mem = store.get(key)
-        if mem.fingerprint != fingerprint or mem.redaction or len(mem.suffix_ids):
+        if mem.fingerprint != fingerprint or mem.redaction or len(mem.suffix_ids) or mem.recipe.where != "input":
             continue
         before = found.get(ids := mem.token_ids.tobytes())
         if before is None or mem.k < before.k:
