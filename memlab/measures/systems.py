@@ -83,6 +83,7 @@ REFERENCES = {
     "key norm": "F4",
     "random": "F4",
     "KVzip": "F4",
+    "copying heads": "F4",
     "rounding": "F4",
     "arithmetic coding": "F5",
     "general codecs": "F5",

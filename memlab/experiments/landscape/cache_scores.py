@@ -80,8 +80,8 @@ def explained(shares: np.ndarray) -> tuple[float, float]:
     rows, columns = np.tril_indices(len(shares), -1)
     rows, columns = rows[columns > 0], columns[columns > 0]
     values = shares[rows, columns]
-    total = ((values - values.mean()) ** 2).sum()
-    if len(values) < 3 or not total:
+    total = ((values - values.mean()) ** 2).sum() if len(values) > 2 else 0.0
+    if not total:
         return 0.0, 0.0
     found = []
     for line in (rows - columns, columns):
