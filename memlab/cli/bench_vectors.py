@@ -88,11 +88,9 @@ def bench_fewer_bits(
 
     vectors = Store.existing(store) if store else Store.bundled()
     lm = load(model)
-    mems = [
-        (kind, vector_of(vectors, lm, lm.passage(text, tokens)))
-        for kind in ROWS
-        for text in load_texts(kind, count=count)
-    ]
+    # The kinds take turns, so that a table of an interrupted run holds both.
+    pairs = zip(*([(kind, text) for text in load_texts(kind, count=count)] for kind in ROWS), strict=True)
+    mems = [(kind, vector_of(vectors, lm, lm.passage(text, tokens))) for pair in pairs for kind, text in pair]
     fit = np.concatenate([mem.mem for mem in fit_vectors(vectors, lm)])
 
     def save(rows: pd.DataFrame) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
@@ -21,9 +21,8 @@ import pandas as pd
 import torch
 
 from memlab.decoding.decode import check
+from memlab.errors import MemlabError
 from memlab.experiments.landscape.bits import stored_bits
-from memlab.experiments.precision import FORMS, fewest_bits, precision
-from memlab.experiments.registry import UnknownExperimentError
 from memlab.experiments.session import Session
 from memlab.measures.grids import Grid, GridFit
 from memlab.measures.quantisers import Levels
@@ -31,22 +30,29 @@ from memlab.measures.statistics import bootstrap
 from memlab.models import FrozenLM
 from memlab.results.mem_vector import MemVector, VectorError
 from memlab.scoring.objective import Batch, Row
-from memlab.training.on_grid import margin_gradients, train_on_grid
+from memlab.training.on_grid import NEARLY, margin_gradients, train_on_grid
 from memlab.training.preconditioner import FLOOR, preconditioner_of
 
-PLAIN, SHAPED = range(24, 49), range(16, 43)
-"""Rungs that are tried, from large steps to small ones: about 2 to 5 bits a number, and 1.2 to 4.3."""
+PLAIN, SHAPED = range(24, 56), range(16, 56)
+"""Rungs that are tried, from large steps to small ones: about 2 and 1.3 to 6 bits a number."""
 OFFSETS = 32
 """Moved grids of one size that are tried."""
-STEPS = 60
+STEPS = 40
 """Training steps at one rung."""
-STRIDE = 2
-"""Rungs by which the steps grow, once training has succeeded."""
+STRIDE = 4
+"""Rungs by which the steps grow as long as training succeeds. Then 2, then 1."""
 SMOOTH = 31
+"""Neighbours in the basis whose variances are averaged."""
 PRIOR = 0.1
 """Weight of the model's curvature next to the passage's own in error feedback."""
 COLUMNS = ("key", "text_id", "texts", "tokens", "method", "stored_bits", "bits_a_number", "least_bits", "rung", "seed",
            "margin", "seconds")  # fmt: skip
+
+
+class UnknownMethodError(MemlabError, LookupError):
+    """No method has this name. The message lists those that exist."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ class Grids:
 
     lm: FrozenLM
     fit: np.ndarray
+    _found: dict[str, Code | None] = field(default_factory=dict, repr=False, compare=False)
+    """{key: code in the model's basis}: other methods begin there."""
 
     @cached_property
     def plain(self) -> Grid:
@@ -100,22 +108,16 @@ Method = Callable[[Grids, MemVector], Code | None]
 
 
 def integers(grids: Grids, mem: MemVector) -> Code | None:
-    """Signed integers of 2 to 16 bits, as ``memlab bench precision`` counts them."""
-    forms = [form for form in FORMS if form.name.startswith("int")]
-    best = fewest_bits(precision(grids.lm, [mem], forms=forms))
-    if not len(best):
-        return None
-    bits = int(best.bits_a_number[0])
-    coarse = mem.quantise(bits)
-    return Code(b"", int(best.stored_bits[0]), coarse, check(grids.lm, coarse).margin)
+    """Signed integers of 2 to 16 bits and a float32 scale, counted as ``precision.fewest_bits`` counts them."""
+    found = first_exact(grids.lm, mem, [mem.quantise(bits).mem for bits in range(2, 17)])
+    return None if found is None else Code(b"", mem.d * (2 + found[0]) + 32, *found[1:])
 
 
 def levels(grids: Grids, mem: MemVector) -> Code | None:
     """Any odd number of levels, not only one less than a power of two. A byte says how many."""
     forms = [Levels(count, mem.d) for count in range(5, 128, 2)]
     data = [form.encode(mem.mem) for form in forms]
-    vectors = (form.decode(code) for form, code in zip(forms, data, strict=True))
-    found = first_exact(grids.lm, mem, vectors)
+    found = first_exact(grids.lm, mem, [form.decode(code) for form, code in zip(forms, data, strict=True)])
     return None if found is None else Code(data[found[0]], 8 * len(data[found[0]]) + 8, *found[1:])
 
 
@@ -126,12 +128,14 @@ def entropy_coded(grids: Grids, mem: MemVector) -> Code | None:
 
 def shaped(grids: Grids, mem: MemVector) -> Code | None:
     """Steps by the model's preconditioner."""
-    return _coarsest(grids, mem, grids.shaped, SHAPED)
+    if mem.key not in grids._found:
+        grids._found[mem.key] = _coarsest(grids, mem, grids.shaped, SHAPED)
+    return grids._found[mem.key]
 
 
 def permuted(grids: Grids, mem: MemVector) -> Code | None:
     """The control: the same steps in other directions."""
-    return _coarsest(grids, mem, grids.permuted, range(SHAPED.start, PLAIN.stop + 8))
+    return _coarsest(grids, mem, grids.permuted, SHAPED)
 
 
 def offsets(grids: Grids, mem: MemVector) -> Code | None:
@@ -139,7 +143,7 @@ def offsets(grids: Grids, mem: MemVector) -> Code | None:
     best = shaped(grids, mem)
     misses = 0
     rung = best.rung if best else SHAPED.stop - 1
-    while misses < 2 and (rung := rung - 1) >= 0:
+    while misses < 1 and (rung := rung - 1) >= 0:
         tried = list(range(1, OFFSETS + 1))
         vectors = [grids.shaped.rounded(mem.mem[0], rung, seed)[None] for seed in tried]
         if found := first_exact(grids.lm, mem, vectors, by_margin=True):
@@ -156,21 +160,25 @@ def feedback(grids: Grids, mem: MemVector) -> Code | None:
     rows = grid.coordinates(gradients) / np.maximum(margins, 1e-3)[:, None]
     own = rows.T @ rows
     curvature = own / np.trace(own) + PRIOR * np.diag(weights / weights.sum())
-    return _coarsest(grids, mem, grid, range(8, SHAPED.stop), lambda v, rung: grid.compensated(v, curvature, rung))
+    return _coarsest(grids, mem, grid, SHAPED, lambda v, rung: grid.compensated(v, curvature, rung))
 
 
 def trained(grids: Grids, mem: MemVector) -> Code | None:
-    """Trained further so that the rounded vector is exact, with ever larger steps until ``STEPS`` do not suffice."""
+    """Trained further so that the rounded vector is right, with ever larger steps until ``STEPS`` do not suffice."""
     best = shaped(grids, mem)
-    hidden, rung = mem.mem, best.rung if best else SHAPED.stop
-    stride = 2 * STRIDE
-    while (rung - stride) >= 0 and stride:
-        moved, point, _ = train_on_grid(grids.lm, mem, partial(_rounded, grids.shaped, rung - stride), hidden, STEPS)
+    hidden, rung, stride = mem.mem, best.rung if best else SHAPED.stop, STRIDE
+    reached: list[tuple[np.ndarray, int, MemVector]] = []
+    while stride and rung - stride >= 0:
+        # After a failure too the vector has moved closer to what a coarse grid needs, so it goes on from there.
+        hidden, point, _ = train_on_grid(grids.lm, mem, partial(_rounded, grids.shaped, rung - stride), hidden, STEPS)
         if point is None:
             stride //= 2
-            continue
-        hidden, rung = moved, rung - stride
-        best = _code(grids.shaped, hidden[0], rung, 0, point, check(grids.lm, point).margin)
+        else:
+            rung -= stride
+            reached.append((hidden, rung, point))
+    for hidden, rung, point in reversed(reached):
+        if (alone := check(grids.lm, point)).exact:
+            return _code(grids.shaped, hidden[0], rung, 0, point, alone.margin)
     return best
 
 
@@ -197,7 +205,7 @@ def fewer_bits(
     """
     methods = list(methods)
     if unknown := [name for name in methods if name not in METHODS]:
-        raise UnknownExperimentError(f"There is no method {unknown[0]!r}. Use one of: {', '.join(METHODS)}.")
+        raise UnknownMethodError(f"There is no method {unknown[0]!r}. Use one of: {', '.join(METHODS)}.")
     grids, earlier = Grids(session.lm, fit), session.resume_from
     table = earlier if earlier is not None else pd.DataFrame(columns=list(COLUMNS))
     for texts, mem in mems:
@@ -251,27 +259,28 @@ def ratios(table: pd.DataFrame, *, draws: int = 2000) -> pd.DataFrame:
 
 
 def first_exact(
-    lm: FrozenLM, mem: MemVector, vectors: Iterable[np.ndarray], *, by_margin: bool = False, batch: int = 16
+    lm: FrozenLM, mem: MemVector, vectors: Sequence[np.ndarray], *, by_margin: bool = False, batch: int = 8
 ) -> tuple[int, MemVector, float] | None:
     """(number, vector, margin) of the first of ``vectors`` (k, d) from which the text decodes; None if none does.
 
-    With ``by_margin`` all are scored first, and those with the largest margins are decoded first.
+    With ``by_margin`` all are scored first, and those with the largest margins are decoded first. The dtype of training
+    finds candidates (``NEARLY``); float32 and the exact check decide.
     """
     forms = [mem.with_mem(vector, "rounded") for vector in vectors]
-    order: list[tuple[float, int]] = []
-    for start in range(0, len(forms), batch):
-        chunk = forms[start : start + batch]
-        scores, _ = Batch(lm, [Row.of(form) for form in chunk]).scores(
-            [torch.tensor(form.mem) for form in chunk], torch.float32
-        )
-        order = [(-float(m), start + i) for i, m in enumerate(scores.min_margin) if m > 0] + (
-            order if by_margin else []
-        )
-        if not by_margin or start + batch >= len(forms):
-            for _, i in sorted(order) if by_margin else order:
-                if (alone := check(lm, forms[i])).exact:
-                    return i, forms[i], float(alone.margin)
+    size = len(forms) if by_margin else batch
+    for start in range(0, len(forms), max(size, 1)):
+        chunk = forms[start : start + size]
+        margins = np.concatenate([_margins(lm, chunk[i : i + batch], lm.dtype) for i in range(0, len(chunk), batch)])
+        order = np.argsort(-margins, kind="stable") if by_margin else np.arange(len(chunk))
+        for i in order[margins[order] > NEARLY]:
+            if _margins(lm, [chunk[i]], torch.float32)[0] > 0 and (alone := check(lm, chunk[i])).exact:
+                return start + int(i), chunk[i], float(alone.margin)
     return None
+
+
+def _margins(lm: FrozenLM, forms: Sequence[MemVector], dtype: torch.dtype) -> np.ndarray:
+    scores, _ = Batch(lm, [Row.of(form) for form in forms]).scores([torch.tensor(form.mem) for form in forms], dtype)
+    return scores.min_margin.numpy()
 
 
 def _rounded(grid: Grid, rung: int, vectors: np.ndarray) -> np.ndarray:

@@ -7,18 +7,26 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from memlab.decoding.decode import check, context_of, require_weights
+from memlab.decoding.decode import context_of, require_weights
 from memlab.models import FrozenLM
+from memlab.recipes import Recipe
 from memlab.results.mem_vector import MemVector
 from memlab.scoring.objective import Batch, Row
 from memlab.training.optimizers import make_optimizer
 from memlab.training.preconditioner import preconditioner_of
 
+ANGLE = 0.003
+"""Angle of a step, radians. On a grid a few numbers should change per step: the end of a usual training has 0.05,
+and from there the loss rises."""
+NEARLY = -0.5
+"""Smallest margin (logits) in a reduced dtype at which float32 may still be right."""
+
 
 def margin_gradients(lm: FrozenLM, mem: MemVector) -> tuple[np.ndarray, np.ndarray]:
     """(gradients (n, d), margins (n,)): the margin of each token and its gradient at the one vector of a passage.
 
-    Float32, teacher-forced. A margin is the true token's logit minus the best other logit. One backward pass per token.
+    Teacher-forced, in the dtype of training. A margin is the true token's logit minus the best other logit. It takes
+    one backward pass per token.
     """
     require_weights(lm, mem)
     ids = torch.from_numpy(mem.token_ids.copy()).to(lm.device)
@@ -29,7 +37,7 @@ def margin_gradients(lm: FrozenLM, mem: MemVector) -> tuple[np.ndarray, np.ndarr
         fed = torch.cat([context[:first], vector, context[first + mem.k :], lm.embed(ids[:-1])])[None]
         at = torch.arange(len(context) - 1, fed.shape[1], device=lm.device)
         others = _runners_up(lm, fed.detach(), at, ids)
-        nats, _ = lm.losses(fed, torch.cat([at, at]), torch.cat([ids, others]), torch.float32)
+        nats, _ = lm.losses(fed, torch.cat([at, at]), torch.cat([ids, others]), lm.dtype)
         margins = nats[len(ids) :] - nats[: len(ids)]
         rows = [torch.autograd.grad(margin, vector, retain_graph=True)[0].reshape(-1) for margin in margins]
     return torch.stack(rows).cpu().numpy(), margins.detach().cpu().numpy()
@@ -38,20 +46,22 @@ def margin_gradients(lm: FrozenLM, mem: MemVector) -> tuple[np.ndarray, np.ndarr
 def train_on_grid(
     lm: FrozenLM, mem: MemVector, rounded: Callable[[np.ndarray], np.ndarray], start: np.ndarray, steps: int
 ) -> tuple[np.ndarray, MemVector | None, int]:
-    """Train from ``start`` (k, d) until the *rounded* vector is exact. Returns (vector, rounded or None, steps).
+    """Train from ``start`` (k, d) until the *rounded* vector is right. Returns (vector, rounded or None, steps).
 
-    The loss and its gradient are those of the rounded vector, and the optimizer of the recipe moves the vector behind
+    Right: every token is the argmax, teacher-forced in float32. Whether it is exact, ``check`` decides.
+
+    The loss and its gradient are those of the rounded vector, and the default optimizer moves the vector behind
     it: the straight-through estimator (Bengio, Léonard and Courville 2013).
     """
     require_weights(lm, mem)
-    recipe = mem.recipe
-    optimizer = make_optimizer(recipe, preconditioner_of(lm) if recipe.whiten else None, mem.steps)
+    optimizer = make_optimizer(Recipe.default(lr=ANGLE, schedule="constant"), preconditioner_of(lm), 0)
     batch, hidden = Batch(lm, [Row.of(mem)]), torch.tensor(start)
     for step in range(steps + 1):
-        point = mem.with_mem(rounded(hidden.numpy()), "rounded")
-        scores, (gradient,) = batch.scores([torch.tensor(point.mem)], torch.float32, gradient=True)
-        if float(scores.min_margin[0]) > 0 and check(lm, point).exact:
-            return hidden.numpy(), point, step
+        point = torch.tensor(rounded(hidden.numpy()))
+        scores, (gradient,) = batch.scores([point], lm.dtype, gradient=True)
+        nearly = float(scores.min_margin[0]) > (0 if lm.dtype == torch.float32 else NEARLY)
+        if nearly and float(batch.scores([point], torch.float32)[0].min_margin[0]) > 0:
+            return hidden.numpy(), mem.with_mem(point.numpy(), "rounded"), step
         hidden = hidden + optimizer.step(hidden, gradient)
     return hidden.numpy(), None, steps
 
