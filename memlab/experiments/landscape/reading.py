@@ -57,7 +57,8 @@ def written(
     caches = [i for i, c in left.items() if c.cache is not None]
     for start in range(0, len(caches), batch):
         chunk = caches[start : start + batch]
-        ids = kept_cache.decode(lm, [contexts[i].cache for i in chunk], tokens, [cues[i] for i in chunk])
+        held = [cache for i in chunk if (cache := contexts[i].cache) is not None]
+        ids = kept_cache.decode(lm, held, tokens, [cues[i] for i in chunk])
         done |= dict(zip(chunk, ids, strict=True))
     return [done[i] for i in range(len(contexts))]
 
