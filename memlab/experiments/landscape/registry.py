@@ -8,13 +8,13 @@ from memlab.experiments.landscape.method import LandscapeError, Method
 from memlab.results.store import Store
 
 FAMILIES = {
-    "F1": ("vectors", "mem vectors"),
-    "F2": ("prompts", "hard prompts: part of the tokens"),
-    "F4": ("caches", "part of the cache"),
-    "F5": ("codes", "codes"),
-    "F6": ("shelves", "vectors stored together"),
+    "F1": ("vectors",),
+    "F2": ("prompts",),
+    "F4": ("caches",),
+    "F5": ("codes",),
+    "F6": ("shelves", "retrieval"),
 }
-"""{family: (file next to this one, what it is)}. F3, trained encoders, and F7, smaller models, are not measured yet."""
+"""{family: files next to this one}. F3, trained encoders, and F7, smaller models, are not measured yet."""
 
 
 def methods(shelf: Store, families: list[str] | None = None, only: list[str] | None = None) -> list[Method]:
@@ -26,8 +26,8 @@ def methods(shelf: Store, families: list[str] | None = None, only: list[str] | N
     for family in families or FAMILIES:
         if family not in FAMILIES:
             raise LandscapeError(f"There is no family {family!r}. Use one of: {', '.join(FAMILIES)}.")
-        module = import_module(f"{__package__}.{FAMILIES[family][0]}")
-        chosen += module.methods(shelf)
+        for file in FAMILIES[family]:
+            chosen += import_module(f"{__package__}.{file}").methods(shelf)
     names = [method.name for method in chosen]
     if unknown := [name for name in only or () if name not in names]:
         raise LandscapeError(f"There is no method {unknown[0]!r}. Use one of: {'; '.join(names)}.")
