@@ -22,7 +22,6 @@ from memlab.measures.systems import REFERENCES, SYSTEMS
 from memlab.models import FrozenLM
 
 NOWHERE = Store("/nonexistent")
-WINDOWS = [codes.Windows(bits=bits, kept=kept) for kept in (False, True) for bits in codes.SIZES]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def ids_of(method, lm, passage, data=None):
 
 def test_methods_have_their_own_names_and_known_systems():
     methods = codes.methods(NOWHERE)
-    assert len({m.name for m in methods}) == len(methods) == 17
+    assert len({m.name for m in methods}) == len(methods) == 15
     assert {m.system for m in methods} <= {*SYSTEMS, *REFERENCES}
     assert {(m.family, m.decoder, m.cued, m.sees) for m in methods} == {("F5", "code", False, "nothing")}
 

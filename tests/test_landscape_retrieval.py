@@ -105,35 +105,31 @@ def test_the_corpus_has_its_size_and_no_passage_twice(lm):
     assert retrieval.corpus(load("toy:llama")) is known
 
 
-def test_equal_weights_change_no_rank_and_foreign_weights_do(lm):
+def test_equal_weights_change_no_rank_and_foreign_weights_do(lm, monkeypatch):
     """A query that is the passage is first. Weights of another passage lower the mean reciprocal rank."""
     known = retrieval.corpus(lm)[:80]
-    states = retrieval_keys.mean_state(lm, known)
-    plain, own = retrieval._unit(states), np.arange(80)
-    parts = [lm.passage_of_ids(p.ids[: len(p) // 2]) for p in known]
-    asked = retrieval_keys.mean_state(lm, parts)
-    equal = retrieval_keys.softmax_weights(np.full(lm.d, 3.0))
+    parts = [lm.passage_of_ids(p.ids[: len(p) // 4]) for p in known]
+    states, asked, own = retrieval_keys.mean_state(lm, known), retrieval_keys.mean_state(lm, parts), np.arange(80)
+    mean, std = retrieval.spread(states)
+    keys, queries = (states - mean) / std, (asked - mean) / std
+
+    def ranked(query, documents):
+        return measures.ranks(retrieval.unit(query) @ retrieval.unit(documents).T, own)
+
+    equal = retrieval_keys.softmax_weights(np.full((1, lm.d), 3.0))
     assert equal == pytest.approx(1)
-    before = measures.ranks(retrieval._unit(asked) @ plain.T, own)
-    after = measures.ranks(retrieval._unit(asked * equal) @ retrieval._unit(states * equal).T, own)
-    assert np.array_equal(before, after)
-    weights = np.stack([retrieval_keys.word_weights(lm, p.string) for p in known])
+    assert np.array_equal(ranked(queries, keys), ranked(queries * equal, keys * equal))
+    weights = retrieval_keys.word_weights(lm, known)
     assert weights.mean(1) == pytest.approx(1)
     assert (weights > 0).all()
-    weighted = retrieval._unit(retrieval_keys.word_weighted(lm, known))
-    np.testing.assert_allclose(weighted, retrieval._unit(states * weights), atol=1e-9)
-    assert (measures.ranks(weighted @ weighted.T, own) == 1).all()
-    half = np.stack([retrieval_keys.word_weights(lm, p.string) for p in parts])
-    found = {
-        name: measures.mean_reciprocal_rank(measures.ranks(retrieval._unit(query) @ weighted.T, own))
-        for name, query in {
-            "own": asked * half,
-            "foreign": asked * np.roll(half, 1, axis=0),
-            "whole, foreign": states * np.roll(weights, 1, axis=0),
-        }.items()
-    }
-    assert found["foreign"] < found["own"] - 0.02
-    assert found["whole, foreign"] < 1
+    assert 0.1 < weights.std() < 3
+    monkeypatch.setattr(retrieval_keys, "STRENGTH", 2.0)
+    for strong in (weights, retrieval_keys.word_weights(lm, known)):
+        assert (ranked(keys * strong, keys * strong) == 1).all()
+    foreign = ranked(keys * np.roll(strong, 1, axis=0), keys * strong)
+    assert measures.mean_reciprocal_rank(foreign) < 0.9
+    no_words = lm.passage_of_ids([lm.tokenizer(";")["input_ids"][0]] * 2)
+    assert retrieval_keys.word_weights(lm, [no_words]) == pytest.approx(1)
 
 
 def test_states_do_not_depend_on_their_batch(lm):

@@ -37,8 +37,8 @@ from memlab.measures.capacity_fits import equal_information
 from memlab.models import FrozenLM, Passage
 from memlab.results.store import Store
 
-SIZES = (16, 32, 64, 128, 256)
-"""Bits per window."""
+SIZES = {False: (16, 32, 64, 128, 256), True: (16, 64, 256)}
+"""{whether the context is kept: bits per window}."""
 VECTOR_WINDOWS = (128, 256)
 """Bits of text per mem vector."""
 
@@ -285,7 +285,7 @@ def _unpack_numbers(data: bytes, bits: int, count: int) -> np.ndarray:
 
 
 def methods(shelf: Store) -> list[Method]:
-    windows = [Windows(bits=bits, kept=kept) for kept in (False, True) for bits in SIZES]
+    windows = [Windows(bits=bits, kept=kept) for kept, sizes in SIZES.items() for bits in sizes]
     vectors = [VectorWindows(bits=bits, shelf=shelf) for bits in VECTOR_WINDOWS]
     return [
         Arithmetic(),

@@ -6,8 +6,9 @@ as the whole text back, they would break the landscape's bound.
 
 Keys: the mean hidden state of the frozen model; the same, weighted by the text's words (after LexSemBridge, whose
 weights are trained and stand on the query alone; here they are statistical, and on both); a sentence vector of MiniLM;
-the mem vector; and numbers drawn from the tokens' hash, which know nothing of the text (the control). A key is stored
-as the signs of some of its coordinates in random directions, or as 8-bit numbers.
+the mem vector; and numbers drawn from the tokens' hash, which know nothing of the text (the control). Coordinates are
+standardised over passages in no row, because a few of a hidden state's are a hundred times as large as the others. A
+key is stored as its signs in random directions, or as 8-bit numbers.
 
 Predicted before the run. With the whole passage as the key:
 - 8 signs recover 5 to 6 bits with the mean state, 7.4 with the hash; nothing recovers more than 8.
@@ -16,6 +17,8 @@ Predicted before the run. With the whole passage as the key:
 - Numbers at 8 bits recover no more than 64 signs and cost 72 times as much.
 With 8 tokens of a passage as the query, the passage is first in 60 % of queries with the mean state, in 65 % with
 word weights, in 75 % with MiniLM and in 95 % with BM25; the hash is at chance, 1 in 512.
+Changed after a first look: states were taken in the middle of the model, and not standardised;
+the weights were multiplied before the mean was taken off. One coordinate decided then.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import numpy as np
 import pandas as pd
 
 from memlab.experiments.landscape.method import Base, Context, LandscapeError, Method
-from memlab.experiments.landscape.retrieval_keys import Encoder, encoders, hashed, mean_state, words_of
+from memlab.experiments.landscape.retrieval_keys import Encoder, hashed, kinds, mean_state, words_of
 from memlab.experiments.landscape.vectors import vector_of
 from memlab.measures import retrieval as measures
 from memlab.models import FrozenLM, Passage
@@ -89,6 +92,8 @@ class Key(Base):
 
     label: str = "mean hidden state"
     encoder: Encoder = mean_state
+    weights: Encoder | None = None
+    """What the standardised key is multiplied by, from the passage."""
     numbers: int = 64
     """Coordinates in random directions. 0: the key's own coordinates, all of them."""
     bits: int = 1
@@ -114,11 +119,11 @@ class Key(Base):
             raise LandscapeError(
                 f"{passage!r} is not among the {len(ready.places)} passages that the reader has. Give one of them."
             )
-        return _pack(ready.turned(self.encoder(lm, [passage])), self.bits)
+        return _pack(ready.turned(self.encoder(lm, [passage]), self._weights(lm, [passage])), self.bits)
 
     def context(self, lm: FrozenLM, data: bytes, tokens: int) -> Context:
         ready = self._ready(lm)
-        scores = _unit(_unpack(data, self.bits)[None]) @ ready.known.T
+        scores = unit(_unpack(data, self.bits)[None]) @ ready.known.T
 
         def found(ids: np.ndarray) -> float:
             place = ready.places.get(np.asarray(ids, np.int64).tobytes())
@@ -126,15 +131,18 @@ class Key(Base):
 
         return Context(found=found)
 
+    def _weights(self, lm: FrozenLM, passages: Sequence[Passage]) -> np.ndarray | None:
+        return None if self.weights is None else self.weights(lm, passages)
+
     def _ready(self, lm: FrozenLM) -> _Ready:
-        at = (lm.fingerprint, self.encoder, self.numbers, self.bits, self.among)
+        at = (lm.fingerprint, self.encoder, self.weights, self.numbers, self.bits, self.among)
         if at not in _READY:
             passages = self.among(lm)
             if len(passages) < 2:
                 raise LandscapeError(f"The reader has {len(passages)} passages, and a key tells some apart. Give two.")
             if (plain := (lm.fingerprint, self.encoder, self.among)) not in _KEYS:
                 _KEYS[plain] = self.encoder(lm, passages)
-            _READY[at] = _Ready.of(passages, _KEYS[plain], self.numbers, self.bits)
+            _READY[at] = _Ready.of(passages, _KEYS[plain], self._weights(lm, passages), self.numbers, self.bits)
         return _READY[at]
 
 
@@ -145,38 +153,44 @@ class _Ready:
     places: Mapping[bytes, int]
     """{token ids: place in the corpus}."""
     mean: np.ndarray
+    std: np.ndarray
     directions: np.ndarray | None
     known: np.ndarray
     """(N, numbers), length 1."""
     temperature: float
 
     @classmethod
-    def of(cls, passages: Sequence[Passage], keys: np.ndarray, numbers: int, bits: int) -> _Ready:
-        """The mean and the temperature are those of passages in no row, if there are others."""
+    def of(
+        cls, passages: Sequence[Passage], keys: np.ndarray, weights: np.ndarray | None, numbers: int, bits: int
+    ) -> _Ready:
+        """Mean, spread and temperature are those of passages in no row, if there are enough others."""
         free = slice(2 * ROWS if len(passages) > 4 * ROWS else 0, None)
-        directions = None
-        if numbers:
-            directions = np.random.default_rng(0).standard_normal((keys.shape[1], numbers))
+        directions = np.random.default_rng(0).standard_normal((keys.shape[1], numbers)) if numbers else None
         places = {np.asarray(passage.ids, np.int64).tobytes(): i for i, passage in enumerate(passages)}
-        ready = cls(places, keys[free].mean(0), directions, np.zeros(0), 1.0)
-        known = np.stack([_unpack(_pack(row[None], bits), bits) for row in ready.turned(keys)])
+        ready = cls(places, *spread(keys[free]), directions, np.zeros(0), 1.0)
+        known = unit(np.stack([_unpack(_pack(row[None], bits), bits) for row in ready.turned(keys, weights)]))
         own = np.arange(len(keys))[free]
-        scores = _unit(known) @ _unit(known).T
-        return replace(ready, known=_unit(known), temperature=measures.fit_temperature(scores[own], own))
+        return replace(ready, known=known, temperature=measures.fit_temperature(known[own] @ known.T, own))
 
-    def turned(self, keys: np.ndarray) -> np.ndarray:
-        """Keys (q, d) without their mean, in the stored coordinates (q, numbers)."""
-        centred = keys - self.mean
-        return centred if self.directions is None else centred @ self.directions
+    def turned(self, keys: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+        """Keys (q, d), standardised and weighted, in the stored coordinates (q, numbers)."""
+        standard = (keys - self.mean) / self.std * (1 if weights is None else weights)
+        return standard if self.directions is None else standard @ self.directions
+
+
+def spread(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, standard deviation), each (d,), of keys (N, d)."""
+    return keys.mean(0), np.maximum(keys.std(0), 1e-12)
 
 
 _KEYS: dict[tuple[Any, ...], np.ndarray] = {}
 _READY: dict[tuple[Any, ...], _Ready] = {}
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    lengths: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return lengths
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows divided by their lengths."""
+    of_length_one: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return of_length_one
 
 
 def _pack(row: np.ndarray, bits: int) -> bytes:
@@ -196,10 +210,10 @@ def _unpack(data: bytes, bits: int) -> np.ndarray:
 
 def methods(shelf: Store) -> list[Method]:
     chosen: list[Method] = []
-    for label, (system, encoder) in encoders().items():
-        plain = Key(label=label, system=system, encoder=encoder)
+    for label, kind in kinds().items():
+        plain = Key(label=label, encoder=kind.encoder, weights=kind.weights, system=kind.system)
         chosen += [replace(plain, numbers=numbers) for numbers in (8, 16, 64)]
-        if encoder is not hashed:
+        if kind.encoder is not hashed:
             chosen.append(replace(plain, numbers=0, bits=8))
     vectors = MemVectors(shelf)
     plain = Key(label="mem vector", encoder=vectors, among=vectors.among)
@@ -223,10 +237,13 @@ def part_of_passage(lm: FrozenLM, *, tokens: int = 8, passages: Sequence[Passage
         start = (len(known[i]) - tokens) // 2
         asked.append(lm.passage_of_ids(known[i].ids[start : start + tokens], name=known[i].span.id))
     scores = {}
-    for label, (_, encoder) in encoders().items():
-        keys = encoder(lm, known)
-        mean = keys.mean(0)
-        scores[label] = _unit(encoder(lm, asked) - mean) @ _unit(keys - mean).T
+    for label, kind in kinds().items():
+        keys = kind.encoder(lm, known)
+        mean, std = spread(keys)
+        queries, documents = (kind.encoder(lm, asked) - mean) / std, (keys - mean) / std
+        if kind.weights:
+            queries, documents = queries * kind.weights(lm, asked), documents * kind.weights(lm, known)
+        scores[label] = unit(queries) @ unit(documents).T
     scores["BM25"] = measures.bm25([words_of(p.string) for p in asked], [words_of(p.string) for p in known])
     rows = []
     for label, found in scores.items():
