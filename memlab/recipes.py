@@ -235,7 +235,7 @@ class Recipe:
 
         Prefix tuning (arXiv 2101.00190) of one passage: each layer's keys and values at the vector's position are free.
         """
-        inside = dict(where="every layer", whiten=0.0)
+        inside = dict(where="every layer", whiten=0.0, lr=0.2)
         return cls.default(**(inside | changes))
 
     @classmethod

@@ -306,7 +306,7 @@ class FrozenLM:
         """
         model = self.weights(dtype)
         self._pass.choose()  # before anything is written: it runs the model on rows of its own
-        with self.layers.written(model, written):
+        with self.lock, self.layers.written(model, written):
             return self._pass.losses(model, embeddings.to(dtype), at, targets, argmax)
 
     def fused(self, size: int) -> bool:

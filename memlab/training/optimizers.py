@@ -186,7 +186,9 @@ class Rotation(Optimizer):
         length = ahead.norm(dim=-1, keepdim=True)
         ahead = ahead / length.clamp_min(1e-30)
         # The first vector is noise and worth less than the first descent direction: turn all the way to that direction.
-        angle = math.pi / 2 if self.state.at_noise else step_size(self.recipe, self.state.steps)
+        # Not in all layers at once: each direction is one of descent while the others stay.
+        jump = self.state.at_noise and self.recipe.where != "every layer"
+        angle = math.pi / 2 if jump else step_size(self.recipe, self.state.steps)
         self.state.steps, self.state.at_noise = self.state.steps + 1, False
         turned = math.cos(angle) * unit + math.sin(angle) * ahead
         turned = torch.where(length > 1e-30, turned, unit)  # without a gradient a turn would end in a vector of zeros

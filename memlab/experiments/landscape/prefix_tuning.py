@@ -27,7 +27,7 @@ from memlab.models import FrozenLM
 from memlab.recipes import Recipe
 from memlab.texts import Text
 
-LENGTHS = (16, 32, 64, 96, 128, 160, 192, 256, 384, 512, 768, 1024)
+LENGTHS = (32, 64, 96, 128, 160, 192, 256, 512, 1024)
 """Lengths that are tried, tokens."""
 FIRST = {"input": 128, "every layer": 256}
 """Length that is tried first. Other places: 64."""
