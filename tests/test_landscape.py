@@ -244,6 +244,7 @@ def test_summaries(lm):
     assert (points.high >= points.recovered_share - 1e-9).all()
     assert frontier(points.reset_index()).method.tolist() == ["a", "b"]
     assert shares(table).stored_share.iloc[0] == 0.1
+    assert shares(table.assign(bits_shuffled=np.inf)).net_share.isna().all()
 
 
 def test_unknown_families_and_methods_are_named(tmp_path):

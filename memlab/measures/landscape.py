@@ -47,13 +47,14 @@ def edit_share(ids: np.ndarray, written: np.ndarray) -> float:
 def shares(table: pd.DataFrame) -> pd.DataFrame:
     """``table`` with ``stored_share`` and ``recovered_share``: both are shares of the passage's own bits.
 
-    ``net_share``: recovered with its own bytes, minus recovered with those of another passage. Shares may be negative.
+    ``net_share``: recovered with its own bytes, minus recovered with those of another passage. It is NaN where those
+    rule the passage out: a code is certain, also of a wrong text. Shares may be negative.
     """
-    own = table.bits_without
+    own, other = table.bits_without, table.bits_shuffled.replace(np.inf, np.nan)
     return table.assign(
         stored_share=table.stored_bits / own,
         recovered_share=(own - table.bits_with) / own,
-        net_share=(table.bits_shuffled - table.bits_with) / own,
+        net_share=(other - table.bits_with) / own,
         efficiency=(own - table.bits_with) / table.stored_bits.where(table.stored_bits > 0),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from difflib import SequenceMatcher
 from typing import Any
 
 import ipywidgets as w
@@ -98,19 +99,19 @@ class LandscapePanel(Panel):
         """Show what came back by this method."""
         self.method = method
         self.chart.set(chosen=method)
-        rows, points = self._rows(method), self.points.set_index("method")
-        if rows.empty or method not in points.index:
+        rows = self._rows(method)
+        if rows.empty or method not in set(self.points.method):
             self.verdict.value = ""
             self.tokens.clear()
             return
         one = rows.iloc[0]
-        point = points.loc[method]
         name = SYSTEMS[one.system].arxiv if one.system in SYSTEMS else ""
         source = f"after {one.system}, arXiv {name}" if name else one.system
         outcome = badge("exact", "Exact") if one.exact else badge("plain", f"{one.exact_prefix} tokens, then wrong")
+        net = "" if pd.isna(one.net_share) else f", {one.net_share:.0%} more than with another text's bytes"
         facts = (
-            f"{one.stored_bits:,.0f} bits stored, {one.bits_without:,.0f} are its own; {point.recovered_share:.0%} "
-            f"recovered, {point.net_share:.0%} more than with another text's bytes"
+            f"{one.stored_bits:,.0f} bits stored, {one.bits_without:,.0f} are its own; {one.recovered_share:.0%} "
+            f"recovered{net}"
         )
         self.verdict.value = (
             f'<div class="memlab-text">{outcome}<b>{html.escape(method)}</b> ({html.escape(source)}), '
@@ -122,8 +123,12 @@ class LandscapePanel(Panel):
             self.tokens.hint = "This method finds a text among others, and writes nothing."
             return
         passage = self._passage(one.text_id)
-        kinds = ["right" if i < len(passage) and ids[i] == passage[i] else "wrong" for i in range(len(ids))]
-        self.tokens.hint = "Strong: the right token at its place. Red: another one."
+        kinds = ["wrong"] * len(ids)
+        for _, start, size in SequenceMatcher(
+            None, passage.tolist(), ids.tolist(), autojunk=False
+        ).get_matching_blocks():
+            kinds[start : start + size] = ["right"] * size
+        self.tokens.hint = "What the reader writes without help. Red: not in the passage at this point of it."
         self.tokens.show(token_pieces(self.lm, ids), kinds=kinds)
 
     def _rows(self, method: str) -> pd.DataFrame:
