@@ -395,23 +395,31 @@ def test_ours_keeps_what_kvpress_keeps():
 
 @pytest.mark.real
 def test_the_real_model_copies_from_its_cache(real):
-    """Everything kept is the whole text. The oracle beats random positions, and nothing works without the sink."""
-    passage = real.passage(load_texts("originals", count=13)[12], 32)
+    """Everything kept is the whole text. Heads that copy hold more than the cue's choice of the same size.
+
+    Fact 5: half of the positions are read worse without the sink. The whole cache need not be: see the table.
+    """
+    passage = real.passage(load_texts("originals", count=13)[12], 48)
     cue = "\nThe same text again:\n"
-    ids = measure.cue_ids(real, cue)
     without = real.token_bits(passage.ids).sum()
     whole = bits_of(real, Context(real.embed(passage.ids)), passage, cue)
     full = bits_of(real, read(real, kept.Kept(bits=32), passage, cue)[1], passage, cue)
     np.testing.assert_allclose(full, whole, atol=1e-4)
 
     def share(method):
-        context = read(real, method, passage, cue)[1]
-        return 1 - reading.token_bits(real, context, passage.ids, ids)[0].sum() / without
+        return 1 - bits_of(real, read(real, method, passage, cue)[1], passage, cue).sum() / without
 
-    every, oracle, drawn = (
-        share(kept.Kept()),
-        *(share(kind(share=0.25)) for kind in (caches.OfRepetition, caches.RandomPositions)),
+    every, oracle, copying, cue_chosen = (
+        share(kind(share=part))
+        for kind, part in (
+            (kept.Kept, 1.0),
+            (caches.OfRepetition, 0.25),
+            (caches.CopyingHeads, 0.25),
+            (caches.OfCue, 0.25),
+        )
     )
     assert every == pytest.approx(1 - whole.sum() / without, abs=0.01)
-    assert drawn + 0.2 < oracle <= every + 0.02
-    assert share(kept.Kept(sink=False)) < every - 0.3  # fact 5: the same positions, without the sink
+    assert cue_chosen + 0.2 < copying < oracle + 0.1
+    assert oracle == pytest.approx(every, abs=0.05)
+    half = caches.FirstAndLast(share=0.5)
+    assert share(dataclasses.replace(half, sink=False)) < share(half) - 0.02

@@ -289,6 +289,6 @@ def methods(shelf: Store) -> list[Method]:
         *(OfRepetition(share=share, bits=4) for share in (0.125, 0.25)),
         *(FirstAndLast(share=share, compact=True) for share in (0.25, 0.5)),
         OfCue(share=0.5, compact=True),
-        FirstAndLast(share=0.5, sink=False),
-        OfCue(share=0.5, sink=False),
+        Kept(sink=False),
+        *(kind(share=share, sink=False) for kind, share in ((FirstAndLast, 0.5), (OfCue, 0.5), (CopyingHeads, 0.25))),
     ]
