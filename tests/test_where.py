@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from memlab import MemVector, Recipe, RecipeError, VectorError, check, cram, decode, export_peft, to_embeds
+from memlab import MemVector, Recipe, RecipeError, Store, VectorError, check, cram, decode, export_peft, to_embeds
 from memlab.decoding.decode import context_of, fed_of, logits_stream, require_weights, teacher_forced
+from memlab.decoding.verify import verify_sample
 from memlab.models import FrozenLM, ModelError, load
 from memlab.models.layers import Layers
 from memlab.probes.attention import knock_out
@@ -305,3 +306,64 @@ def test_the_card_and_the_lists_name_the_place(toy, store):
     assert label_of(mems[0]).endswith("2 vectors, in every layer")
     # A map lays out vectors of one size only.
     assert VectorPicker(toy, mems, store, k=2).mems == mems[1:]
+
+
+def test_a_sample_of_a_store_is_decoded_again(store):
+    lm = load("toy:llama")
+    cram(lm, lm.passage_of_ids(IDS), recipe("every layer"), store, progress=False)
+    assert len(verify_sample(store, 1, progress=False).sound) == 1
+
+
+def test_no_cuda_graph_has_a_vector_in_a_layer(toy, monkeypatch):
+    def fail(_):
+        raise AssertionError("graphs were asked for")
+
+    monkeypatch.setattr("memlab.scoring.objective.graph_cache_of", fail)
+    row = Row(np.array(IDS), (), (), 1, where="layer 1")
+    Batch(toy, [row]).scores([torch.zeros(1, toy.d)], torch.float32, gradient=True)
+    with pytest.raises(AssertionError, match="graphs were asked for"):
+        Batch(toy, [dataclasses.replace(row, where="input")]).scores(
+            [torch.zeros(1, toy.d)], torch.float32, gradient=True
+        )
+
+
+def test_a_checkpoint_goes_on_as_if_nothing_had_happened(toy, store, monkeypatch):
+    monkeypatch.setattr("memlab.training.cram.CHECKPOINT_AFTER", 0)
+    passage, slow = toy.passage_of_ids(IDS), recipe("every layer", lr=0.05)
+    (whole,) = cram(toy, passage, slow, progress=False)
+    assert whole.steps > 4
+    with pytest.raises(KeyboardInterrupt):
+        cram(toy, passage, slow, store, progress=False, on_step=lambda now: now.steps[0] == 3)
+    (mem,) = cram(toy, passage, slow, store, progress=False)
+    assert mem.provenance["resumed"] == [4] or mem.provenance["resumed"] == [3]
+    np.testing.assert_array_equal(mem.mem, whole.mem)
+
+
+@pytest.mark.real
+def test_only_keys_and_values_of_a_layer_are_read(real):
+    """Known answers on the default model, with a bundled vector and the states it has in each layer."""
+    bundled = Store.bundled()
+    keys = sorted(bundled.table().query("exact and k == 1 and tokens == 16").key)
+    mem = bundled.get(keys[0])
+    states = layer_states(real, mem)[:, 0]
+    inside = dataclasses.replace(
+        mem, mem=states.numpy(), recipe=Recipe.layers(), parent=None, checks=(), provenance={"derived": "states"}
+    )
+    expected = logits_of(real, mem, mem.n)
+    torch.testing.assert_close(logits_of(real, inside, mem.n), expected, rtol=1e-3, atol=1e-3)
+
+    # A layer reads 2 x 192 numbers of its 576. Other directions may be exchanged if the length stays.
+    other = states.clone()
+    for i, layer in enumerate(list(real.model.model.layers)[:-1]):
+        reads = torch.cat([layer.self_attn.k_proj.weight, layer.self_attn.v_proj.weight]) * layer.input_layernorm.weight
+        basis = torch.linalg.svd(reads.double(), full_matrices=False).Vh
+        assert len(basis) == 384
+        seen = (states[i].double() @ basis.T) @ basis
+        free = torch.randn(real.d, generator=torch.Generator().manual_seed(i)).double()
+        free -= (free @ basis.T) @ basis
+        other[i] = (seen + free / free.norm() * (states[i].double() - seen).norm()).float()
+    assert ((other - states).norm(dim=1)[:-1] > 0.1 * states.norm(dim=1)[:-1]).all()
+    same = inside.with_mem(other.numpy(), "other directions that no layer reads")
+    torch.testing.assert_close(logits_of(real, same, mem.n), expected, rtol=1e-2, atol=1e-2)
+    noise_there = inside.with_mem(2 * states.numpy() - other.numpy()[::-1], "directions that layers read")
+    assert (logits_of(real, noise_there, mem.n) - expected).abs().max() > 1

@@ -26,7 +26,7 @@ class InEveryLayer(Base):
 
     @property
     def name(self) -> str:
-        return "mem vector in every layer, float32"
+        return "mem vector in every layer"
 
     @property
     def detail(self) -> Mapping[str, Any]:
