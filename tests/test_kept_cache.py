@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from memlab import ModelError, load
 from memlab.experiments.landscape import reading
 from memlab.experiments.landscape.method import Context
+from memlab.models import FrozenLM
 from memlab.probes import kept_cache
 from memlab.probes.attention import attention_layers, attention_shares
 from memlab.probes.hidden_attention import eager_attention, hiding
@@ -19,9 +20,24 @@ CUE, IDS = (3, 40, 7), np.array([20, 5, 61, 9, 33, 2])
 
 
 @pytest.fixture(scope="module")
+def grouped():
+    """A model of 2 KV heads that serve 6 query heads."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=96, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=2, initializer_range=0.2, pad_token_id=None, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    return FrozenLM.from_model(LlamaForCausalLM(config))
+
+
+@pytest.fixture(scope="module")
 def kept(toy):
+    return scattered(toy)
+
+
+def scattered(lm):
     """A cache of 12 positions. Each layer and head keeps 7 of its own, always the first and never the same others."""
-    whole = kept_cache.prefill(toy, np.random.default_rng(1).integers(0, toy.vocabulary, 12))
+    whole = kept_cache.prefill(lm, np.random.default_rng(1).integers(0, lm.vocabulary, 12))
     drawn = torch.rand(whole.keep.shape, generator=torch.Generator().manual_seed(2))
     drawn[..., 0] = 2
     keep = drawn.argsort(dim=-1, descending=True).argsort(dim=-1) < 7
@@ -63,16 +79,18 @@ def test_the_whole_cache_is_the_whole_text(name, size):
     assert abs(kept_cache.token_scores(lm, other, IDS, CUE)[0] - read).max() > 0.1
 
 
-def test_hidden_positions_are_as_good_as_gone_if_positions_go_on(toy, kept):
+@pytest.mark.parametrize("model", ["toy", "grouped"])
+def test_hidden_positions_are_as_good_as_gone_if_positions_go_on(model, request):
     """Fact 1: masked equals pruned with explicit positions. Without them a query has positions inside the old text."""
-    fed = [*CUE, *IDS[:-1]]
-    bits, _ = kept_cache.token_scores(toy, kept, IDS, CUE)
-    right = logits(toy, pruned(kept), fed, first=kept.positions)[len(CUE) - 1 :]
+    lm = request.getfixturevalue(model)
+    kept, fed = scattered(lm), [*CUE, *IDS[:-1]]
+    bits, _ = kept_cache.token_scores(lm, kept, IDS, CUE)
+    right = logits(lm, pruned(kept), fed, first=kept.positions)[len(CUE) - 1 :]
     np.testing.assert_allclose(bits, bits_of(right, IDS), atol=1e-4)
-    wrong = logits(toy, pruned(kept), fed)[len(CUE) - 1 :]
-    assert abs(bits - bits_of(wrong, IDS)).max() > 0.5
+    wrong = logits(lm, pruned(kept), fed)[len(CUE) - 1 :]
+    assert abs(bits - bits_of(wrong, IDS)).max() > 0.05
     whole = dataclasses.replace(kept, keep=torch.ones_like(kept.keep))
-    assert abs(kept_cache.token_scores(toy, whole, IDS, CUE)[0] - bits).max() > 0.5
+    assert abs(kept_cache.token_scores(lm, whole, IDS, CUE)[0] - bits).max() > 0.05
 
 
 def test_only_distances_count(toy):
@@ -148,18 +166,9 @@ def test_what_is_dropped_cannot_be_read(toy, kept):
     assert abs(bits - kept_cache.token_scores(toy, changed, IDS, CUE)[0]).max() > 0.1
 
 
-def test_query_heads_share_the_cache_of_their_kv_head():
+def test_query_heads_share_the_cache_of_their_kv_head(grouped):
     """2 KV heads, 6 query heads. Hidden from the first KV head only: the other one's query heads still attend."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from memlab.models import FrozenLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=50, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=6,
-        num_key_value_heads=2, initializer_range=0.2, pad_token_id=None, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    lm = FrozenLM.from_model(LlamaForCausalLM(config))
+    lm = grouped
     assert lm.kv.shape == (2, 2, 8)
     assert lm.kv.heads == 6
     whole = kept_cache.prefill(lm, [4, 8, 15, 16, 23, 42])
