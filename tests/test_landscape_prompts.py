@@ -236,7 +236,7 @@ def test_the_shortest_prompt_that_is_still_found(toy):
     assert choices.shortest_found(toy, one, [p.ids[:16] for p in others], [], ()).tolist() == everything
     kept = choices.shortest_found(toy, one, [two.ids[:16]], candidates, cue_ids(toy, CUE))
     heads = [one.ids[:16], two.ids[:16]]
-    before = prompt_scores.costs(toy, [one.ids[:0]] * 2, heads, ())
+    before = prompt_scores.costs(toy, [one.ids[:0]] * 2, heads, cue_ids(toy, CUE))
     for candidate in candidates[1 : len(kept)]:  # no shorter one finds it
         saved = before - prompt_scores.costs(toy, [one.ids[candidate]] * 2, heads, cue_ids(toy, CUE))
         assert saved[0] <= saved[1] + choices.HELPS
@@ -320,7 +320,7 @@ def test_no_prompt_recovers_more_than_it_stores_on_average(toy):
     import pandas as pd
 
     rows = []
-    for passage in sampled_passages(toy, 16, 10, seed=1):
+    for passage in sampled_passages(toy, 12, 8, seed=1):
         without = prompt_scores.surprisal(toy, passage).sum()
         peeking = Peeking(system="full text", what="peeking", passage=passage)
         for method in [*(METHODS[name] for name in BOUND), replace(peeking, decoder="fill")]:

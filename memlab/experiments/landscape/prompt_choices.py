@@ -115,11 +115,11 @@ def cheapest_reading(lm: FrozenLM, passage: Passage, candidates: Sequence[np.nda
 def found(lm: FrozenLM, passage: Passage, share: float, cue: Cue = ()) -> np.ndarray:
     """The fewest tokens by which the passage is still found among ``OTHERS`` bundled ones; all, if no choice finds it.
 
-    Candidates: the 0, 1, 2, … dearest tokens, the words that move the mean state most, and the first tokens.
+    Candidates: the 0, 1, 2, 4, … dearest tokens, the words that move the mean state most, and the first tokens.
     """
     others = [other.ids for other in fit_passages(lm, HEAD, OTHERS)]
     n = len(passage)
-    sizes = sorted({m for m in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if m <= n})
+    sizes = sorted({m for m in (0, 1, 2, 4, 8, 16, 32) if m <= n})
     candidates = [kept for m in sizes for kept in (dearest(lm, passage, m / n), np.arange(m))]
     candidates += [lasting(lm, passage, m / n) for m in sizes[1:]]
     return shortest_found(lm, passage, others, candidates, cue)
@@ -130,10 +130,11 @@ def shortest_found(
 ) -> np.ndarray:
     """The candidate with the fewest tokens that saves more bits on the passage's head than on any of ``others``.
 
-    Bits saved, and not bits: a text that is cheap by itself is no evidence. All positions if no candidate does.
+    Saved against the cue alone: that a text is cheap by itself, or after the cue, is no evidence. All positions if no
+    candidate does.
     """
     heads = [passage.ids[:HEAD], *others]
-    before = costs(lm, [np.empty(0, np.int64)] * len(heads), heads, ())
+    before = costs(lm, [np.empty(0, np.int64)] * len(heads), heads, cue)
     seen: set[bytes] = set()
     for kept in sorted(candidates, key=len):
         if not len(others):

@@ -194,11 +194,11 @@ def methods(shelf: Store) -> list[Method]:
             choose=choices.lasting,
             counted=True,
         )
-        found += [words, _filled(words)]
+        found += [words, _filled(words)] if share == 0.5 else [words]
     units: Mapping[str, tuple[str, choices.Chooser, tuple[float, ...]]] = {
         "units chosen for coverage": ("Semantic compression", choices.covering, (0.25, 0.5)),
         "units chosen by neighbours and page rank": ("Semantic compression", choices.central, (0.25, 0.5)),
-        "units kept by the model's Yes or No": ("EXIT", choices.agreed, (0.25, 0.5, 0.75)),
+        "units kept by the model's Yes or No": ("EXIT", choices.agreed, (0.25, 0.5)),
     }
     for what, (system, choose, shares) in units.items():
         found += [Kept(system=system, what=what, share=share, choose=choose, counted=True) for share in shares]
@@ -217,8 +217,7 @@ def methods(shelf: Store) -> list[Method]:
         )
     shortest = "shortest prompt by which the passage is still found"
     found.append(Kept(system="CoLoR", what=shortest, choose=choices.found, counted=True, sees="target"))
-    for share in (0.25, 0.5):
-        found.append(Written(system="SCOPE", what="chunks rewritten", share=share, write=shorter))
+    found.append(Written(system="SCOPE", what="chunks rewritten", share=0.5, write=shorter))
     found.append(Written(system="PODTILE", what="titles of chapters", write=lambda lm, passage, _: titles(lm, passage)))
     return found
 
