@@ -75,6 +75,12 @@ def test_horizons_of_two_places_resume(toy, store, texts):
     )  # fmt: skip
     pd.testing.assert_frame_equal(again, table)
     assert not list((store.path.parent / "empty").glob("objects/*/*"))
+    one = prefix_tuning(
+        Session(toy, store, table, progress=False), texts[:1], {"layer 1": Recipe.layers(where="layer 1", budget=3)},
+        lengths=(4,),
+    )  # fmt: skip
+    pd.testing.assert_frame_equal(one[: len(table)], table)
+    assert one["where"].iloc[-1] == "layer 1"
     means = summary(table).set_index("where")
     assert means.loc["input", "times an input vector"] == 1
 

@@ -49,15 +49,20 @@ def prefix_tuning(
     """One row per place, passage and length that was tried: the columns of ``attempts.ATTEMPT``, and three more.
 
     ``where``: the place. ``numbers``: how many numbers are stored. ``own_bits``: what the passage costs the model
-    without the vector. A length has failed after ``attempts`` seeds; see ``horizon``.
+    without the vector. Rows of ``session.resume_from`` stay in the table. A length has failed after ``attempts`` seeds;
+    see ``horizon``.
     """
     chosen = chosen or recipes(("input", "every layer"))
     parts: dict[str, pd.DataFrame] = {}
 
     def keep(where: str, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows of all places so far."""
+        """The rows of all places so far, and those of earlier runs."""
         parts[where] = _with_place(session.lm, texts, rows, where, chosen[where])
-        return pd.concat(parts.values(), ignore_index=True)
+        table = pd.concat(parts.values(), ignore_index=True)
+        if session.resume_from is None:
+            return table
+        earlier = session.resume_from[~session.resume_from.key.isin(table.key)]
+        return pd.concat([earlier, table], ignore_index=True) if len(earlier) else table
 
     table = pd.DataFrame()
     for where, recipe in chosen.items():
