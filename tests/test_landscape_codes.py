@@ -15,6 +15,7 @@ from memlab.experiments.landscape import information_capacity as ic
 from memlab.experiments.landscape.bits import stored_bits
 from memlab.experiments.landscape.method import LandscapeError
 from memlab.experiments.session import Session
+from memlab.experiments.tables import TableError
 from memlab.measures import codecs
 from memlab.measures.information_capacity import BIAS, flops_per_token, information_capacity
 from memlab.measures.landscape import above_the_bound
@@ -247,7 +248,18 @@ def test_more_of_the_same_text_changes_nothing_and_a_bias_is_a_shift(lm):
     shift = (once["capacity_without_bias"] - once["capacity_mixed"]) * math.log2(once["flops"])
     assert shift == pytest.approx(-BIAS["mixed"]) == 24
     assert information_capacity(30, 5, 2.0**25, bias=0) == 1
-    assert list(ic.table([lm, lm], load_texts("originals", count=2), 20).model) == ["toy:llama"] * 2
+
+
+def test_the_table_of_models_grows_by_the_models_it_lacks(lm, monkeypatch):
+    monkeypatch.setattr(ic, "TEXTS", 2)
+    one = ic.information_capacity_table(Session(lm, NOWHERE))
+    other = load("toy:gemma3")
+    two = ic.information_capacity_table(Session(other, NOWHERE, one))
+    assert list(two.model) == ["toy:llama", "toy:gemma3"]
+    assert ic.information_capacity_table(Session(lm, NOWHERE, two)) is two
+    assert np.array_equal(two.iloc[:1], one)
+    with pytest.raises(TableError, match="no column model"):
+        ic.information_capacity_table(Session(lm, NOWHERE, one[["tokens"]]))
 
 
 def test_models_that_the_formula_does_not_describe_are_named():

@@ -65,6 +65,11 @@ EXPERIMENTS = {
             "landscape.measure:landscape",
             "Every way of storing a text for a model: bits stored, bits recovered.",
         ),
+        Experiment(
+            "information-capacity",
+            "landscape.information_capacity:information_capacity_table",
+            "What models save of a text's bits for what they cost, by a published formula.",
+        ),
         Experiment("bundled", "bundled_vectors:train_bundled", "Train the vectors that come with memlab."),
         Experiment(
             "geometry", "geometry_tables:geometry_tables", "Where solutions lie: paths, radii, planes, attention."

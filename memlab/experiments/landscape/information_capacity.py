@@ -11,16 +11,22 @@ token, and SmolLM2-135M codes it in about 5, so without a bias it is at (35 - 5)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from memlab.experiments.landscape.method import LandscapeError
+from memlab.experiments.session import Session
+from memlab.experiments.tables import require_columns
 from memlab.measures.information_capacity import BIAS, TOKENS, flops_per_token, information_capacity
 from memlab.models import FrozenLM
 from memlab.probes.token_costs import token_scores
-from memlab.texts import Text
+from memlab.texts import Text, load_texts
+
+TEXTS = 36
+"""Bundled texts that are measured: all of them."""
 
 
 def shape(lm: FrozenLM) -> dict[str, int]:
@@ -73,6 +79,15 @@ def row(lm: FrozenLM, ids: Sequence[np.ndarray]) -> dict[str, Any]:
     return {"model": lm.name} | counted | means | {"flops": flops, "flops_heads": real} | values
 
 
-def table(lms: Sequence[FrozenLM], texts: Sequence[Text], tokens: int = TOKENS) -> pd.DataFrame:
-    """One row per model: ``row`` on the texts, each cut to ``tokens`` tokens of that model."""
-    return pd.DataFrame([row(lm, samples(lm, texts, tokens)) for lm in lms])
+def information_capacity_table(session: Session) -> pd.DataFrame:
+    """One row per model: those of ``session.resume_from``, and the session's model on the bundled texts.
+
+    A model that has a row is not measured again.
+    """
+    earlier = session.resume_from
+    if earlier is None:
+        return pd.DataFrame([row(session.lm, samples(session.lm, load_texts("originals", count=TEXTS)))])
+    require_columns(earlier, ["model", "code_bits"])
+    if session.lm.name in set(earlier.model):
+        return earlier
+    return pd.concat([earlier, information_capacity_table(replace(session, resume_from=None))], ignore_index=True)
