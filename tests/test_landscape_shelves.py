@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from memlab import Recipe, Store, check, cram, load
-from memlab.experiments import fewer_bits
+from memlab.experiments import fewer_bits, vector_codes
 from memlab.experiments.landscape import shelves
 from memlab.experiments.landscape.method import LandscapeError, Method
 from memlab.experiments.landscape.vectors import vector_of
@@ -88,8 +88,8 @@ def test_fewest_bits_are_exact_and_fewer_with_each_idea(lm, shelf, passages):
             assert exact_from(lm, shelf, passage, method.context(lm, data, TOKENS).embeddings)
             sizes.setdefault(method.by, []).append(8 * len(data))
     mean = {name: np.mean(some) for name, some in sizes.items()}
-    any_grids = fewer_bits.Grids(lm, np.ones((1, lm.d)))
-    plain = np.mean([fewer_bits.integers(any_grids, vector_of(shelf, lm, p)).bits for p in passages[:3]])
+    any_grids = vector_codes.Grids(lm, np.ones((1, lm.d)))
+    plain = np.mean([vector_codes.integers(any_grids, vector_of(shelf, lm, p)).bits for p in passages[:3]])
     assert mean["trained on the grid"] < mean["in the model's basis"] < mean["entropy-coded"] < plain
 
 
@@ -114,7 +114,7 @@ def test_margin_gradients_are_the_slopes_of_the_margins(lm, shelf, passages):
 
 def test_training_on_a_grid_ends_on_the_grid_and_needs_no_step_where_the_grid_is_fine(lm, shelf, passages):
     mem = vector_of(shelf, lm, passages[0])
-    grid = fewer_bits.Grids(lm, np.concatenate([m.mem for m in shelves.fit_vectors(shelf, lm)])).plain
+    grid = vector_codes.Grids(lm, np.concatenate([m.mem for m in shelves.fit_vectors(shelf, lm)])).plain
     fine, _, steps = train_on_grid(lm, mem, lambda v: grid.rounded(v[0], 60)[None], mem.mem, 5)
     assert steps == 0
     np.testing.assert_array_equal(fine, mem.mem)
@@ -142,6 +142,34 @@ def test_the_table_is_paired_and_resumes(lm, shelf, passages):
     wide = table.pivot(index="key", columns="method", values="stored_bits")
     expected = (wide["entropy-coded"] / wide["signed integers"]).median()
     assert everything.ratio["entropy-coded"] == pytest.approx(expected)
+
+
+def test_an_unknown_method_is_named(lm):
+    with pytest.raises(fewer_bits.UnknownMethodError, match="error feedback"):
+        fewer_bits.fewer_bits(Session(lm, Store("/nonexistent")), [], np.ones((1, lm.d)), ["rounding up"])
+
+
+@pytest.mark.real
+def test_real_vectors_in_fewer_bits(real):
+    """One bundled vector: smaller codes are exact, and cosines arrive only with as many words as dimensions."""
+    shelf = Store.bundled()
+    methods = {method.name: method for method in shelves.methods(shelf)}
+    passages = [real.passage(text, 32) for text in load_texts("originals", count=2)]
+    sizes = {}
+    for name in ("entropy-coded, fewest bits", "in the model's basis, milder, fewest bits"):
+        data = methods[name].store(real, passages[0])
+        assert exact_from(real, shelf, passages[0], methods[name].context(real, data, 32).embeddings)
+        sizes[name] = 8 * len(data)
+    grids = shelves.grids_of(shelf, real)
+    plain = vector_codes.integers(grids, vector_of(shelf, real, passages[0])).bits
+    assert max(sizes.values()) < plain
+    for count, exact in ((256, False), (576, True)):
+        method = methods[f"cosines to {count} words"]
+        data = method.store(real, passages[0])
+        assert exact_from(real, shelf, passages[0], method.context(real, data, 32).embeddings) == exact
+    same = shelves.sent(real, real, passages, shelf)
+    assert (same.bits_with < 0.1 * same.bits_without).all()
+    assert (same.bits_shuffled > 0.9 * same.bits_without).all()
 
 
 def test_several_vectors_are_refused(lm, shelf, passages):

@@ -14,18 +14,20 @@ the methods that search for the fewest bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from memlab.experiments import fewer_bits
-from memlab.experiments.fewer_bits import Grids
+from memlab.experiments import vector_codes
+from memlab.experiments.landscape import reading
 from memlab.experiments.landscape.method import Context, LandscapeError, Method
 from memlab.experiments.landscape.vectors import vector_of
+from memlab.experiments.vector_codes import Grids
 from memlab.measures.quantisers import Cosines, HashFit, Levels, LowRankFit, ProductFit, Quantiser, ResidualFit
 from memlab.models import FrozenLM, Passage
 from memlab.results.mem_vector import MemVector
@@ -39,8 +41,14 @@ SMALLEST = 8
 STORAGE = "Learnable vector storage compression"
 RELATIVE = "Relative Representations"
 BASIS = "rounding in the preconditioner's basis"
-SEARCHES = ("entropy-coded", "in the model's basis", "error feedback", "trained on the grid")
-"""Methods of ``fewer_bits`` that are rows of the landscape."""
+SEARCHES = (
+    "entropy-coded",
+    "in the model's basis",
+    "in the model's basis, milder",
+    "error feedback",
+    "trained on the grid",
+)
+"""Methods of ``vector_codes`` that are rows of the landscape."""
 WORDS = (256, 576, 1024)
 """Anchors of a vector that is sent by its cosines."""
 _fitted: dict[tuple[str, Any, str], Quantiser] = {}
@@ -102,7 +110,7 @@ class Stored(_OfShelf):
 
 @dataclass(frozen=True)
 class Fewest(_OfShelf):
-    """The smallest code from which the passage is exact, by a method of ``experiments.fewer_bits``."""
+    """The smallest code from which the passage is exact, by a method of ``experiments.vector_codes``."""
 
     by: str = "entropy-coded"
     fixed_size: bool = False
@@ -113,17 +121,14 @@ class Fewest(_OfShelf):
         return {"by": self.by}
 
     def store(self, lm: FrozenLM, passage: Passage) -> bytes:
-        code = fewer_bits.METHODS[self.by](grids_of(self.shelf, lm), _vector(self.shelf, lm, passage))
+        code = vector_codes.METHODS[self.by](grids_of(self.shelf, lm), _vector(self.shelf, lm, passage))
         if code is None:
             raise LandscapeError(f"{passage!r} is exact at none of the sizes that are tried. Train a larger margin.")
         return code.data
 
     def context(self, lm: FrozenLM, data: bytes, tokens: int) -> Context:
-        def grid() -> Quantiser:
-            grids = grids_of(self.shelf, lm)
-            return grids.plain if self.by == "entropy-coded" else grids.shaped
-
-        return Context(torch.from_numpy(self._once(lm, grid).decode(data)))
+        grid = self._once(lm, lambda: vector_codes.GRIDS[self.by](grids_of(self.shelf, lm)))
+        return Context(torch.from_numpy(grid.decode(data)))
 
 
 def grids_of(shelf: Store | None, lm: FrozenLM) -> Grids:
@@ -172,6 +177,31 @@ def _vector(shelf: Store | None, lm: FrozenLM, passage: Passage) -> MemVector:
 def words(lm: FrozenLM, count: int) -> np.ndarray:
     """(count, d): embeddings of tokens, evenly spread over the vocabulary. Every reader of the model has them."""
     return lm.embed(np.linspace(0, lm.vocabulary - 1, count).astype(np.int64)).cpu().double().numpy()
+
+
+def sent(
+    lm: FrozenLM, receiver: FrozenLM, passages: Sequence[Passage], shelf: Store, count: int = 1024
+) -> pd.DataFrame:
+    """What another model makes of vectors that it gets as cosines: a row per passage, in bits of the receiver.
+
+    Anchors: ``count`` words that are one token in both vocabularies, each in its own model's embeddings. Columns
+    ``text_id bits_without bits_with bits_shuffled``; the control reads the cosines of the next passage.
+    """
+    ours, theirs = ({model.decode_ids([i]): i for i in range(model.vocabulary)} for model in (lm, receiver))
+    both = sorted(word for word in ours if word in theirs and word.strip().isalpha())
+    chosen = [both[i] for i in np.linspace(0, len(both) - 1, count).astype(int)]
+    sender, reader = (
+        Cosines(model.embed([table[word] for word in chosen]).cpu().double().numpy(), 400 * model.d**0.5)
+        for model, table in ((lm, ours), (receiver, theirs))
+    )
+    codes = [sender.encode(_vector(shelf, lm, passage).mem) for passage in passages]
+    rows = []
+    for i, passage in enumerate(passages):
+        ids = receiver.passage(passage.string).ids
+        own, other = (Context(torch.from_numpy(reader.decode(codes[j % len(codes)]))) for j in (i, i + 1))
+        bits = [float(reading.token_bits(receiver, c, ids, ())[0].sum()) for c in (Context(), own, other)]
+        rows.append((passage.span.id, *bits))
+    return pd.DataFrame(rows, columns=["text_id", "bits_without", "bits_with", "bits_shuffled"])
 
 
 def methods(shelf: Store) -> list[Method]:
