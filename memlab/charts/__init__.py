@@ -31,6 +31,7 @@ from memlab.charts.information import horizons_tokens_and_bits as horizons_token
 from memlab.charts.information import predictions as predictions
 from memlab.charts.information import spread_by_charge as spread_by_charge
 from memlab.charts.landscape import bit_prices as bit_prices
+from memlab.charts.landscape import by_share_kept as by_share_kept
 from memlab.charts.landscape import landscape_map as landscape_map
 from memlab.charts.maps import training_paths as training_paths
 from memlab.charts.maps import vector_map as vector_map

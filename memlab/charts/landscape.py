@@ -145,3 +145,35 @@ def bit_prices(points: pd.DataFrame, *, title: Any = "") -> Any:
         height=58 * len(order),
         title=title or f"What a recovered bit costs, {display(str(points.texts.iloc[0]))}",
     )
+
+
+@chart
+def by_share_kept(points: pd.DataFrame, *, kept: str, ceiling: float | None = None, title: Any = "") -> Any:
+    """Recovered share by the share that is kept, one line per rule of keeping: ``rule share recovered_share method``.
+
+    ``kept``: what is kept, as the title of the axis. ``ceiling``: as in ``landscape_map``. Rules are named at their
+    lines' right ends, from the best down.
+    """
+    data = points.sort_values(["rule", "share"])
+    ends = data.groupby("rule", sort=False).tail(1).sort_values("recovered_share", ascending=False)
+    order = ends.rule.tolist()
+    scale = alt.Scale(domain=order, range=[OTHERS[i % len(OTHERS)] for i in range(len(order))])
+    x = alt.X("share:Q", title=f"share of the {kept} kept", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
+    y = alt.Y("recovered_share:Q", title="share of the text's bits recovered", axis=alt.Axis(format="%"))
+    colour = alt.Color("rule:N", sort=None, title=None, scale=scale, legend=alt.Legend(orient="right", labelLimit=320))
+    tips = [
+        alt.Tooltip("method:N"),
+        alt.Tooltip("share:Q", title="kept", format=".0%"),
+        alt.Tooltip("recovered_share:Q", title="recovered", format=".0%"),
+    ]
+    base = alt.Chart(inline(data, "rule", "share", "recovered_share", "method")).encode(x, y, colour)
+    layers = [base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=60).encode(tooltip=tips)]
+    if ceiling is not None:
+        top = pd.DataFrame({"y": [ceiling], "says": ["a reader of the whole text"]})
+        layers.append(alt.Chart(inline(top)).mark_rule(color=GREY, strokeDash=[6, 4]).encode(alt.Y("y:Q")))
+        layers.append(
+            alt.Chart(inline(top))
+            .mark_text(align="left", dy=-8, dx=6)
+            .encode(alt.Y("y:Q"), x=alt.value(0), text="says:N")
+        )
+    return alt.layer(*layers).properties(width=430, height=300, title=title or f"What the kept {kept} give back")
