@@ -156,7 +156,9 @@ class Windows(Code):
         size, body = self.bits // 8, b""
         for start, (count, code) in zip(starts, found, strict=False):
             body += ids[start].to_bytes(size, "big") if count == 1 else code.data.ljust(size, b"\0")
-        return body + pack_mask(starts[1:-1] - 1, len(ids) - 1)
+        data = body + pack_mask(starts[1:-1] - 1, len(ids) - 1)
+        self.counts(data, len(ids))  # a passage that is too long to be read back is not stored
+        return data
 
     def ids(self, lm: FrozenLM, data: bytes, tokens: int) -> list[int]:
         counts, size = self.counts(data, tokens), self.bits // 8
