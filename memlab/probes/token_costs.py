@@ -19,7 +19,8 @@ def token_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(bits, right), each (n,): cost of each token after ``context`` (c, d) and the true tokens; whether it is argmax.
 
-    ``written`` replaces hidden states of the context at the inputs of layers. Float32, batch 1. Without a context the first token cannot be scored: its bits are NaN, and it is not right.
+    ``written`` replaces hidden states of the context at the inputs of layers. Float32, batch 1. Without a context the
+    first token cannot be scored: its bits are NaN, and it is not right.
     """
     ids = np.asarray(ids, np.int64)
     fed = torch.cat([context, lm.embed(ids[:-1])])[None]
