@@ -342,17 +342,18 @@ def test_real_fill_theorem(real):
 
 @pytest.mark.real
 def test_real_chapters_begin_where_another_text_does(real):
-    """Two texts in one: the cut is within a sentence of the seam. The control: most texts alone have no boundary."""
-    texts = load_texts("originals")[12:20]
-    parts = [real.passage(text, 120) for text in texts]
-    alone = sum(len(prompt_rewrites.chapters(real, part)) > 1 for part in parts)
-    spliced = [np.concatenate([one.ids, other.ids]) for one, other in zip(parts[::2], parts[1::2], strict=True)]
-    near = 0
-    for ids in spliced:
-        passage = real.passage_of_ids(ids, name="spliced")
+    """Two texts in one: the cut is within a sentence of the seam, mostly. The control: a text alone is rarely cut.
+
+    A text alone has parts, too, so it is cut more often than the level of the null model.
+    """
+    parts = [real.passage(text, 120) for text in load_texts("originals")[12:28]]
+    alone = np.mean([len(prompt_rewrites.chapters(real, part)) > 1 for part in parts])
+    near = []
+    for one, other in zip(parts[::2], parts[1::2], strict=True):
+        passage = real.passage_of_ids(np.concatenate([one.ids, other.ids]), name="spliced")
         pieces = [start for start, _ in prompt_scores.units(real, passage)]
-        cuts = [start for start, _ in prompt_rewrites.chapters(real, passage)][1:]
+        cuts = [pieces.index(start) for start, _ in prompt_rewrites.chapters(real, passage)][1:]
         seam = int(np.searchsorted(pieces, 120, side="right")) - 1
-        near += any(abs(pieces.index(cut) - seam) <= 1 for cut in cuts)
-    assert near >= 3
-    assert alone <= 3
+        near.append(any(abs(cut - seam) <= 1 for cut in cuts))
+    assert np.mean(near) >= 0.5
+    assert alone <= 0.25

@@ -33,7 +33,7 @@ def fit(states: np.ndarray, keep: np.ndarray, groups: np.ndarray) -> Any:
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     folds = GroupKFold(min(4, len(np.unique(groups))))
-    search = GridSearchCV(model, {"logisticregression__C": 10.0 ** np.arange(-5, 1)}, scoring="roc_auc", cv=folds)
+    search = GridSearchCV(model, {"logisticregression__C": 10.0 ** np.arange(-7, 0)}, scoring="roc_auc", cv=folds)
     return search.fit(states, keep, groups=groups)
 
 

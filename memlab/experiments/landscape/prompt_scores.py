@@ -100,13 +100,13 @@ def costs(lm: FrozenLM, prompts: Sequence[np.ndarray], targets: Sequence[np.ndar
 
 @once
 @torch.no_grad()
-def states(lm: FrozenLM, passage: Passage) -> np.ndarray:
-    """Hidden states (n, d) of the tokens after the middle layer, behind the sink prefix."""
+def states(lm: FrozenLM, passage: Passage, *, last: bool = False) -> np.ndarray:
+    """Hidden states (n, d) of the tokens after the middle layer, or the last one, behind the sink prefix."""
     prefix = list(lm.sink_prefix)
     fed = torch.cat([lm.embed(prefix), lm.embed(passage.ids)])[None]
     with lm.lock:
         layers = lm.model(inputs_embeds=fed.clone(), use_cache=False, output_hidden_states=True).hidden_states
-    return layers[len(layers) // 2][0, len(prefix) :].float().cpu().numpy()
+    return layers[-1 if last else len(layers) // 2][0, len(prefix) :].float().cpu().numpy()
 
 
 def characters(lm: FrozenLM, passage: Passage) -> list[int]:
@@ -139,14 +139,20 @@ def words(lm: FrozenLM, passage: Passage) -> list[tuple[int, int]]:
 
 
 @once
-def _centre(lm: FrozenLM) -> np.ndarray:
-    """Mean hidden state (d,) of passages in no row. States of all tokens share a large part, which says nothing."""
-    return np.concatenate([states(lm, passage) for passage in fit_passages(lm, 64, 12)]).mean(axis=0)
+def _usual(lm: FrozenLM) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (d,) of the last layer's states, over passages in no row."""
+    inner = np.concatenate([states(lm, passage, last=True) for passage in fit_passages(lm, 64, 12)])
+    return inner.mean(axis=0), np.maximum(inner.std(axis=0), 1e-6)
 
 
 def unit_vectors(lm: FrozenLM, passage: Passage) -> np.ndarray:
-    """(units, d) mean hidden state of each unit, minus the mean of other passages."""
-    inner = states(lm, passage) - _centre(lm)
+    """(units, d) mean of the last layer's states in each unit, standardised per coordinate.
+
+    Two coordinates of the default model hold most of a state's length: without the scaling, all cosines would be
+    theirs. The units are read in context. Read alone they say less of their topic.
+    """
+    mean, deviation = _usual(lm)
+    inner = (states(lm, passage, last=True) - mean) / deviation
     return np.stack([inner[start:stop].mean(axis=0) for start, stop in units(lm, passage)])
 
 
