@@ -301,8 +301,14 @@ class Recipe:
         return json.dumps(changed, sort_keys=True, separators=(",", ":"))
 
     def to_json(self) -> str:
-        """All fields as JSON, for people and files. ``from_json`` reads it."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        """All fields as JSON, for people and files. ``from_json`` reads it.
+
+        Only ``where`` is left out at its default: versions without it read and write the same files of input vectors.
+        """
+        fields = dataclasses.asdict(self)
+        if self.where == "input":
+            del fields["where"]
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, base: Self | None = None) -> Self:

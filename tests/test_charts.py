@@ -377,6 +377,28 @@ def tables(n, label=""):
         "speed_chart": [
             table(dict(method=names("a"), passage=names("p"), tokens=8, decoded=i % 2 == 0, seconds=share()))
         ],
+        "landscape_map": [
+            table(
+                dict(
+                    family=[f"F{1 + k % 2}" for k in i], system=names("s"), method=names("m"), sees="nothing",
+                    stored_share=0.1 + share(), recovered_share=share(), net_share=share(), exact=i % 12, passages=12,
+                )
+            ),
+            dict(ceiling=0.9, chosen="m"),
+        ],
+        "bit_prices": [
+            table(
+                dict(
+                    family=[f"F{1 + k % 2}" for k in i], texts="originals", method=names("m"),
+                    stored_share=0.1 + share(),
+                    recovered_share=0.1 + share(),
+                )
+            )
+        ],
+        "by_share_kept": [
+            table(dict(rule=names("r", "q"), share=share(), recovered_share=share(), method=names("m"))),
+            dict(kept="tokens"),
+        ],
         "survival": [
             table(dict(direction=names("noise"), distance=share(), share=share(), low=share(), high=share()))
         ],

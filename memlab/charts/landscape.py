@@ -8,9 +8,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from memlab.charts.colours import INK, OTHERS, OURS
+from memlab.charts.colours import INK, OTHERS, OURS, expression
 from memlab.charts.names import display
-from memlab.charts.rows import chart, inline
+from memlab.charts.rows import chart, inline, no_data
 from memlab.charts.theme import GREY
 from memlab.measures.systems import FAMILIES
 
@@ -33,11 +33,10 @@ def landscape_map(points: pd.DataFrame, *, chosen: str = "", ceiling: float | No
     stand at its lower edge as triangles. Parameters: ``chosen`` is the method that a ring marks; the selection ``pick``
     holds the clicked ``method``, ``brush`` the ranges of both axes.
     """
-    points = points[points.stored_share > 0].copy()
-    points["y"] = points.recovered_share.clip(lower=LOWEST)
-    points["below"] = points.recovered_share < LOWEST
-    points["family_name"] = points.family.map(FAMILIES)
-    points["after"] = [f"after {s}" if s != m else "" for s, m in zip(points.system, points.method, strict=True)]
+    numbers = points[["stored_share", "recovered_share"]].astype(float)
+    points = points[(points.stored_share > 0) & np.isfinite(numbers).all(axis=1)]
+    if points.empty:
+        return no_data()
     low, high = min(0.06, points.stored_share.min() / 1.6), max(2.0, points.stored_share.max() * 1.6)
     x = alt.X(
         "stored_share:Q",
@@ -52,23 +51,28 @@ def landscape_map(points: pd.DataFrame, *, chosen: str = "", ceiling: float | No
         axis=alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1]),
     )
     families = [family for family in FAMILIES if family in set(points.family)]
-    scale = alt.Scale(domain=[FAMILIES[f] for f in families], range=[FAMILY_COLOURS[f] for f in families])
-    colour = alt.Color(
-        "family_name:N",
-        title=None,
-        sort=None,
-        scale=scale,
-        legend=alt.Legend(orient="top", columns=3, labelLimit=260),
-    )
-    fill = alt.Color("family_name:N", scale=scale, legend=None)
-    columns = ["method", "after", "family_name", "sees", "stored_share", "recovered_share", "net_share", "exact",
-               "passages", "y", "below"]  # fmt: skip
-    base = alt.Chart(inline(points, *columns)).encode(x, y)
+    scale = alt.Scale(domain=families, range=[FAMILY_COLOURS[f] for f in families])
+    legend = alt.Legend(orient="top", columns=3, labelLimit=260, labelExpr=expression(FAMILIES))
+    colour = alt.Color("family:N", title=None, sort=None, scale=scale, legend=legend)
+    fill = alt.Color("family:N", scale=scale, legend=None)
+    columns = [
+        "method",
+        "system",
+        "family",
+        "sees",
+        "stored_share",
+        "recovered_share",
+        "net_share",
+        "exact",
+        "passages",
+    ]
+    base = alt.Chart(inline(points, *columns)).transform_calculate(y=f"max(datum.recovered_share, {LOWEST})")
+    base = base.encode(x, y)
     pick = alt.selection_point(name="pick", fields=["method"], on="click", empty=False)
     brush = alt.selection_interval(name="brush")
     tips = [
         alt.Tooltip("method:N", title="method"),
-        alt.Tooltip("after:N", title=" "),
+        alt.Tooltip("system:N", title="after"),
         alt.Tooltip("stored_share:Q", title="bits stored per bit", format=".3~g"),
         alt.Tooltip("recovered_share:Q", title="recovered", format=".0%"),
         alt.Tooltip("net_share:Q", title="more than with another text's bytes", format=".0%"),
@@ -78,7 +82,9 @@ def landscape_map(points: pd.DataFrame, *, chosen: str = "", ceiling: float | No
     marks = base.mark_point(size=90, strokeWidth=1.8, cursor="pointer").encode(
         colour,
         fill=alt.when("datum.sees == 'target'").then(alt.value("transparent")).otherwise(fill),
-        shape=alt.when("datum.below").then(alt.value("triangle-down")).otherwise(alt.value("circle")),
+        shape=alt.when(f"datum.recovered_share < {LOWEST}")
+        .then(alt.value("triangle-down"))
+        .otherwise(alt.value("circle")),
         opacity=alt.when(brush).then(alt.value(0.85)).otherwise(alt.value(0.15)),
         tooltip=tips,
     )
@@ -113,7 +119,11 @@ def bit_prices(points: pd.DataFrame, *, title: Any = "") -> Any:
 
     ``points``: rows of ``measures.landscape.summary`` of one kind of text.
     """
-    useful = points[points.recovered_share > 0.05].assign(price=lambda t: t.stored_share / t.recovered_share)
+    useful = points[(points.recovered_share > 0.05) & (points.stored_share > 0)]
+    useful = useful.assign(price=useful.stored_share / useful.recovered_share)
+    useful = useful[np.isfinite(useful.price.astype(float))]
+    if useful.empty:
+        return no_data()
     useful = useful.sort_values("price").assign(family_name=useful.family.map(FAMILIES))
     order = useful.groupby("family_name", sort=False).price.min().sort_values().index.tolist()
     best = useful.groupby("family_name", sort=False).head(1)
@@ -154,7 +164,11 @@ def by_share_kept(points: pd.DataFrame, *, kept: str, ceiling: float | None = No
     ``kept``: what is kept, as the title of the axis. ``ceiling``: as in ``landscape_map``. Rules are named at their
     lines' right ends, from the best down.
     """
-    data = points.sort_values(["rule", "share"])
+    data = points[np.isfinite(points[["share", "recovered_share"]].astype(float)).all(axis=1)].sort_values(
+        ["rule", "share"]
+    )
+    if data.empty:
+        return no_data()
     ends = data.groupby("rule", sort=False).tail(1).sort_values("recovered_share", ascending=False)
     order = ends.rule.tolist()
     scale = alt.Scale(domain=order, range=[OTHERS[i % len(OTHERS)] for i in range(len(order))])

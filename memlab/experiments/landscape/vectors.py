@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ class Vector(Base):
 
 def vector_of(shelf: Store | None, lm: FrozenLM, passage: Passage) -> MemVector:
     """The exact vector of a passage with the smallest k, in a store. Raises ``LandscapeError`` if there is none."""
-    found = _vectors(shelf.path if shelf else None, lm.fingerprint).get(passage.ids.tobytes())
+    found = _vectors(shelf, lm.fingerprint).get(passage.ids.tobytes()) if shelf else None
     if found is None:
         raise LandscapeError(
             f"The store has no exact vector of {passage!r} for {lm.name}. Make it with `memlab cram`, or give the "
@@ -65,13 +64,15 @@ def vector_of(shelf: Store | None, lm: FrozenLM, passage: Passage) -> MemVector:
     return found
 
 
-@cache
-def _vectors(path: Any, fingerprint: str) -> dict[bytes, MemVector]:
+_KNOWN: dict[tuple[str, str, int], dict[bytes, MemVector]] = {}
+"""What ``_vectors`` found, by store, model and number of results: reading a store takes a second."""
+
+
+def _vectors(store: Store, fingerprint: str) -> dict[bytes, MemVector]:
     """{token ids: exact vector} of a store and a model: the first by key among those with the smallest k."""
-    if path is None:
-        return {}
-    store = Store.existing(path)
     table = store.table()
+    if (known := _KNOWN.get((str(store.path), fingerprint, len(table)))) is not None:
+        return known
     found: dict[bytes, MemVector] = {}
     for key in sorted(table.key[table.exact.astype(bool)]) if len(table) else ():
         mem = store.get(key)
@@ -80,6 +81,7 @@ def _vectors(path: Any, fingerprint: str) -> dict[bytes, MemVector]:
         before = found.get(ids := mem.token_ids.tobytes())
         if before is None or mem.k < before.k:
             found[ids] = mem
+    _KNOWN[str(store.path), fingerprint, len(table)] = found
     return found
 
 
