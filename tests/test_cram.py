@@ -28,6 +28,7 @@ from tests.conftest import random_passages, restore_sigint
 from tests.helpers import generated, unwritable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_eight_random_passages_of_eight_tokens_come_back(any_toy, k):
     """Independent of memlab's decode: transformers' own generate writes them from the vectors."""

@@ -18,6 +18,8 @@ from memlab.probes.kept_cache import prefill
 from memlab.texts import load_texts
 from tests.conftest import random_passages
 
+pytestmark = pytest.mark.slow  # the laws and known answers of many methods: a minute together
+
 METHODS = caches.methods(None)
 SHARED = [m for m in METHODS if m.bits == 16 and not m.compact and m.sink and m.what != "whole cache"]
 CUE = "Again: "

@@ -22,6 +22,8 @@ from memlab.measures.landscape import above_the_bound
 from memlab.measures.systems import REFERENCES, SYSTEMS
 from memlab.models import FrozenLM
 
+pytestmark = pytest.mark.slow  # the laws and known answers of many methods: a minute together
+
 NOWHERE = Store("/nonexistent")
 
 

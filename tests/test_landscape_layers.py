@@ -14,6 +14,8 @@ from memlab.experiments.landscape.prefix_tuning import horizons, prefix_tuning, 
 from memlab.experiments.session import Session
 from memlab.texts import Text
 
+pytestmark = pytest.mark.slow  # the laws and known answers of many methods: a minute together
+
 RECIPE = Recipe.layers(budget=60)
 
 

@@ -20,6 +20,8 @@ from memlab.measures.systems import REFERENCES, SYSTEMS
 from memlab.texts import load_texts
 from tests.conftest import random_passages
 
+pytestmark = pytest.mark.slow  # the laws and known answers of many methods: a minute together
+
 CUE = "\nAgain:\n"
 METHODS = {method.name: method.with_cue(CUE) for method in prompts.methods(None)}
 TEXT = "The ferry left at nine. Nobody had told the cook. He stood on the quay with a pan. It rained. The pan filled."

@@ -15,6 +15,8 @@ from memlab.measures import retrieval as measures
 from memlab.measures.landscape import above_the_bound
 from memlab.measures.systems import REFERENCES, SYSTEMS
 
+pytestmark = pytest.mark.slow  # the laws and known answers of many methods: a minute together
+
 NOWHERE = Store("/nonexistent")
 
 

@@ -15,6 +15,8 @@ from memlab.results.mem_vector import VectorError
 from memlab.texts import load_texts
 from memlab.training.on_grid import margin_gradients, train_on_grid
 
+pytestmark = pytest.mark.slow  # the laws and known answers of many methods: a minute together
+
 COUNT, TOKENS = 14, 10
 
 

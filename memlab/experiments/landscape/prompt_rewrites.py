@@ -14,7 +14,7 @@ from memlab.measures import selection
 from memlab.models import FrozenLM, Passage
 
 SHORT = 8
-"""A chunk with fewer tokens joins a neighbour. A title has at most so many tokens."""
+"""A chunk with fewer tokens joins a neighbour. The most tokens of a title."""
 
 
 def request_ids(lm: FrozenLM, request: str) -> np.ndarray:
