@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ import torch
 from memlab.experiments import vector_codes
 from memlab.experiments.landscape import reading
 from memlab.experiments.landscape.method import Context, LandscapeError, Method
-from memlab.experiments.landscape.vectors import vector_of
+from memlab.experiments.landscape.vectors import exact_vectors, vector_of
 from memlab.experiments.vector_codes import Grids
 from memlab.measures.quantisers import Cosines, HashFit, Levels, LowRankFit, ProductFit, Quantiser, ResidualFit
 from memlab.models import FrozenLM, Passage
@@ -138,29 +138,15 @@ def grids_of(shelf: Store | None, lm: FrozenLM) -> Grids:
 
 def fit_vectors(shelf: Store | None, lm: FrozenLM) -> tuple[MemVector, ...]:
     """The exact vectors (k = 1) of a shelf whose texts are in no row, by key. Raises ``LandscapeError``."""
-    found = _fit_vectors(shelf.path if shelf else None, lm.fingerprint)
+    rows = {text.id for kind, count in ROWS.items() for text in load_texts(kind, count=count)}
+    all_of_them = exact_vectors(shelf, lm.fingerprint) if shelf else []
+    found = tuple(mem for mem in all_of_them if mem.k == 1 and mem.text.id not in rows)
     if len(found) < SMALLEST:
         raise LandscapeError(
             f"The store has {len(found)} exact vectors of {lm.name} of texts outside the measured ones, and a codebook "
             f"needs {SMALLEST}. Add some with `memlab cram`, or give the store that has them."
         )
     return found
-
-
-@cache
-def _fit_vectors(path: Any, fingerprint: str) -> tuple[MemVector, ...]:
-    if path is None:
-        return ()
-    rows = {text.id for kind, count in ROWS.items() for text in load_texts(kind, count=count)}
-    store = Store.existing(path)
-    table = store.table()
-    if not len(table):
-        return ()
-    keys = sorted(table.key[table.exact.astype(bool) & (table.k == 1) & ~table.text_id.isin(rows)])
-    mems = (store.get(key) for key in keys)
-    return tuple(
-        mem for mem in mems if mem.fingerprint == fingerprint and not mem.redaction and not len(mem.suffix_ids)
-    )
 
 
 def _vector(shelf: Store | None, lm: FrozenLM, passage: Passage) -> MemVector:

@@ -64,24 +64,31 @@ def vector_of(shelf: Store | None, lm: FrozenLM, passage: Passage) -> MemVector:
     return found
 
 
-_KNOWN: dict[tuple[str, str, int], dict[bytes, MemVector]] = {}
-"""What ``_vectors`` found, by store, model and number of results: reading a store takes a second."""
+_KNOWN: dict[tuple[str, str, int], list[MemVector]] = {}
+"""What ``exact_vectors`` found, by store, model and number of results: reading a store takes a second."""
+
+
+def exact_vectors(store: Store, fingerprint: str) -> list[MemVector]:
+    """The exact input vectors of a store and a model that can be read here, by key."""
+    table = store.table()
+    name = (str(store.path), fingerprint, len(table))
+    if name not in _KNOWN:
+        mems = (store.get(key) for key in sorted(table.key[table.exact.astype(bool)])) if len(table) else ()
+        _KNOWN[name] = [mem for mem in mems if mem.fingerprint == fingerprint and _readable(mem)]
+    return _KNOWN[name]
+
+
+def _readable(mem: MemVector) -> bool:
+    return not mem.redaction and not len(mem.suffix_ids) and mem.recipe.where == "input"
 
 
 def _vectors(store: Store, fingerprint: str) -> dict[bytes, MemVector]:
     """{token ids: exact vector} of a store and a model: the first by key among those with the smallest k."""
-    table = store.table()
-    if (known := _KNOWN.get((str(store.path), fingerprint, len(table)))) is not None:
-        return known
     found: dict[bytes, MemVector] = {}
-    for key in sorted(table.key[table.exact.astype(bool)]) if len(table) else ():
-        mem = store.get(key)
-        if mem.fingerprint != fingerprint or mem.redaction or len(mem.suffix_ids) or mem.recipe.where != "input":
-            continue
+    for mem in exact_vectors(store, fingerprint):
         before = found.get(ids := mem.token_ids.tobytes())
         if before is None or mem.k < before.k:
             found[ids] = mem
-    _KNOWN[str(store.path), fingerprint, len(table)] = found
     return found
 
 
