@@ -10,14 +10,12 @@ import typer
 from memlab.cli.common import ModelOption, reports_errors
 from memlab.cli.outputs import file_option
 from memlab.experiments.tables import read_table, write_table
+from memlab.measures.systems import ROWS
 from memlab.results.store import Store
 from memlab.texts import load_texts
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ROWS = 12
-"""Passages of each kind of text in the landscape's table. Cues and codebooks come from texts after these."""
 
 
 @reports_errors

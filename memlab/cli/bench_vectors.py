@@ -81,7 +81,7 @@ def bench_fewer_bits(
     import numpy as np
 
     from memlab.experiments.fewer_bits import fewer_bits, ratios
-    from memlab.experiments.landscape.shelves import ROWS, fit_vectors
+    from memlab.experiments.landscape.shelves import KINDS, fit_vectors
     from memlab.experiments.landscape.vectors import vector_of
     from memlab.experiments.session import Session
     from memlab.models import load
@@ -89,7 +89,7 @@ def bench_fewer_bits(
     vectors = Store.existing(store) if store else Store.bundled()
     lm = load(model)
     # The kinds take turns, so that a table of an interrupted run holds both.
-    pairs = zip(*([(kind, text) for text in load_texts(kind, count=count)] for kind in ROWS), strict=True)
+    pairs = zip(*([(kind, text) for text in load_texts(kind, count=count)] for kind in KINDS), strict=True)
     mems = [(kind, vector_of(vectors, lm, lm.passage(text, tokens))) for pair in pairs for kind, text in pair]
     fit = np.concatenate([mem.mem for mem in fit_vectors(vectors, lm)])
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from memlab.errors import MemlabError
 
+ROWS = 12
+"""Texts of each kind that the landscape measures: the first ones. Cues, heads and codebooks are made of later texts."""
 FAMILIES = {
     "F1": "vectors found by search",
     "F2": "hard prompts",

@@ -12,14 +12,13 @@ import torch
 
 from memlab.experiments.landscape.method import LandscapeError
 from memlab.measures import selection
+from memlab.measures.systems import ROWS
 from memlab.models import FrozenLM, Passage, PassageError
 from memlab.models.sentences import sentence_starts
 from memlab.texts import load_texts
 
 _S = ParamSpec("_S")
 _R = TypeVar("_R")
-ROWS = 12
-"""The first so many texts of a kind are in the table. Only later ones are used to fit anything."""
 _POSITIONS = 2048
 """Positions of a pass."""
 

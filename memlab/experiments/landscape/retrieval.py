@@ -34,11 +34,12 @@ from memlab.experiments.landscape.method import Base, Context, LandscapeError, M
 from memlab.experiments.landscape.retrieval_keys import Encoder, hashed, kinds, mean_state, words_of
 from memlab.experiments.landscape.vectors import vector_of
 from memlab.measures import retrieval as measures
+from memlab.measures.systems import ROWS
 from memlab.models import FrozenLM, Passage
 from memlab.results.store import Store
 from memlab.texts import load_texts
 
-ROWS, LENGTHS, SIZE = 12, (64, 32, 16, 8), 512
+LENGTHS, SIZE = (64, 32, 16, 8), 512
 """Texts of a kind that are rows of the landscape; tokens of a passage; number of passages."""
 
 

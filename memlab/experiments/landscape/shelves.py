@@ -1,8 +1,8 @@
 """F6: exact mem vectors, stored in fewer bits. Codebooks, grids and anchors are shared by all vectors of a model.
 
 What is learnt is learnt from the vectors of other texts: the shelf's exact vectors, except those of the landscape's own
-rows (``ROWS``). Published benchmarks of stored vectors (arXiv 2311.15578) compress tables of millions of similar rows;
-here a few dozen examples of nearly isotropic vectors must teach a codebook that fits new ones.
+rows (``systems.ROWS``). Published benchmarks of stored vectors (arXiv 2311.15578) compress tables of millions of similar
+rows; here a few dozen examples of nearly isotropic vectors must teach a codebook that fits new ones.
 
 Predicted before the run, 64 tokens: product codes recover nothing net at 1 bit a number, a third of the text at 2, and
 90 % at 4, of which half is exact. A codebook per part is worse than one for all parts, because it learns from fewer
@@ -26,16 +26,17 @@ import torch
 from memlab.experiments import vector_codes
 from memlab.experiments.landscape import reading
 from memlab.experiments.landscape.method import Context, LandscapeError, Method
-from memlab.experiments.landscape.vectors import exact_vectors, vector_of
+from memlab.experiments.landscape.vectors import input_vectors, vector_of
 from memlab.experiments.vector_codes import Grids
 from memlab.measures.quantisers import Cosines, HashFit, Levels, LowRankFit, ProductFit, Quantiser, ResidualFit
+from memlab.measures.systems import ROWS
 from memlab.models import FrozenLM, Passage
 from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store
 from memlab.texts import load_texts
 
-ROWS = {"originals": 12, "random": 12}
-"""{kind of text: number of its first texts that the landscape measures}. Nothing is learnt from their vectors."""
+KINDS = ("originals", "random")
+"""Kinds of text in the landscape. Nothing is learnt from the vectors of the first ``systems.ROWS`` texts of each."""
 SMALLEST = 8
 """Fewer vectors of other texts teach no codebook."""
 STORAGE = "Learnable vector storage compression"
@@ -138,8 +139,8 @@ def grids_of(shelf: Store | None, lm: FrozenLM) -> Grids:
 
 def fit_vectors(shelf: Store | None, lm: FrozenLM) -> tuple[MemVector, ...]:
     """The exact vectors (k = 1) of a shelf whose texts are in no row, by key. Raises ``LandscapeError``."""
-    rows = {text.id for kind, count in ROWS.items() for text in load_texts(kind, count=count)}
-    all_of_them = exact_vectors(shelf, lm.fingerprint) if shelf else []
+    rows = {text.id for kind in KINDS for text in load_texts(kind, count=ROWS)}
+    all_of_them = input_vectors(shelf, lm) if shelf else []
     found = tuple(mem for mem in all_of_them if mem.k == 1 and mem.text.id not in rows)
     if len(found) < SMALLEST:
         raise LandscapeError(
@@ -155,7 +156,8 @@ def _vector(shelf: Store | None, lm: FrozenLM, passage: Passage) -> MemVector:
         raise LandscapeError(f"{mem!r} has {mem.k} vectors, and codes here hold one. Give a passage with k = 1.")
     if mem.text.id in {other.text.id for other in fit_vectors(shelf, lm)}:
         raise LandscapeError(
-            f"The codebook has learnt from {mem.text.id}. Measure a text of {ROWS}, or add it to ROWS."
+            f"The codebook has learnt from {mem.text.id}. "
+            f"Measure one of the first {ROWS} texts of {' or '.join(KINDS)}."
         )
     return mem
 

@@ -12,6 +12,7 @@ import torch
 from memlab.decoding.decode import check, context_of
 from memlab.experiments.landscape.layers import InEveryLayer
 from memlab.experiments.landscape.method import Base, Context, LandscapeError, Method
+from memlab.experiments.precision import exact_vectors
 from memlab.models import FrozenLM, Passage
 from memlab.probes.token_costs import token_scores
 from memlab.results.mem_vector import MemVector
@@ -55,7 +56,7 @@ class Vector(Base):
 
 def vector_of(shelf: Store | None, lm: FrozenLM, passage: Passage) -> MemVector:
     """The exact vector of a passage with the smallest k, in a store. Raises ``LandscapeError`` if there is none."""
-    found = _vectors(shelf, lm.fingerprint).get(passage.ids.tobytes()) if shelf else None
+    found = _vectors(shelf, lm).get(passage.ids.tobytes()) if shelf else None
     if found is None:
         raise LandscapeError(
             f"The store has no exact vector of {passage!r} for {lm.name}. Make it with `memlab cram`, or give the "
@@ -65,27 +66,22 @@ def vector_of(shelf: Store | None, lm: FrozenLM, passage: Passage) -> MemVector:
 
 
 _KNOWN: dict[tuple[str, str, int], list[MemVector]] = {}
-"""What ``exact_vectors`` found, by store, model and number of results: reading a store takes a second."""
+"""What ``input_vectors`` found, by store, model and number of results: reading a store takes a second."""
 
 
-def exact_vectors(store: Store, fingerprint: str) -> list[MemVector]:
-    """The exact input vectors of a store and a model that can be read here, by key."""
-    table = store.table()
-    name = (str(store.path), fingerprint, len(table))
+def input_vectors(store: Store, lm: FrozenLM) -> list[MemVector]:
+    """The exact vectors of a store and a model that stand at its input, without a suffix; by key."""
+    name = (str(store.path), lm.fingerprint, count := len(store.table()))
     if name not in _KNOWN:
-        mems = (store.get(key) for key in sorted(table.key[table.exact.astype(bool)])) if len(table) else ()
-        _KNOWN[name] = [mem for mem in mems if mem.fingerprint == fingerprint and _readable(mem)]
+        mems = exact_vectors(store, lm, count)
+        _KNOWN[name] = [mem for mem in mems if not len(mem.suffix_ids) and mem.recipe.where == "input"]
     return _KNOWN[name]
 
 
-def _readable(mem: MemVector) -> bool:
-    return not mem.redaction and not len(mem.suffix_ids) and mem.recipe.where == "input"
-
-
-def _vectors(store: Store, fingerprint: str) -> dict[bytes, MemVector]:
+def _vectors(store: Store, lm: FrozenLM) -> dict[bytes, MemVector]:
     """{token ids: exact vector} of a store and a model: the first by key among those with the smallest k."""
     found: dict[bytes, MemVector] = {}
-    for mem in exact_vectors(store, fingerprint):
+    for mem in input_vectors(store, lm):
         before = found.get(ids := mem.token_ids.tobytes())
         if before is None or mem.k < before.k:
             found[ids] = mem
