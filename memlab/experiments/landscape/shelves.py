@@ -1,8 +1,8 @@
 """F6: exact mem vectors, stored in fewer bits. Codebooks, grids and anchors are shared by all vectors of a model.
 
 What is learnt is learnt from the vectors of other texts: the shelf's exact vectors, except those of the landscape's own
-rows (``systems.ROWS``). Published benchmarks of stored vectors (arXiv 2311.15578) compress tables of millions of similar
-rows; here a few dozen examples of nearly isotropic vectors must teach a codebook that fits new ones.
+rows (``systems.ROWS``). Published benchmarks of stored vectors (arXiv 2311.15578) compress tables of millions of
+similar rows; here a few dozen examples of nearly isotropic vectors must teach a codebook that fits new ones.
 
 Predicted before the run, 64 tokens: product codes recover nothing net at 1 bit a number, a third of the text at 2, and
 90 % at 4, of which half is exact. A codebook per part is worse than one for all parts, because it learns from fewer
