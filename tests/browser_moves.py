@@ -37,8 +37,9 @@ def picture(page, name, panel=PANEL):
              const a = e.getBoundingClientRect(), b = p.getBoundingClientRect();
              return a.right > b.right + 2 || a.width === 0 }).map(e => e.outerHTML.slice(0, 80))"""
     )
-    assert not hidden
-    assert breaches(panel) == []
+    assert not hidden, hidden
+    found = breaches(panel)
+    assert not found, found
 
 
 def opened(lab, name):

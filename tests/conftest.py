@@ -33,9 +33,16 @@ def toy():
     return load("toy:llama")
 
 
-@pytest.fixture(scope="session", params=TOY_FAMILIES)
+QUICK_FAMILIES = ("llama", "gemma3", "mamba")
+"""Families of ``make check``: attention, attention in windows, states."""
+
+
+@pytest.fixture(
+    scope="session",
+    params=[name if name in QUICK_FAMILIES else pytest.param(name, marks=pytest.mark.slow) for name in TOY_FAMILIES],
+)
 def any_toy(request):
-    """One toy of each family in ``memlab.models.families``."""
+    """One toy of each family in ``memlab.models.families``; in ``make check`` of a few."""
     from memlab.models import load
 
     return load(f"toy:{request.param}")

@@ -181,7 +181,7 @@ class _Film:
 def thumbnails(numbers: Sequence[str]) -> None:
     """Put the first chart of these notebooks ("01"), small, into the index. Executes them, which takes minutes."""
     charts = {}
-    for number in numbers or [f"{n:02d}" for n in range(1, 10)]:
+    for number in numbers or [f"{n:02d}" for n in range(1, 12)]:
         (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
         began = time.monotonic()
         executed = nbformat.read(path, 4)

@@ -72,6 +72,7 @@ def test_whose_tokens_are_written(three):
         assert (mixture.leads >= 0).all()
 
 
+@pytest.mark.slow
 def test_the_panel_writes_while_t_moves(three):
     lm, mems = three
     panel = arithmetic_panel(lm, mems)

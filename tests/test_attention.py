@@ -17,6 +17,7 @@ def crammed():
     return lm, mem
 
 
+@pytest.mark.slow
 def test_attention_mass_sums_to_one_and_is_empty_without_attention(any_toy):
     before = any_toy.model.config._attn_implementation
     (mem,) = cram(any_toy, random_passages(any_toy, 1, 4), Recipe.default(budget=2, prefix=(1,)), progress=False)

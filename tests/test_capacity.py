@@ -208,6 +208,7 @@ def test_saturation_recovers_a_known_c():
     assert 85 <= hits <= 99  # nominal 95; a percentile interval of 24 passages falls a little short
 
 
+@pytest.mark.slow
 def test_saturations_separate_kinds_with_different_c():
     rng = np.random.default_rng(1)
     tables = []

@@ -421,8 +421,10 @@ def test_published_and_measured_figures_in_one_table():
     assert 10 <= ours["low"] < 14 < ours["high"] <= 18
     llama = table[table.model == "llama-3.1-8b"].set_index("method").tokens
     assert llama[published.PAPER] == 1568
-    assert llama[published.PROGRESSIVE] == pytest.approx(1437.6)
-    assert not table[table.method == published.PROGRESSIVE].model.duplicated().any()
+    # The best setting of each way of counting. What is counted freely is less than half.
+    assert llama[published.PROGRESSIVE] == pytest.approx(1858.9)
+    assert llama[published.FREE] == 843
+    assert not table.duplicated(["method", "model", "texts"]).any()
     # One passage has only k = 1, and another's search at k = 2 ended without a failure: both are left out.
     several = horizons[(horizons.text_id != "i") | (horizons.k == 1)].copy()
     several.loc[(several.text_id == "h") & (several.k == 2), "failed_at"] = np.nan

@@ -39,6 +39,7 @@ def spot(panel, key):
     return [{"i": int(panel.runs.index[panel.runs.key == key][0])}]
 
 
+@pytest.mark.slow
 def test_a_click_shows_the_run_and_the_decode_agrees_with_the_table(capacity_runs, store):
     lm, runs = capacity_runs
     panel = capacity_panel(lm, runs, store)

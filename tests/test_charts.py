@@ -399,6 +399,10 @@ def tables(n, label=""):
             table(dict(rule=names("r", "q"), share=share(), recovered_share=share(), method=names("m"))),
             dict(kept="tokens"),
         ],
+        "predicted_and_measured": [
+            table(dict(name=names("p"), low=share(), high=1 + share(), measured=share(), held=i % 2 == 0)),
+            dict(x_title="share recovered"),
+        ],
         "survival": [
             table(dict(direction=names("noise"), distance=share(), share=share(), low=share(), high=share()))
         ],
@@ -430,6 +434,67 @@ def tables(n, label=""):
         "training_curve": [table(dict(step=i, loss=share(), accuracy=share()))],
         "nearest_words": [table(dict(passage=names("p"), word=names("w"), cosine=share(), own=i % 2 == 0))],
         "probes": [table(dict(question=names("q"), accuracy=share(), null=0.2, null_high=0.3))],
+        "encoder_recovery": [
+            table(
+                dict(
+                    texts=names("originals", "random"), tokens=8 * (1 + i // 2), k=1, recovered=share(), low=share(),
+                    high=share(), net=share(),
+                )
+            )
+        ],
+        "gap_units": [
+            table(dict(unit=names("tokens", "bits"), search=9.0, encoder=1.0, ratio=1 + share(), low=1.0, high=3.0))
+        ],
+        "searches_from": [
+            table(dict(name=names("without a vector"), bits=share())),
+            table(dict(arm=names("cold", "own"), step=i, bits=share(), exact=i == len(i) - 1)),
+        ],
+        "steps_saved": [
+            table(
+                dict(
+                    arm=names("own", "another"), tokens=16 + i // 2, texts="all", saved=share() - 0.5, low=share() - 1,
+                    high=share(), passages=12,
+                )
+            )
+        ],
+        "what_breaks_first": [
+            table(
+                dict(
+                    model=names("full model", "m"), kind=names("full", "pruned"), more_bits=share(),
+                    perplexity_share=share(), transfer_exact=share(), search_exact=share(), held_share=share(),
+                )
+            )
+        ],
+        "what_is_left": [
+            table(
+                dict(
+                    model=names("full model", "m"), kind=names("full", "pruned"), more_bits=share(),
+                    perplexity_share=share(), transfer_exact=share(), search_exact=share(), held_share=share(),
+                )
+            )
+        ],
+        "uses": [
+            table(
+                dict(
+                    item=names("name", "thing"), position="", condition=names("vector", "text"), k=i % 3, value=share(),
+                    low=share() - 1, high=share() + 1,
+                )
+            ),
+            dict(x_title="place"),
+        ],
+        "harm_along": [
+            table(
+                dict(
+                    condition=names("vector", "text"), k=1, first=1 + i // 2, last=1 + i, value=share(),
+                    low=share() - 1, high=share() + 1,
+                )
+            )
+        ],
+        "harm_left": [
+            table(
+                dict(mode=names("until", "only"), layer=i // 2, value=share(), low=share() - 1, high=share() + 1)
+            )
+        ],
         "words_instead": [
             table(
                 dict(passage=names("p"), nearest=names("w"), tokens=8, right=8, right_snapped=i % 8, right_scaled=i % 8)

@@ -23,7 +23,8 @@ from memlab import (
     run,
 )
 from memlab.training.cram import key_of
-from memlab.training.job import TrainingJob, initial_mem
+from memlab.training.job import TrainingJob
+from memlab.training.starts import initial_mem
 from tests.conftest import random_passages, restore_sigint
 from tests.helpers import generated, unwritable
 
@@ -85,12 +86,16 @@ def test_the_initial_vector_depends_only_on_seed_and_passage(toy):
 
 
 def test_reruns_give_the_same_bytes(toy):
+    """The vectors' own, and what is checked. How it is proven may differ: the second run knows more of the model."""
     passages = random_passages(toy, 3)
     recipes = [Recipe.default(k=k) for k in (1, 2, 4)]
     first, second = (cram(toy, passages, recipes, progress=False) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert a.mem.tobytes() == b.mem.tobytes()
-        assert a.checks == b.checks
+        assert [dataclasses.replace(c, proof="", margin=0.0) for c in a.checks] == [
+            dataclasses.replace(c, proof="", margin=0.0) for c in b.checks
+        ]
+        assert a.margin == pytest.approx(b.margin, abs=1e-3)
         assert a.key == b.key
 
 
@@ -180,6 +185,7 @@ def test_stopping_keeps_finished_results(toy, store):
     assert len(set(store.keys())) == 8
 
 
+@pytest.mark.slow
 def test_a_keyboard_interrupt_keeps_finished_results(tmp_path):
     """A real SIGINT, in a process of its own, while the second passage trains."""
     code = f"""
@@ -389,6 +395,7 @@ def test_an_exact_vector_is_stored_even_if_its_portable_checks_fail(toy, store, 
     assert [store.get(key).exact for key in store.keys()] == [True]
 
 
+@pytest.mark.slow
 def test_time_left_is_shown_for_a_single_passage(toy, capsys, monkeypatch):
     monkeypatch.setattr("memlab.training.cram.REDRAW_EVERY", 0.0)
     cram(toy, random_passages(toy, 1, 150), Recipe.default(budget=60))

@@ -75,6 +75,7 @@ def test_a_training_with_a_listener_has_the_same_result_and_argmax_agrees_with_a
 # The text develops ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_text_develops_and_the_slider_goes_back(panel, monkeypatch):
     monkeypatch.setattr("memlab.panels.developing.REDRAW_EVERY", 0.0)
     shown, developing = [], panel.developing
@@ -259,6 +260,7 @@ def buttons(panel):
     return {child.description: child for child in panel.next.children if hasattr(child, "on_click")}
 
 
+@pytest.mark.slow
 def test_not_exact_looks_different_and_says_where_it_goes_wrong(panel, store, monkeypatch):
     mem = too_much(panel, monkeypatch)
     assert not mem.exact

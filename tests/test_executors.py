@@ -18,6 +18,7 @@ import torch
 
 from memlab import MemlabError, ModelError, Plan, Recipe, Store, StoreError, load, run
 from memlab.models import FrozenLM
+from memlab.results.file_format import SCHEMA
 from memlab.sweeps import dispatch as d
 from memlab.sweeps import executors as w
 from memlab.sweeps.retry import after_failure
@@ -365,7 +366,7 @@ def test_a_result_file_of_a_newer_version_is_one_failed_job(lm, plan, local_repo
     bad = next(iter(plan)).key
     file = store.file(bad)
     file.parent.mkdir(parents=True)
-    file.write_bytes(forged_file(schema=2))
+    file.write_bytes(forged_file(schema=SCHEMA + 1))
     report = run(plan, store, executor=lambda: FailingExecutor(lambda keys: None), chunk=4)
     assert "newer memlab" in report.failed[bad]
     assert len(report.results) == 11

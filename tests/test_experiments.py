@@ -115,6 +115,7 @@ def test_a_search_resumes_from_a_table_of_another_machine(toy, store, tmp_path):
     pd.testing.assert_frame_equal(resumed, rows)
 
 
+@pytest.mark.slow
 def test_failures_are_retried_at_the_length_that_failed(toy, store):
     texts = random_words(3, seed=3)
     recipe = Recipe.default(budget=8, k=4)

@@ -201,9 +201,9 @@ def test_damage_is_named_also_if_the_file_cannot_be_moved(among, monkeypatch):
 def test_a_migration_that_fails_is_reported_as_damage(among, monkeypatch):
     store, file, _ = among
     file.write_bytes(SOUND)
-    monkeypatch.setattr(file_format, "SCHEMA", 2)
-    monkeypatch.setattr(file_format, "MIGRATIONS", {1: lambda meta: meta | {"more": meta["less"]}})
-    assert "not what schema 1 wrote" in str(store.verify()[MEM.key])
+    monkeypatch.setattr(file_format, "SCHEMA", 3)
+    monkeypatch.setattr(file_format, "MIGRATIONS", {2: lambda meta: meta | {"more": meta["less"]}})
+    assert "not what schema 2 wrote" in str(store.verify()[MEM.key])
     with pytest.warns(UserWarning, match="KeyError"):
         assert store.fetch(MEM.key) is None
 
@@ -218,9 +218,9 @@ def test_an_unreadable_failure_record_does_not_hide_others(store):
 
 def test_a_newer_format_is_not_damage(among):
     store, file, _ = among
-    file.write_bytes(forged_file(schema=2))
+    file.write_bytes(forged_file(schema=3))
     for read in (store.get, store.fetch):
-        with pytest.raises(VectorError, match=r"schema 2, but this memlab reads 1\. Install a newer memlab") as caught:
+        with pytest.raises(VectorError, match=r"schema 3, but this memlab reads 2\. Install a newer memlab") as caught:
             read(MEM.key)
         assert not isinstance(caught.value, DamagedError)
     assert not isinstance(store.verify()[MEM.key], DamagedError)
@@ -231,7 +231,7 @@ def test_a_newer_format_is_not_damage(among):
 
 
 def test_an_older_format_is_read_through_its_migrations_and_keeps_its_key(among, monkeypatch):
-    """Version 2 renames "text" to "span", and version 3 counts steps from 1."""
+    """Version 3 renames "text" to "span", and version 4 counts steps from 1."""
     store, file, _ = among
     file.write_bytes(SOUND)
 
@@ -241,20 +241,20 @@ def test_an_older_format_is_read_through_its_migrations_and_keeps_its_key(among,
     def count(meta):
         return meta | {"steps": meta["steps"] + 1}
 
-    monkeypatch.setattr(file_format, "SCHEMA", 3)
-    with pytest.raises(VectorError, match="schema 1"):
+    monkeypatch.setattr(file_format, "SCHEMA", 4)
+    with pytest.raises(VectorError, match="schema 2"):
         store.get(MEM.key)
-    monkeypatch.setattr(file_format, "MIGRATIONS", {1: rename, 2: count})
+    monkeypatch.setattr(file_format, "MIGRATIONS", {2: rename, 3: count})
     newer = METADATA_SCHEMA | {
         "properties": {("span" if n == "text" else n): v for n, v in METADATA_SCHEMA["properties"].items()},
         "required": [("span" if n == "text" else n) for n in METADATA_SCHEMA["required"]],
     }
     monkeypatch.setattr(mem_vector, "_validate", mem_vector.fastjsonschema.compile(newer))
     meta = mem_vector.read_metadata(file)
-    assert (meta["schema"], meta["steps"], meta["span"]["id"]) == (3, 2, "tale")
+    assert (meta["schema"], meta["steps"], meta["span"]["id"]) == (4, 2, "tale")
     assert meta["key"] == MEM.key
     assert file.read_bytes() == SOUND  # read, not rewritten
-    monkeypatch.setattr(file_format, "MIGRATIONS", {1: lambda m: m | {"fingerprint": "new"}, 2: count})
+    monkeypatch.setattr(file_format, "MIGRATIONS", {2: lambda m: m | {"fingerprint": "new"}, 3: count})
     monkeypatch.setattr(mem_vector, "_validate", mem_vector.fastjsonschema.compile(METADATA_SCHEMA))
     with pytest.raises(DamagedError, match="claims key"):
         store.get(MEM.key)
@@ -299,13 +299,19 @@ def test_a_file_of_schema_1_loads_with_its_key_for_ever(golden):
     assert loaded.matches(golden.token_ids)
 
 
-@pytest.mark.skipif(file_format.SCHEMA != 1, reason="a later schema writes other bytes")
-def test_schema_1_writes_the_same_bytes_for_ever(golden):
-    assert golden.to_bytes() == GOLDEN.read_bytes()
-    assert hashlib.sha256(golden.to_bytes()).hexdigest().startswith("febf15d473ffad61")
-    assert hashlib.sha256(golden.redacted().to_bytes()).hexdigest().startswith("48fd892630c7c86c")
+def test_a_file_of_schema_1_is_read_and_its_checks_were_decodes(golden):
+    loaded = MemVector.load(GOLDEN)
+    assert [check.proof for check in loaded.checks] == ["decode"] * len(golden.checks)
+    assert loaded.checks == golden.checks
+    assert loaded.key == golden.key
+
+
+@pytest.mark.skipif(file_format.SCHEMA != 2, reason="a later schema writes other bytes")
+def test_schema_2_writes_the_same_bytes_for_ever(golden):
+    assert hashlib.sha256(golden.to_bytes()).hexdigest().startswith("89266c2700ae4f34")
+    assert hashlib.sha256(golden.redacted().to_bytes()).hexdigest().startswith("27dc86ff3549bffa")
     schema = json.dumps(METADATA_SCHEMA, sort_keys=True).encode()
-    assert hashlib.sha256(schema).hexdigest().startswith("a389394d45a2180f")
+    assert hashlib.sha256(schema).hexdigest().startswith("06f4ac3731f654a3")
 
 
 def test_every_metadata_field_is_declared_once_in_the_dataclass(golden):

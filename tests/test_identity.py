@@ -867,6 +867,7 @@ def test_a_model_that_changed_in_memory_gives_no_exact_vectors(tmp_path, change,
     assert check(again, mem).exact
 
 
+@pytest.mark.slow
 def test_a_hook_after_the_first_use_is_noticed(tmp_path):
     lm, store = FrozenLM.from_model(*make_toy("llama"), dtype=torch.float32), Store(tmp_path / "s")
     passage = lm.passage(TEXTS[0])

@@ -56,6 +56,7 @@ def test_a_file_that_was_replaced_is_read_again(store, eager):
     assert store.table().steps.tolist() == [77]
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_an_index_is_detected(store, eager):
     fill(store, 60)
     plain = store.table()

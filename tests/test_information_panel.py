@@ -89,6 +89,7 @@ def test_no_interval_of_one_number(tmp_path):
     assert panel.text.kinds.count("zone") == len(panel.bits) - round(horizon.low)
 
 
+@pytest.mark.slow
 def test_the_panel_crams_what_it_predicts(panel):
     typed(panel, "The salt ferry left Quell at first light")
     panel.tokens.value = 3

@@ -15,8 +15,9 @@ from memlab.experiments.landscape.method import Base, Context, LandscapeError
 from memlab.experiments.landscape.registry import methods
 from memlab.experiments.landscape.vectors import Vector, pack, unpack
 from memlab.experiments.session import Session
-from memlab.experiments.tables import TableError
-from memlab.measures.landscape import COLUMNS, above_the_bound, edit_share, frontier, shares, summary
+from memlab.experiments.tables import TableError, stored, stored_landscape
+from memlab.measures.landscape import COLUMNS, above_the_bound, by_share, edit_share, frontier, shares, summary
+from memlab.measures.smaller_models import AFTER
 from memlab.measures.systems import FAMILIES, REFERENCES, SYSTEMS
 
 
@@ -69,6 +70,7 @@ def sampled_table(lm, chosen, count=256, tokens=12):
     return measure.landscape(Session(lm, Store("/nonexistent"), progress=False), passages, chosen, cue="")
 
 
+@pytest.mark.slow
 def test_no_method_recovers_more_than_it_stores_and_a_cheat_is_caught(lm):
     table = sampled_table(lm, [Nothing(), Ids(), Peeking()])
     bound = above_the_bound(table).set_index("method")
@@ -235,6 +237,7 @@ def test_summaries(lm):
         dict(method="c", stored_bits=60, bits_without=100, bits_with=30, bits_shuffled=99),
     ]
     common = dict(family="F2", system="s", texts="t", exact=False, exact_prefix=0, seconds_store=1, seconds_read=1)
+    common |= dict(detail="{}", decoder="read")
     table = pd.DataFrame([row | common | {"text_id": f"{i}"} for row in rows for i in range(8)])
     points = summary(table).set_index("method")
     assert points.recovered_share.to_dict() == pytest.approx({"a": 0.05, "b": 0.8, "c": 0.7})
@@ -245,6 +248,30 @@ def test_summaries(lm):
     assert frontier(points.reset_index()).method.tolist() == ["a", "b"]
     assert shares(table).stored_share.iloc[0] == 0.1
     assert shares(table.assign(bits_shuffled=np.inf)).net_share.isna().all()
+    assert (shares(table).read_share == shares(table).stored_share).all()
+    fetched = shares(table.assign(detail='{"share_read": 0.25}'))
+    assert fetched.read_share.iloc[0] == pytest.approx(0.025)
+    assert fetched.stored_share.iloc[0] == 0.1
+
+
+def test_rules_of_keeping_are_lines_over_the_share_kept():
+    rows = [("first words, 10 %, read", 0.1, 5), ("first words, 10 %, fill", 0.1, 50), ("all, 12%", 0.125, 60),
+            ("all, 12% read", 0.12, 70), ("all, 12%, 4 bits a number", 0.125, 1), ("x, int5", None, 1)]  # fmt: skip
+    parts = {"all, 12% read": {"share": 1, "share_read": 0.12}}  # it stores all, and reads a part
+    table = pd.DataFrame(
+        [
+            dict(method=name, detail=json.dumps(parts.get(name, {"share": share})),
+                 decoder="fill" if "fill" in name else "read",
+                 stored_bits=10, bits_without=100, bits_with=100 - bits + i, bits_shuffled=100)
+            for name, share, bits in rows
+            for i in (-1, 1)
+        ]
+    )  # fmt: skip
+    found = by_share(table).set_index(["rule", "share", "decoder"]).recovered_share
+    assert found.to_dict() == pytest.approx(
+        {("first words", 0.1, "read"): 0.05, ("first words", 0.1, "fill"): 0.5, ("all", 0.125, "read"): 0.6,
+         ("all", 0.12, "read"): 0.7}
+    )  # fmt: skip
 
 
 def test_unknown_families_and_methods_are_named(tmp_path):
@@ -255,16 +282,17 @@ def test_unknown_families_and_methods_are_named(tmp_path):
         methods(store, ["F1"], ["x"])
 
 
-def test_every_system_has_a_method_or_a_reason(tmp_path):
+def test_every_system_is_measured(tmp_path):
     chosen = methods(Store(tmp_path))
     names = [method.name for method in chosen]
     assert len(set(names)) == len(names)
     assert len(SYSTEMS) == 25
     assert {method.system for method in chosen} <= {*SYSTEMS, *REFERENCES}
     assert {method.family for method in chosen} <= set(FAMILIES)
-    measured = {method.system for method in chosen}
-    measured.add("Information Capacity")  # a table of models, see measures.information_capacity
-    assert {name for name, system in SYSTEMS.items() if not system.later} == measured & set(SYSTEMS)
+    assert len(stored("information-capacity")) >= 2  # a table of models, not of methods
+    measured = {*stored_landscape().system, "Information Capacity"}
+    assert set(SYSTEMS) <= measured
+    assert measured <= {method.system for method in chosen} | {*AFTER.values(), "Information Capacity"}
     for method in chosen:
         assert method.family == SYSTEMS[method.system].family if method.system in SYSTEMS else True
         json.dumps(dict(method.detail))

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -190,7 +191,7 @@ def test_no_code_is_above_the_bound_and_arithmetic_coding_is_on_it(lm):
     assert np.mean(ideal) == pytest.approx(table.bits_without[:32].mean(), abs=1.1)
 
 
-def test_a_vector_per_window_writes_the_whole_passage(lm, tmp_path):
+def test_a_vector_per_window_writes_the_whole_passage(lm, tmp_path, monkeypatch):
     store = Store(tmp_path)
     passage = lm.passage_of_ids([5, 9, 2, 33, 60, 7, 7, 1], name="p")
     method = codes.VectorWindows(bits=20, shelf=store)
@@ -201,8 +202,12 @@ def test_a_vector_per_window_writes_the_whole_passage(lm, tmp_path):
     data = method.store(lm, passage)
     assert ids_of(method, lm, passage, data) == passage.ids.tolist()
     assert stored_bits(data, fixed_size=False) > 2 * 4 * lm.d * len(parts)
-    with pytest.raises(LandscapeError, match=r"no exact vector of .*p:0-1"):
-        codes.VectorWindows(bits=10, shelf=store).store(lm, passage)
+    # What the store lacks is trained. A window for which the search finds nothing is an error.
+    assert ids_of(codes.VectorWindows(bits=10, shelf=store), lm, passage) == passage.ids.tolist()
+    long = lm.passage_of_ids(np.random.default_rng(0).integers(0, lm.vocabulary, 80).tolist(), name="long")
+    monkeypatch.setattr(codes, "Recipe", SimpleNamespace(default=lambda: Recipe.default(budget=1)))
+    with pytest.raises(LandscapeError, match=r"no exact vector of .*long:0-80.* fewer bits"):
+        codes.VectorWindows(bits=1000, shelf=store).store(lm, long)
     # All of a short passage is one window.
     assert [len(part) for part in codes.vector_windows(lm, passage, 1000)] == [8]
 

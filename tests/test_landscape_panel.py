@@ -8,7 +8,7 @@ from memlab import charts, load
 from memlab.charts.theme import to_svg
 from memlab.measures import landscape as measures
 from memlab.measures.landscape_predictions import PREDICTIONS, outcomes
-from memlab.measures.systems import REFERENCES, SYSTEMS
+from memlab.measures.systems import FAMILIES, REFERENCES, SYSTEMS
 from memlab.panels import landscape_panel
 from tests.chart_rules import faults
 
@@ -70,8 +70,8 @@ def test_families_and_texts_are_chosen(lm, table):
     assert "kept by repeating, 50 %" not in set(panel.points.method)
     for button in panel.families.values():
         button.value = False
-    assert panel.points.empty
-    assert "no data" in to_svg(panel.chart.chart)
+    assert set(panel.points.family) == {list(panel.families)[-1]}  # the last one stays
+    assert "no data" not in to_svg(panel.chart.chart)
     for button in panel.families.values():
         button.value = True
     panel.text.value = ("text", "random-0-001")
@@ -102,6 +102,16 @@ def test_the_charts_follow_the_rules_and_hold_many_methods(table):
     assert to_svg(charts.landscape_map(many)).count("<path") > 300
     assert "no data" in to_svg(charts.landscape_map(one.head(0)))
     assert "hollow" not in to_svg(charts.landscape_map(one))
+
+
+def test_what_is_read_of_a_stored_cache_is_a_cross(table):
+    plain = measures.shares(table).drop_duplicates("method").assign(passages=2)
+    fetched = plain.assign(read_share=plain.stored_share.where(plain.family != "F4", plain.stored_share / 4))
+    before, drawn = to_svg(charts.landscape_map(plain)), to_svg(charts.landscape_map(fetched))
+    crosses = drawn.count('aria-roledescription="point"') - before.count('aria-roledescription="point"')
+    assert crosses == (plain.family == "F4").sum() == 1
+    for svg in (before, drawn):  # the legend stays
+        assert all(f">{FAMILIES[family]}<" in svg for family in plain.family.unique())
 
 
 def test_every_prediction_names_something_that_is_measured(table):

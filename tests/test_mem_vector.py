@@ -205,7 +205,8 @@ def test_foreign_files_are_refused(tmp_path):
 def test_metadata_is_json(tmp_path):
     meta = read_metadata(make_vector(checks=(make_check(),)).save(tmp_path / "a.safetensors"))
     assert meta["exact"] is True
-    assert meta["schema"] == 1
+    assert meta["schema"] == 2
+    assert [check["proof"] for check in meta["checks"]] == ["decode"]
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4,), (1, 2, 3)])

@@ -232,6 +232,7 @@ def test_files_that_are_not_models_are_refused(tmp_path):
         load(str(tmp_path / "x.gguf"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smollm2-135", "somebody/some-model", "pythia-160m"])
 def test_without_a_network_the_error_names_what_works(name, tmp_path):
     """A closed port simulates the missing network."""

@@ -103,7 +103,19 @@ def reader():
     }, lambda: None
 
 
-PANELS = {made.__name__: made for made in (capacity, study, vector_map, path, moved, attention, reader)}
+def landscape():
+    panel = panels_of("10", "landscape_panel")["landscape_panel"]
+    methods, texts = list(panel.points.method), [value for _, value in panel.text.options]
+    box = {"stored_share": [0.5, 50.0], "y": [0.2, 1.0]}
+    return {
+        "click a point": lambda: picks(panel.chart, pick=[{"method": random.choice(methods)}]),
+        "drag over points": lambda: picks(panel.chart, brush=random.choice([box, {}])),
+        "choose a text": lambda: setattr(panel.text, "value", random.choice(texts)),
+        "switch a family": lambda: setattr(panel.families["F4"], "value", not panel.families["F4"].value),
+    }, lambda: None
+
+
+PANELS = {made.__name__: made for made in (capacity, study, vector_map, path, moved, attention, reader, landscape)}
 
 
 @pytest.mark.real

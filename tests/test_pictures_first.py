@@ -143,11 +143,11 @@ def test_notebook_1_brings_its_drawing_along():
     assert size[0] / size[1] == pytest.approx(int(root.get("width")) / int(root.get("height")), rel=0.01)
 
 
-def test_the_index_leads_to_every_notebook_and_shows_nine():
+def test_the_index_leads_to_every_notebook_and_shows_eleven():
     cells = nbformat.read(ROOT / "notebooks" / "00_start_here.ipynb", 4).cells
     assert len(cells) <= 6
     prose = "".join(cell.source for cell in cells)
     others = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")} - {"00_start_here.ipynb"}
     assert set(re.findall(r"\]\((\w+\.ipynb)\)", prose)) == others
     attached = {name for cell in cells for name in cell.get("attachments", {})}
-    assert attached == set(re.findall(r"attachment:([\w.]+)", prose)) == {f"{n:02d}.jpg" for n in range(1, 10)}
+    assert attached == set(re.findall(r"attachment:([\w.]+)", prose)) == {f"{n:02d}.jpg" for n in range(1, 12)}

@@ -35,6 +35,12 @@ def run_cells(name, lm):
     return titles
 
 
+def prose_of(name):
+    """The text of a notebook's Markdown cells, in one line."""
+    cells = json.loads((ROOT / "notebooks" / name).read_text())["cells"]
+    return " ".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown").replace("\n", " ")
+
+
 def said(title):
     return title if isinstance(title, str) else f"{title['text']} | {title['subtitle']}"
 

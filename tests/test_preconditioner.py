@@ -1,8 +1,10 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from memlab import Recipe, cram, load
+from memlab import Recipe, Store, cram, load
 from memlab.models import FrozenLM, toys
 from memlab.training import preconditioner as module
 from memlab.training.preconditioner import FLOOR, Preconditioner, preconditioner_of
@@ -110,3 +112,30 @@ def test_a_trained_model_reacts_to_some_directions_far_more_than_to_others(real)
     assert float(spectrum[0] / spectrum[300]) > 100
     toy = preconditioner_of(load("toy:llama")).spectrum
     assert float(toy[0] / toy[200]) < 30
+
+
+@pytest.mark.real
+def test_the_shipped_preconditioner_is_that_of_the_default_model(real, monkeypatch, tmp_path):
+    """It foretells how fresh gradients spread over its directions, and the bundled vectors were trained with it."""
+    monkeypatch.setenv("MEMLAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "_known", type(module._known)())
+    full = module.measure_preconditioner
+    monkeypatch.setattr(module, "measure_preconditioner", lambda *_, **__: pytest.fail("measured"))
+    shipped = preconditioner_of(real)
+    store = Store.bundled()
+    digests = [store.get(key).provenance.get("metric") for key in itertools.islice(store.keys(), 20)]
+    assert digests.count(shipped.digest) > 10
+    monkeypatch.setattr(module, "SAMPLES", 64)
+    monkeypatch.setattr(np.random, "default_rng", lambda seed, make=np.random.default_rng: make(seed + 1))
+    fresh = full(real)
+    weights = fresh.spectrum[:, None] * (fresh.basis @ shipped.basis.T) ** 2
+    found = weights.sum(0)  # how much of the fresh gradients lies along each shipped direction
+    parts = [slice(0, 20), slice(20, 100), slice(100, 576)]
+    expected = [float(shipped.spectrum[part].sum()) for part in parts]
+    # 768 samples fit their own large directions better than fresh ones, so more of these lies in the small ones.
+    assert [float(found[part].sum()) for part in parts] == pytest.approx(expected, rel=0.5)
+    means = [float(found[part].mean()) for part in parts]
+    assert means[0] > 5 * means[1] > 10 * means[2]
+    # Control: directions in another order foretell nothing.
+    mixed = found[torch.randperm(576, generator=torch.Generator().manual_seed(0))]
+    assert float(mixed[:20].sum()) < 0.5 * expected[0]

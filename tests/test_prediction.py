@@ -230,6 +230,7 @@ def test_vectors_needed_holds_the_requested_share_of_passages():
     assert held / tried >= 0.86
 
 
+@pytest.mark.slow
 def test_the_end_of_the_search_does_not_leak_into_predictions():
     """Budgets that nothing predicts: texts cut near the horizon must not improve the prediction."""
     table = rows_of(np.random.default_rng(3), 24, ks=(1,), spread=0.8)

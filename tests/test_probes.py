@@ -111,6 +111,7 @@ def test_a_line_has_exact_ends_and_a_line_to_itself_has_no_barrier(solutions):
     assert still.table.exact.all()
 
 
+@pytest.mark.slow
 def test_a_trained_curve_is_not_worse_than_the_line(solutions):
     lm, first, _ = solutions
     straight = [paths.line(lm, a, b, points=9) for a, b in [(first[0], first[1]), (first[2], first[3])]]
@@ -229,6 +230,7 @@ def test_the_gradient_direction_raises_the_loss(solutions):
     assert below < here < above
 
 
+@pytest.mark.slow
 def test_radii_has_a_row_per_vector_and_direction(solutions):
     lm, first, second = solutions
     table = perturbation.radii(lm, [*first[:3], second[0]], draws=2, high=3.0)

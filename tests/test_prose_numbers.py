@@ -379,6 +379,7 @@ def test_03_before_and_after():
     assert fits["random"].low > fits["classics"].high
 
 
+@pytest.mark.slow
 def test_03_in_bits_the_kinds_are_closer():
     one = one_vector()
     numbers(3, r"random words cost about twice as many bits per token as prose")
@@ -729,3 +730,12 @@ def test_09_the_finding(real):
     assert (~passages.random).sum() == count
     numbers(9, r"Random words cost more bits than prose")
     assert passages[passages.random].bits.min() > passages[~passages.random].bits.max()
+
+
+def test_02_published_horizons_decoded_freely():
+    (four,) = numbers(2, r"diamonds\): of (\w+) models, that leaves half to nine")
+    best = reference("progressive2026-horizon").groupby(["model", "counted"]).horizon_tokens.max().unstack()
+    shares = (best["free, all of the passages exact"] / best["teacher-forced"]).dropna()
+    assert len(shares) == four
+    assert round(shares.min(), 1) == 0.5
+    assert round(shares.max(), 1) == 0.9

@@ -98,7 +98,7 @@ def test_bad_fields_are_named(field, value):
 def test_recipes_are_found_by_name():
     assert [Recipe.named(n).name for n in NAMED] == list(NAMED)
     assert Recipe.paper2025(seed=7).name == "paper2025 seed=7"
-    with pytest.raises(RecipeError, match="default, growing, layers, fullmatrix, paper2025"):
+    with pytest.raises(RecipeError, match="default, growing, warm, layers, fullmatrix, paper2025"):
         Recipe.named("fastest")
 
 

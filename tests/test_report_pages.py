@@ -150,6 +150,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path):
         assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_cards_of_vectors(tmp_path):
     lm, store = load("toy:gemma3"), Store(tmp_path / "store")
     (mem,) = cram(lm, lm.passage(Text("hello", "Hello <b>there"), 3), Recipe.default(k=4), store, progress=False)

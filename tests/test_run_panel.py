@@ -23,6 +23,7 @@ def states(panel):
     return [row.state.value for row in panel.rows.values()]
 
 
+@pytest.mark.slow
 def test_the_forecast_is_there_before_anything_runs(plan, store):
     panel = run_panel(plan, store)
     panel._forecasts.wait(30)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from memlab import CramInterrupted, Recipe, cram, load
+from memlab.decoding import one_pass
 from memlab.scoring import memory
 from memlab.scoring.objective import Batch
 from memlab.training.job import TrainingJob
@@ -132,14 +133,23 @@ def test_candidates_that_do_not_fit_together_are_scored_one_by_one(bfloat16_toy,
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, mems, dtype, gradient=gradient, **options)
 
+    only_decodes_prove(monkeypatch)
     monkeypatch.setattr(Batch, "scores", scores)
     mems = cram(bfloat16_toy, random_passages(bfloat16_toy, 8, 3), Recipe.default(k=8), progress=False)
     assert refused
     assert all(m.exact for m in mems)
 
 
+def only_decodes_prove(monkeypatch):
+    monkeypatch.setattr(one_pass, "possible", lambda *args: False)
+
+
 def scored_at_once(lm, monkeypatch):
-    """Number of passages in each pass without a gradient, while eight similar passages are trained."""
+    """Number of passages in each pass without a gradient, while eight similar passages are trained.
+
+    Where one pass may be the proof of a decode, that is the only pass: see test_one_pass.
+    """
+    only_decodes_prove(monkeypatch)
     sizes, real = [], Batch.scores
 
     def scores(self, mems, dtype, *, gradient=False, **options):

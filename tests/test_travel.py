@@ -264,6 +264,7 @@ def test_vectors_of_one_text_count_as_one_in_the_interval():
     assert row.high == pytest.approx(0.9385, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_margins_area_under_the_curve():
     # Three failures with margins 1, 2, 5 against 3, 4, 5: wins 3, 3 and a tie of 3 pairs.
     table = table_of([False, False, False, True, True, True], [1.0, 2.0, 5.0, 3.0, 4.0, 5.0])

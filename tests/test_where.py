@@ -18,7 +18,8 @@ from memlab.models.layers import Layers
 from memlab.probes.attention import knock_out
 from memlab.probes.token_costs import gains
 from memlab.scoring.objective import Batch, Row
-from memlab.training.job import TrainingJob, initial_mem
+from memlab.training.job import TrainingJob
+from memlab.training.starts import initial_mem
 
 PLACES = ("every layer", "layer 0", "layer 1")
 
@@ -200,7 +201,7 @@ def test_crammed_and_decoded_four_ways(any_toy, where, tmp_path):
     assert cached.margin == pytest.approx(whole.margin, abs=1e-3)
     again = MemVector.load(mem.save(tmp_path / "mem.safetensors"))
     assert (again.key, again.k, again.recipe) == (mem.key, 2, mem.recipe)
-    assert check(any_toy, again).margin == cached.margin
+    assert check(any_toy, again).margin == pytest.approx(cached.margin, abs=1e-3)  # by a pass or by a decode
     assert check(any_toy, again, first_given=True).right == len(IDS) - 1
     assert not check(any_toy, again.with_mem(np.roll(again.mem, 1, axis=0), "rows exchanged")).exact
 

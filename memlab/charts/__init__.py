@@ -25,6 +25,11 @@ from memlab.charts.distances import densities as densities
 from memlab.charts.distances import distance_matrix as distance_matrix
 from memlab.charts.distances import norm_trajectories as norm_trajectories
 from memlab.charts.distances import probes as probes
+from memlab.charts.encoders import encoder_recovery as encoder_recovery
+from memlab.charts.encoders import gap_units as gap_units
+from memlab.charts.encoders import searches_from as searches_from
+from memlab.charts.encoders import steps_saved as steps_saved
+from memlab.charts.expected import predicted_and_measured as predicted_and_measured
 from memlab.charts.information import before_and_after as before_and_after
 from memlab.charts.information import cut_into_tokens as cut_into_tokens
 from memlab.charts.information import horizons_tokens_and_bits as horizons_tokens_and_bits
@@ -55,6 +60,8 @@ from memlab.charts.search import spectrum as spectrum
 from memlab.charts.search import speed_chart as speed_chart
 from memlab.charts.search import speed_ratios as speed_ratios
 from memlab.charts.search import two_steps as two_steps
+from memlab.charts.smaller_models import what_breaks_first as what_breaks_first
+from memlab.charts.smaller_models import what_is_left as what_is_left
 from memlab.charts.tables import show as show
 from memlab.charts.theme import save as save
 from memlab.charts.theme import theme as theme
@@ -64,6 +71,9 @@ from memlab.charts.theme import use_offline_renderer as use_offline_renderer
 from memlab.charts.tokens import token_bits as token_bits
 from memlab.charts.tokens import token_margins as token_margins
 from memlab.charts.training import training_curve as training_curve
+from memlab.charts.use import harm_along as harm_along
+from memlab.charts.use import harm_left as harm_left
+from memlab.charts.use import uses as uses
 from memlab.charts.words import nearest_words as nearest_words
 from memlab.charts.words import words_instead as words_instead
 

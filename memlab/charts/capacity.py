@@ -55,7 +55,7 @@ def capacity_by_model(table: pd.DataFrame, arrow: str = "") -> Any:
         ],
     )  # fmt: skip
     whiskers = base.mark_rule(strokeWidth=2, opacity=0.6, clip=True).encode(alt.Y("low:Q", scale=y), alt.Y2("high:Q"))
-    shapes = alt.Scale(domain=methods, range=["circle", "square", "triangle-up"])
+    shapes = alt.Scale(domain=methods, range=[*("circle", "square", "diamond")[: len(methods) - 1], "triangle-up"])
     points = base.mark_point(size=80, filled=True, opacity=0.9).encode(
         alt.Y("tokens:Q", scale=y, title="tokens in one vector (log)", axis=alt.Axis(values=_TICKS, grid=False)),
         alt.Shape("method:N", title=None, sort=methods, scale=shapes, legend=key),

@@ -20,7 +20,8 @@ FAMILY_COLOURS = {
 """{family: colour}. Our vectors have the colour that they have everywhere."""
 LOWEST = -0.25
 """Recovered share at the lower edge of the chart."""
-_WIDTH, _HEIGHT = 640, 380
+_WIDTH, _HEIGHT = 640, 350
+_SHAPES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross")
 
 
 @chart
@@ -30,18 +31,20 @@ def landscape_map(points: pd.DataFrame, *, chosen: str = "", ceiling: float | No
     x: stored bits over the passage's own bits, log. y: share of those bits that a reader recovers. The curve is
     "recovered = stored": on text that the model wrote nothing lies above it. ``ceiling``: the recovered share of a
     reader of the whole text. Hollow points are oracles, which see what they must later recover. Points below the chart
-    stand at its lower edge as triangles. Parameters: ``chosen`` is the method that a ring marks; the selection ``pick``
-    holds the clicked ``method``, ``brush`` the ranges of both axes.
+    stand at its lower edge as triangles. If there is a column ``read_share``, a small cross stands where a reader looks
+    at fewer bits than are stored, with a line to its point. Parameters: ``chosen`` is the method that a ring marks; the
+    selection ``pick`` holds the clicked ``method``, ``brush`` the ranges of both axes.
     """
     numbers = points[["stored_share", "recovered_share"]].astype(float)
     points = points[(points.stored_share > 0) & np.isfinite(numbers).all(axis=1)]
     if points.empty:
         return no_data()
     low, high = min(0.06, points.stored_share.min() / 1.6), max(2.0, points.stored_share.max() * 1.6)
+    log = alt.Scale(type="log", domain=[low, high], nice=False)
     x = alt.X(
         "stored_share:Q",
         title="bits stored, per bit of the text (log)",
-        scale=alt.Scale(type="log", domain=[low, high], nice=False),
+        scale=log,
         axis=alt.Axis(format="~g", values=_ticks(low, high)),
     )
     y = alt.Y(
@@ -52,7 +55,7 @@ def landscape_map(points: pd.DataFrame, *, chosen: str = "", ceiling: float | No
     )
     families = [family for family in FAMILIES if family in set(points.family)]
     scale = alt.Scale(domain=families, range=[FAMILY_COLOURS[f] for f in families])
-    legend = alt.Legend(orient="top", columns=3, labelLimit=260, labelExpr=expression(FAMILIES))
+    legend = alt.Legend(orient="top", columns=4, labelLimit=260, labelExpr=expression(FAMILIES))
     colour = alt.Color("family:N", title=None, sort=None, scale=scale, legend=legend)
     fill = alt.Color("family:N", scale=scale, legend=None)
     columns = [
@@ -97,9 +100,13 @@ def landscape_map(points: pd.DataFrame, *, chosen: str = "", ceiling: float | No
     if ceiling is not None:
         top = pd.DataFrame({"y": [ceiling], "says": ["a reader of the whole text"]})
         layers.append(alt.Chart(inline(top)).mark_rule(color=GREY, strokeWidth=1).encode(y))
-        layers.append(
-            alt.Chart(inline(top)).mark_text(align="right", dy=9).encode(y, x=alt.value(_WIDTH - 4), text="says:N")
-        )
+        layers.append(alt.Chart(inline(top)).mark_text(dy=9).encode(y, x=alt.value(0.56 * _WIDTH), text="says:N"))
+    if "read_share" in points and len(fetched := points[points.read_share < 0.99 * points.stored_share]):
+        data = alt.Chart(inline(fetched, "method", "family", "stored_share", "read_share", "recovered_share"))
+        at = data.encode(alt.X("read_share:Q", scale=log), alt.Y("recovered_share:Q"), colour)
+        tips = [alt.Tooltip("method:N"), alt.Tooltip("read_share:Q", title="bits read per bit", format=".3~g")]
+        layers.append(at.mark_rule(strokeDash=[2, 3], opacity=0.6).encode(alt.X2("stored_share:Q")))
+        layers.append(at.mark_point(shape="cross", size=70, strokeWidth=1.5).encode(tooltip=tips))
     ground = alt.ViewBackground(fill="transparent", stroke=None)
     drawn = alt.layer(*layers, ring, marks.add_params(pick, brush)).add_params(alt.param(name="chosen", value=chosen))
     return drawn.properties(width=_WIDTH, height=_HEIGHT, view=ground, title=title or _title(points))
@@ -147,8 +154,16 @@ def bit_prices(points: pd.DataFrame, *, title: Any = "") -> Any:
         thickness=2, size=20
     ).encode(x, y, colour, tooltip=tips)  # fmt: skip
     named = alt.Chart(inline(best, "method", "family_name", "price", "late"))
-    early = named.transform_filter("!datum.late").mark_text(align="left", dx=-2, dy=-18).encode(x, y, text="method:N")
-    late = named.transform_filter("datum.late").mark_text(align="right", dx=2, dy=-18).encode(x, y, text="method:N")
+    early = (
+        named.transform_filter("!datum.late")
+        .mark_text(align="left", dx=-2, dy=-18, limit=500)
+        .encode(x, y, text="method:N")
+    )
+    late = (
+        named.transform_filter("datum.late")
+        .mark_text(align="right", dx=2, dy=-18, limit=500)
+        .encode(x, y, text="method:N")
+    )
     names = early + late
     return alt.layer(ticks, names).properties(
         width=_WIDTH,
@@ -161,8 +176,8 @@ def bit_prices(points: pd.DataFrame, *, title: Any = "") -> Any:
 def by_share_kept(points: pd.DataFrame, *, kept: str, ceiling: float | None = None, title: Any = "") -> Any:
     """Recovered share by the share that is kept, one line per rule of keeping: ``rule share recovered_share method``.
 
-    ``kept``: what is kept, as the title of the axis. ``ceiling``: as in ``landscape_map``. Rules are named at their
-    lines' right ends, from the best down.
+    ``kept``: what is kept, as the title of the axis. ``ceiling``: as in ``landscape_map``. The legend names the rules
+    from the best at their largest share down.
     """
     data = points[np.isfinite(points[["share", "recovered_share"]].astype(float)).all(axis=1)].sort_values(
         ["rule", "share"]
@@ -172,7 +187,12 @@ def by_share_kept(points: pd.DataFrame, *, kept: str, ceiling: float | None = No
     ends = data.groupby("rule", sort=False).tail(1).sort_values("recovered_share", ascending=False)
     order = ends.rule.tolist()
     scale = alt.Scale(domain=order, range=[OTHERS[i % len(OTHERS)] for i in range(len(order))])
-    x = alt.X("share:Q", title=f"share of the {kept} kept", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
+    x = alt.X(
+        "share:Q",
+        title=f"share of the {kept} kept",
+        axis=alt.Axis(format="%", tickCount=5),
+        scale=alt.Scale(domain=[0, 1]),
+    )
     y = alt.Y("recovered_share:Q", title="share of the text's bits recovered", axis=alt.Axis(format="%"))
     colour = alt.Color("rule:N", sort=None, title=None, scale=scale, legend=alt.Legend(orient="right", labelLimit=320))
     tips = [
@@ -180,8 +200,13 @@ def by_share_kept(points: pd.DataFrame, *, kept: str, ceiling: float | None = No
         alt.Tooltip("share:Q", title="kept", format=".0%"),
         alt.Tooltip("recovered_share:Q", title="recovered", format=".0%"),
     ]
+    shapes = alt.Scale(domain=order, range=[_SHAPES[i % len(_SHAPES)] for i in range(len(order))])
+    shape = alt.Shape("rule:N", sort=None, title=None, scale=shapes)
     base = alt.Chart(inline(data, "rule", "share", "recovered_share", "method")).encode(x, y, colour)
-    layers = [base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=60).encode(tooltip=tips)]
+    layers = [
+        base.mark_line(strokeWidth=2),
+        base.mark_point(filled=True, size=60, opacity=1).encode(shape, tooltip=tips),
+    ]
     if ceiling is not None:
         top = pd.DataFrame({"y": [ceiling], "says": ["a reader of the whole text"]})
         layers.append(alt.Chart(inline(top)).mark_rule(color=GREY, strokeDash=[6, 4]).encode(alt.Y("y:Q")))

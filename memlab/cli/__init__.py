@@ -14,6 +14,7 @@ from memlab.cli.bench import bench_app
 from memlab.cli.capacity import capacity_command, predict_command
 from memlab.cli.common import fail
 from memlab.cli.cram import cram_command, decode_command
+from memlab.cli.encoder import encoder_app
 from memlab.cli.import_vectors import import_command
 from memlab.cli.models import models_command
 from memlab.cli.old_names import RenamedGroup
@@ -52,6 +53,7 @@ app.command("predict")(predict_command)
 app.command("capacity")(capacity_command)
 app.command("run")(run_command)
 app.command("report")(report_command)
+app.add_typer(encoder_app, name="encoder")
 app.add_typer(bench_app, name="bench")
 
 

@@ -9,11 +9,15 @@ from typing import Annotated
 
 import typer
 
+from memlab.cli.bench_encoders import bench_encoder_gap, bench_warm_start
 from memlab.cli.bench_horizon import bench_horizon
+from memlab.cli.bench_kinds import bench_kinds
 from memlab.cli.bench_landscape import bench_landscape
-from memlab.cli.bench_machine import bench_step_profile, bench_store_crash, bench_store_scale
+from memlab.cli.bench_machine import bench_one_pass, bench_step_profile, bench_store_crash, bench_store_scale
 from memlab.cli.bench_models import bench_families
 from memlab.cli.bench_prefix_tuning import bench_prefix_tuning
+from memlab.cli.bench_smaller import bench_smaller_models
+from memlab.cli.bench_use import bench_harm, bench_use, bench_use_training
 from memlab.cli.bench_vectors import (
     bench_bundled,
     bench_codecs,
@@ -198,6 +202,7 @@ COMMANDS = {
     "optimizer": bench_optimizer,
     "sink": bench_sink,
     "horizon": bench_horizon,
+    "one-pass": bench_one_pass,
     "precision": bench_precision,
     "fewer-bits": bench_fewer_bits,
     "codecs": bench_codecs,
@@ -206,6 +211,13 @@ COMMANDS = {
     "travel": bench_travel,
     "landscape": bench_landscape,
     "prefix-tuning": bench_prefix_tuning,
+    "kinds": bench_kinds,
+    "smaller-models": bench_smaller_models,
+    "encoder-gap": bench_encoder_gap,
+    "warm-start": bench_warm_start,
+    "use": bench_use,
+    "harm": bench_harm,
+    "use-training": bench_use_training,
     "families": bench_families,
     "step-profile": bench_step_profile,
     "store-crash": bench_store_crash,

@@ -1,6 +1,6 @@
 """Free-running greedy decoding from vectors, and the checks that say whether the text came back.
 
-Nothing here trains. The model is fed only ``prefix, mem, suffix`` and its own output.
+Nothing here trains. A decode feeds only ``prefix, mem, suffix`` and its own output.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from memlab.decoding import one_pass as passes
+from memlab.decoding.one_pass import NO_MARGIN, Pass
 from memlab.errors import ArgumentError, as_list, require_count, require_type
 from memlab.models import FrozenLM, ModelError, Overwrite
-from memlab.results.checks import PORTABLE, Check
+from memlab.results.checks import EXACT, ONE_PASS, PORTABLE, Check
 from memlab.results.mem_vector import MemVector, VectorError
 from memlab.scoring.objective import Batch, Row, true_margin
 from memlab.scoring.places import Place, Places
@@ -103,6 +105,7 @@ def check(
     batch: int = 1,
     cache: bool = True,
     first_given: bool = False,
+    one_pass: bool | Pass = True,
 ) -> Check:
     """Decode freely and compare with the passage. The default settings are the definition of *exact*.
 
@@ -113,8 +116,11 @@ def check(
     (True, 3)
 
     ``batch`` repeats the vector. ``cache=False`` computes every step from all tokens. ``first_given`` gives the first
-    token to the decode. In a reduced dtype the logits are the model's own, as in ``generate``. Raises ``VectorError``
-    for a redacted vector, and ``ModelError`` if the vector was trained for other weights.
+    token to the decode. In a reduced dtype the logits are the model's own, as in ``generate``. In the default settings
+    one pass over the true tokens proves the same as the decode where every margin is large enough; then nothing is
+    decoded, and the check says ``proof="one pass"`` (see ``decoding.one_pass``). ``one_pass=False`` always decodes. A
+    pass that was made before (``read_pass``) is not made again.
+    Raises ``VectorError`` for a redacted vector, and ``ModelError`` if the vector was trained for other weights.
     """
     require_weights(lm, mem)
     require_count("batch", batch)
@@ -124,20 +130,39 @@ def check(
         raise VectorError("the passage has one token, and first_given leaves nothing to decode. Use first_given=False.")
     targets = mem.token_ids[1:] if first_given else mem.token_ids
     given = mem.token_ids[:1] if first_given else mem.token_ids[:0]
+    settings = (dtype, batch, cache, first_given)
+    comparison = passes.Comparison(mem.n) if settings == EXACT and passes.possible(lm, mem.n) else None
+    if comparison and one_pass:
+        seen = one_pass if isinstance(one_pass, Pass) else read_pass(lm, mem)
+        if seen and seen.proves:
+            return Check(dtype, lm.device.type, batch, cache, first_given, mem.n, mem.n, None, seen.margin, ONE_PASS)
     stream = logits_stream(lm, [mem] * batch, dtype, given=given, cache=cache)
     right, first_wrong, margin = 0, None, np.inf
     for position, (target, logits) in enumerate(zip(targets, stream, strict=False), int(first_given)):
         # Every row must be right: a vector that works only at one place of a batch is not portable.
         token_margin = float(true_margin(logits, logits.new_full((batch,), int(target), dtype=torch.long)).min())
-        # The argmax of NaN logits is 0 and proves nothing. -1e30 marks it, because JSON has neither NaN nor infinity.
-        token_margin = max(token_margin, -1e30) if np.isfinite(token_margin) else -1e30
-        correct = token_margin > -1e30 and bool((logits.argmax(-1) == int(target)).all())
+        # The argmax of NaN logits is 0 and proves nothing.
+        token_margin = max(token_margin, NO_MARGIN) if np.isfinite(token_margin) else NO_MARGIN
+        correct = token_margin > NO_MARGIN and bool((logits.argmax(-1) == int(target)).all())
         right += correct
         if first_wrong is None:
             margin = min(margin, token_margin)
+            if comparison:
+                comparison.add(logits, token_margin)
             if not correct:
                 first_wrong = position
+    if comparison:  # a decode that had to be made also tells how far a pass may be trusted
+        fed, written = fed_of(lm, [mem])
+        comparison.finish(lm, fed, mem.token_ids, written, where=mem.recipe.where)
     return Check(dtype, lm.device.type, batch, cache, first_given, len(targets), right, first_wrong, margin)
+
+
+def read_pass(lm: FrozenLM, mem: MemVector) -> Pass | None:
+    """One float32 pass over the vector's context and its true tokens; None where only a decode can prove anything."""
+    if not passes.possible(lm, mem.n):
+        return None
+    fed, written = fed_of(lm, [mem])
+    return passes.read(lm, fed, mem.token_ids, written, where=mem.recipe.where)
 
 
 def check_portable(lm: FrozenLM, mem: MemVector) -> MemVector:

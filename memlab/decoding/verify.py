@@ -28,9 +28,10 @@ class VerifyReport:
 
 
 def verify_sample(store: Store, number: int, *, seed: int = 0, progress: bool = True) -> VerifyReport:
-    """Decode ``number`` exact vectors of the store at batch 1, or all if it has fewer. ``seed`` draws the sample.
+    """Decode ``number`` exact vectors of the store again, or all if it has fewer. ``seed`` draws the sample.
 
-    Each model is loaded by the name and revision in the vectors. No file is written.
+    Token by token, at batch 1, also vectors whose exactness was proven by one pass. Each model is loaded by the name
+    and revision in the vectors. No file is written.
     """
     table = store.table()
     exact = sorted(table[table.exact.astype(bool)].key)
@@ -74,5 +75,5 @@ def _wrong(lm: FrozenLM, mem: MemVector) -> str | None:
     if mem.redaction:
         same_text = mem.matches(decode(lm, [mem], batch=1)[0])
         return None if same_text else what_changed(mem, None)
-    new = check(lm, mem)
+    new = check(lm, mem, one_pass=False)
     return None if new.exact else what_changed(mem, new)

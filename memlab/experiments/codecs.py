@@ -11,6 +11,7 @@ import torch
 from memlab.experiments.precision import fewest_bits, precision
 from memlab.measures import codecs
 from memlab.models import FrozenLM, Passage
+from memlab.probes.token_costs import own_bits
 from memlab.results.mem_vector import MemVector
 
 
@@ -78,9 +79,7 @@ def coding(lm: FrozenLM, passages: Sequence[Passage], mems: Sequence[MemVector] 
             round_trip = bool(np.array_equal(decode(lm, coded, len(passage)), passage.ids))
         except codecs.CodecError:
             round_trip = False
-        bits = lm.token_bits(passage.ids)
-        # Without context, the coder takes all tokens of the vocabulary as equally likely.
-        ideal = float(np.where(np.isnan(bits), np.log2(lm.vocabulary), bits).sum())
+        ideal = float(own_bits(lm, passage.ids).sum())
         rows += [columns | {"codec": name, "bits": n} for name, n in codecs.general_bits(passage.string).items()]
         arithmetic = {"codec": f"arithmetic, {lm.name}", "bits": coded.bits, "round_trip": round_trip}
         rows.append(columns | arithmetic | {"cross_entropy": ideal})

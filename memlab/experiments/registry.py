@@ -56,6 +56,7 @@ EXPERIMENTS = {
         Experiment("optimizer", "optimizer_study:study", "Candidates for the default recipe, at equal compute."),
         Experiment("speed", "speed:speed", "Time per passage that decodes: memlab and two published methods."),
         Experiment("step-profile", "step_profile:profile_steps", "Where a training step spends its time and memory."),
+        Experiment("one-pass", "one_pass:one_pass", "Whether one pass proves what a free decode shows."),
         Experiment("precision", "precision:precision", "The fewest bits per number at which a vector still decodes."),
         Experiment("fewer-bits", "fewer_bits:fewer_bits", "The fewest bits of a vector by grids, bases and training."),
         Experiment("codecs", "codecs:coding", "The same passages as vectors, compressed bytes, and arithmetic code."),
@@ -74,10 +75,31 @@ EXPERIMENTS = {
         Experiment(
             "geometry", "geometry_tables:geometry_tables", "Where solutions lie: paths, radii, planes, attention."
         ),
+        Experiment("kinds", "kinds:kinds", "Steps and horizons of kinds of text, next to what the predictor said."),
         Experiment(
             "prefix-tuning",
             "landscape.prefix_tuning:prefix_tuning",
             "How much more one position holds with a vector in every layer.",
+        ),
+        Experiment(
+            "smaller-models",
+            "smaller_models:smaller_models",
+            "What rounding, pruning and fewer layers do to perplexity, to stored vectors and to new ones.",
+        ),
+        Experiment(
+            "encoder-gap", "encoder_gap:encoder_gap", "A trained encoder against the search: tokens, bits and steps."
+        ),
+        Experiment(
+            "warm-start",
+            "encoder_warm_start:warm_start",
+            "Whether a search from an encoder's vector needs fewer steps.",
+        ),
+        Experiment("use", "use:use", "What a vector is good for besides its own text, with controls."),
+        Experiment("harm", "harm:harm", "What a vector does to a stranger's text, by distance and by layer."),
+        Experiment(
+            "use-training",
+            "use_training:use_training",
+            "What it costs to train a vector under several contexts at once, and whether others work then.",
         ),
         Experiment("families", "families:families", "Which causal model types of transformers memlab works on."),
         Experiment("store-crash", "store_stress:crash_writers", "What a store holds after its writers were killed."),

@@ -1,7 +1,7 @@
 """Results report: writes the tables of ``data/bench/README.md`` from the Parquet and CSV files next to it.
 
 A table is between ``<!-- table: NAME -->`` and ``<!-- end -->``. Its writer is in ``report_models``,
-``report_training`` or ``report_vectors``.
+``report_training``, ``report_vectors``, ``report_landscape`` or ``report_encoders``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,13 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from memlab.experiments import report_models, report_training, report_vectors  # noqa: F401  # they register tables
+from memlab.experiments import (  # noqa: F401  # they register tables
+    report_encoders,
+    report_landscape,
+    report_models,
+    report_training,
+    report_vectors,
+)
 from memlab.experiments.report_tables import TABLES, ReportError, Rows
 from memlab.results.atomic import atomic_write
 from memlab.texts import data_folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from memlab.experiments.one_pass import summary as passes_summary
 from memlab.experiments.optimizer_study import halves, ranking
 from memlab.experiments.recovery import shares, summary
 from memlab.experiments.report_tables import Rows, Table, ends, percent, spread, table
@@ -132,6 +133,17 @@ def _speed_ratios() -> Rows:
     for row in pd.concat([all_tokens, short]).itertuples():
         ratio = Estimate(row.ratio, row.low, row.high)
         yield MACHINES[row.device], row.tokens, OVER[row.over], row.passages, f"{ratio:.0f}"
+
+
+@table(
+    "one-pass",
+    "tokens | vectors | pass and decode disagree | proven by the pass | largest difference of logits, of all vectors | "
+    "of the vector with the smallest | smallest margin | times as fast, median",
+)
+def _one_pass() -> Rows:
+    for row in passes_summary(stored("one-pass")).itertuples(index=False, name=None):
+        tokens, vectors, disagree, proven, largest, least, margin, quicker = row
+        yield tokens, vectors, disagree, proven, f"{largest:.1e}", f"{least:.1e}", f"{margin:.2f}", f"{quicker:.0f}"
 
 
 @table(

@@ -24,8 +24,8 @@ from memlab.recipes import Recipe, RecipeError
 from memlab.results.mem_vector import MemVector
 from memlab.scoring.timing import device_name, machine_rate, peak_memory, step_flops, training_step
 from memlab.training.cram import cram
-from memlab.training.job import initial_mem
 from memlab.training.preconditioner import measure_preconditioner
+from memlab.training.starts import initial_mem
 
 PUBLISHED = {"paper2025": Recipe.paper2025, "progressive2026": Recipe.progressive2026}
 MACHINE = ("device", "threads", "model", "fingerprint")

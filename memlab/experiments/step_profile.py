@@ -39,6 +39,9 @@ class _Products(TorchDispatchMode):
         if func.overloadpacket.__name__ in _PRODUCTS:
             a, b = [x for x in args if isinstance(x, torch.Tensor)][-2:]
             self.seen[(a.dtype, tuple(a.shape), tuple(a.stride()), tuple(b.shape), tuple(b.stride()))] += 1
+        elif func.overloadpacket.__name__ == "_linear_pointwise":  # packed weights (o, i) have no strides
+            a, (o, i) = args[0], args[1].shape
+            self.seen[(a.dtype, tuple(a.shape), tuple(a.stride()), (i, o), (1, i))] += 1
         return func(*args, **(kwargs or {}))
 
 

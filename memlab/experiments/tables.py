@@ -44,6 +44,17 @@ def stored(name: str) -> pd.DataFrame:
     return pd.read_parquet(_file_of("bench", name, "parquet"))
 
 
+def stored_landscape() -> pd.DataFrame:
+    """The rows of ``stored("landscape")``, and those of family F7: stored vectors, read by smaller models."""
+    import pandas as pd
+
+    from memlab.measures.smaller_models import landscape_rows
+
+    table = stored("landscape")
+    vector = table[table.method == "mem vector, float32"].iloc[0]
+    return pd.concat([table, landscape_rows(stored("smaller-models"), vector.stored_bits)], ignore_index=True)
+
+
 def reference(name: str) -> pd.DataFrame:
     """Published figures of this name that come with memlab, each with its source, from ``data/reference``.
 

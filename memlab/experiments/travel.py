@@ -36,6 +36,7 @@ from memlab.experiments.session import Session
 from memlab.experiments.tables import require_columns
 from memlab.measures.statistics import Estimate, bootstrap, share_interval
 from memlab.models import FrozenLM, ModelError
+from memlab.models.probe import cast
 from memlab.models.sources import gguf_file
 from memlab.results.mem_vector import MemVector
 
@@ -56,6 +57,13 @@ class Destination:
 
 def _memlab(lm: FrozenLM) -> Writer:
     return lambda mem: decode(lm, [mem], batch=1)[0]
+
+
+def _plain(lm: FrozenLM, dtype: torch.dtype) -> Any:
+    """The model in ``dtype`` as transformers makes it, without memlab's layers."""
+    return (
+        lm.model if dtype == torch.float32 else cast(lm.model, dtype, lm.embed(np.arange(4)[None]), lm.name, pack=False)
+    )
 
 
 def _generate(change: Callable[[FrozenLM], Any]) -> Callable[[FrozenLM], Writer]:
@@ -106,7 +114,7 @@ def _peft(dtype: torch.dtype) -> Callable[[FrozenLM], Writer]:
             nothing = torch.empty(1, 0, dtype=torch.long, device=lm.device)
             with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PEFT warns that it computes the positions itself
-                model = peft.PeftModel.from_pretrained(lm.weights(dtype), export_peft(mem, folder, lm))
+                model = peft.PeftModel.from_pretrained(_plain(lm, dtype), export_peft(mem, folder, lm))
                 return np.asarray(model.generate(input_ids=nothing, **_settings(mem))[0].cpu())
 
         return write
@@ -127,7 +135,7 @@ DESTINATIONS = {
         Destination("memlab, float32", _memlab),
         Destination("generate, float32", _generate(lambda lm: lm.model)),
         Destination("generate, float32, eager attention", _generate(_eager)),
-        Destination("generate, bfloat16", _generate(lambda lm: lm.weights(torch.bfloat16))),
+        Destination("generate, bfloat16", _generate(lambda lm: _plain(lm, torch.bfloat16))),
         Destination("generate, float16", _generate(lambda lm: lm.weights(torch.float16))),
         Destination("generate, linear weights in int8", _generate(_int8), {32: 50, 64: 39}),
         Destination("PEFT, float32", _peft(torch.float32)),

@@ -7,6 +7,8 @@ know something of the text's kind that the model does not.
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 
@@ -48,11 +50,14 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
     """``table`` with ``stored_share`` and ``recovered_share``: both are shares of the passage's own bits.
 
     ``net_share``: recovered with its own bytes, minus recovered with those of another passage. It is NaN where those
-    rule the passage out: a code is certain, also of a wrong text. Shares may be negative.
+    rule the passage out: a code is certain, also of a wrong text. ``read_share``: what the reader looks at, less than
+    what is stored if it fetches parts. Shares may be negative.
     """
     own, other = table.bits_without, table.bits_shuffled.replace(np.inf, np.nan)
+    looked_at = table.detail.map(lambda detail: json.loads(detail).get("share_read", 1.0)).astype(float)
     return table.assign(
         stored_share=table.stored_bits / own,
+        read_share=table.stored_bits * looked_at / own,
         recovered_share=(own - table.bits_with) / own,
         net_share=(other - table.bits_with) / own,
         efficiency=(own - table.bits_with) / table.stored_bits.where(table.stored_bits > 0),
@@ -121,3 +126,24 @@ def reader_ceiling(table: pd.DataFrame, column: str, name: str) -> float | None:
     rows = table[(table.system == "full text") & (table.decoder == "read")]
     rows = rows[rows.texts == name] if column == "kind" else rows[rows.text_id == name]
     return float(rows.recovered_share.mean()) if len(rows) else None
+
+
+def by_share(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per rule of keeping, share that is kept, and decoder: ``rule share decoder recovered_share method``.
+
+    ``table``: rows of ``memlab bench landscape`` of one kind of text. The share is in a method's name, after the rule.
+    Methods that change what they keep in another way as well have no row. The share of a reader that fetches parts is
+    what it reads.
+    """
+    found = shares(table).assign(rule=table.method.str.extract(_RULE_AND_SHARE, expand=False))
+    found = found[found.rule.notna()]
+    found = found.assign(share=[_share_read(json.loads(detail)) for detail in found.detail])
+    return found.groupby(["rule", "share", "decoder", "method"], as_index=False, sort=False).recovered_share.mean()
+
+
+def _share_read(detail: dict[str, float]) -> float:
+    return float(detail.get("share_read", detail["share"]))
+
+
+_RULE_AND_SHARE = r"^(.+), \d+ ?%(?:,? (?:read|fill))?$"
+"""A method's name: its rule, the share, and its decoder if it has two."""

@@ -1,6 +1,7 @@
 """What was expected of the landscape before it was measured, and what came out.
 
 Written on 30 November 2026, before the first run of ``memlab bench landscape`` on the real model. Not changed since.
+The two lines of the vector in every layer were added later that day, before its run.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from memlab.measures.landscape import shares
+from memlab.measures.predictions import compared
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ PREDICTIONS = (
     Prediction("mem vector", "read", ("float32",), "random", "stored_share", 20, 28),
     Prediction("mem vector", "read", ("fewest",), "originals", "stored_share", 6.5, 8.5),
     Prediction("mem vector", "read", ("fewest",), "originals", "recovered_share", 0.6, 0.95),
+    Prediction("mem vector", "read", ("every layer",), "originals", "recovered_share", 0.9, 1.0),
+    Prediction("mem vector", "read", ("every layer",), "originals", "stored_share", 1200, 1500),
     Prediction("full text", "read", (), "originals", "recovered_share", 0.75, 0.97),
     Prediction("full text", "read", (), "random", "recovered_share", 0.75, 0.97),
     Prediction("LLMLingua-2", "read", ("surprisal", "50"), "originals", "recovered_share", 0.3, 0.65),
@@ -67,7 +71,7 @@ PREDICTIONS = (
 
 
 def outcomes(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per prediction: ``system decoder words texts quantity low high measured held``.
+    """One row per prediction: ``name system decoder words texts quantity low high measured held``.
 
     ``measured``: mean over the passages of all methods that it is about; NaN if no row is. ``table``: the landscape.
     """
@@ -77,17 +81,11 @@ def outcomes(table: pd.DataFrame) -> pd.DataFrame:
         for word in p.words:
             chosen = chosen[chosen.method.str.contains(word, regex=False)]
         value = float(chosen[p.quantity].replace([np.inf, -np.inf], np.nan).mean()) if len(chosen) else np.nan
-        rows.append(
-            {
-                "system": p.system,
-                "decoder": p.decoder,
-                "words": ", ".join(p.words),
-                "texts": p.texts,
-                "quantity": p.quantity,
-                "low": p.low,
-                "high": p.high,
-                "measured": value,
-                "held": None if np.isnan(value) else p.low <= value <= p.high,
-            }
-        )
+        rows.append({"name": _name(p)} | compared(p, value) | {"words": ", ".join(p.words)})
     return pd.DataFrame(rows)
+
+
+def _name(p: Prediction) -> str:
+    words = [f"{word} %" if word.isdigit() else word for word in p.words]
+    given = {"read": [], "fill": ["gaps filled"], "code": [], "find": []}[p.decoder]
+    return ", ".join([p.system, *words, *given, *(["random words"] if p.texts == "random" else [])])

@@ -8,6 +8,8 @@ from memlab.errors import MemlabError
 
 ROWS = 12
 """Texts of each kind that the landscape measures: the first ones. Cues, heads and codebooks are made of later texts."""
+SAMPLED = "sampled"
+"""Beginning of the names of passages that the model itself wrote, and that are rows."""
 FAMILIES = {
     "F1": "vectors found by search",
     "F2": "hard prompts",
@@ -36,12 +38,7 @@ class System:
     """Number of its paper."""
     ours: str
     """What ours may be called."""
-    later: str = ""
-    """Why it has no method yet. Empty: it has."""
 
-
-_ENCODERS = "trained encoders are not measured yet"
-_MODELS = "smaller models are not measured yet"
 
 SYSTEMS = {
     system.name: system
@@ -54,12 +51,12 @@ SYSTEMS = {
         System("CoLoR", "F2", "2412.18232", "shortest compression that is still found (chosen, not trained)"),
         System("Semantic compression", "F2", "2507.19715", "sentences chosen for coverage; neighbours and page rank"),
         System("PODTILE", "F2", "2410.16148", "chapters at falls of similarity, with titles"),
-        System("UniICL", "F3", "2405.17062", "the frozen model's own slots and one linear layer", _ENCODERS),
-        System("CompLLM", "F3", "2509.19228", "segments compressed apart, hidden states matched", _ENCODERS),
-        System("REFRAG", "F3", "2509.01092", "chunk vectors, the dearest chunks left as text", _ENCODERS),
-        System("xRAG", "F3", "2405.13792", "one token from a sentence vector", _ENCODERS),
-        System("RetroMAE v2", "F3", "2211.08769", "reconstruction with a bag-of-words loss", _ENCODERS),
-        System("Compress & Align", "F3", "2312.06726", "training passages chosen by a score", _ENCODERS),
+        System("UniICL", "F3", "2405.17062", "the frozen model's own slots and one linear layer"),
+        System("CompLLM", "F3", "2509.19228", "segments compressed apart, hidden states matched"),
+        System("REFRAG", "F3", "2509.01092", "chunk vectors, the dearest chunks left as text"),
+        System("xRAG", "F3", "2405.13792", "one token from a sentence vector"),
+        System("RetroMAE v2", "F3", "2211.08769", "reconstruction with a bag-of-words loss"),
+        System("Compress & Align", "F3", "2312.06726", "training passages chosen by a score"),
         System("WindowKV", "F4", "2503.17922", "windows of the cache, layers in groups"),
         System("SentenceKV", "F4", "2504.00970", "sentences of the cache fetched by the running query"),
         System("HACK", "F4", "2504.09261", "budgets by kind of head"),
@@ -68,9 +65,9 @@ SYSTEMS = {
         System("Learnable vector storage compression", "F6", "2311.15578", "quantisers on mem vectors"),
         System("Relative Representations", "F6", "2411.19719", "vectors sent by their cosines to anchors"),
         System("LexSemBridge", "F6", "2508.17858", "vectors weighted by their text's words"),
-        System("LLM-KICK", "F7", "2310.01382", "weights pruned or rounded", _MODELS),
-        System("KD performance review", "F7", "2311.13657", "layers dropped, then distilled", _MODELS),
-        System("Model-compression survey", "F7", "2402.09748", "its kinds of compression as a legend", _MODELS),
+        System("LLM-KICK", "F7", "2310.01382", "weights pruned or rounded"),
+        System("KD performance review", "F7", "2311.13657", "layers dropped, then distilled"),
+        System("Model-compression survey", "F7", "2402.09748", "its kinds of compression as a legend"),
     )
 }
 """The 25 systems by name."""
@@ -79,6 +76,8 @@ REFERENCES = {
     "full text": "F2",
     "random tokens": "F2",
     "first and last tokens": "F2",
+    "own encoder": "F3",
+    "one gradient": "F3",
     "full cache": "F4",
     "StreamingLLM": "F4",
     "SnapKV": "F4",

@@ -48,6 +48,10 @@ class Family:
     to other positions is measured, see ``KeysValues.rotate``."""
     fp32_residuals: bool = False
     """The backbone keeps its residual stream in float32, and returns float32 also if its weights are bfloat16."""
+    dense: bool = False
+    """Every layer is attention over all earlier positions or a window of them, and a dense network. So a pass and a
+    decode compute the same and differ in rounding only. Rounding may choose other experts, and a recurrent layer has
+    one form for a row and another for a step."""
     toy: Toy | None = field(default=None, hash=False)
 
 
@@ -61,16 +65,18 @@ _GATED = _ATTENTION | dict(
 _STATE_SPACE: dict[str, Any] = dict(cache_name="cache_params", attention_names=(), fp32_residuals=True)
 
 _TABLE = (
-    Family("llama", toy=Toy("llama", "LlamaConfig", _GATED)),
+    Family("llama", dense=True, toy=Toy("llama", "LlamaConfig", _GATED)),
     Family(
         "gpt_neox",
+        dense=True,
         toy=Toy("gpt_neox", "GPTNeoXConfig", _ATTENTION | dict(intermediate_size=2 * WIDTH, initializer_range=STD)),
     ),
     Family(
         "opt",
+        dense=True,
         toy=Toy("opt", "OPTConfig", _ATTENTION | dict(init_std=STD, ffn_dim=2 * WIDTH, word_embed_proj_dim=WIDTH)),
     ),
-    Family("olmo", toy=Toy("olmo", "OlmoConfig", _GATED)),
+    Family("olmo", dense=True, toy=Toy("olmo", "OlmoConfig", _GATED)),
     Family(
         "mamba",
         **_STATE_SPACE,
@@ -84,6 +90,7 @@ _TABLE = (
     Family("falcon_mamba", **_STATE_SPACE),
     Family(
         "gemma3_text",
+        dense=True,
         toy=Toy(
             "gemma3",
             "Gemma3TextConfig",
@@ -93,7 +100,11 @@ _TABLE = (
             embedding_scale=WIDTH**-0.5,
         ),
     ),
-    Family("qwen2", toy=Toy("qwen2", "Qwen2Config", _GATED)),
+    Family("qwen2", dense=True, toy=Toy("qwen2", "Qwen2Config", _GATED)),
+    *(
+        Family(name, dense=True)
+        for name in ("gemma", "gemma2", "gpt2", "granite", "mistral", "olmo2", "phi", "phi3", "qwen3", "smollm3")
+    ),
 )
 
 FAMILIES = {family.model_type: family for family in _TABLE}

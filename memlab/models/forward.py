@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
+from memlab.models.packed import PackedLinear
+
 LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 27}
 """Logits per block. On a CPU two blocks should about fit into its caches."""
 SHORT = 512
@@ -72,15 +74,17 @@ class ForwardPass:
                 hidden = model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
                 head = model.get_output_embeddings()
                 hidden = hidden.flatten(0, 1).index_select(0, at)  # a boolean mask would wait for the device
-                hidden = hidden.to(head.weight.dtype)  # Mamba's residual stream is float32 whatever its weights are
-                return _Losses.apply(hidden, head.weight, getattr(head, "bias", None), targets, argmax)
+                layer = head if isinstance(head, PackedLinear) else None
+                dtype = torch.bfloat16 if layer else head.weight.dtype
+                hidden = hidden.to(dtype)  # Mamba's residual stream is float32 whatever its weights are
+                return _Losses.apply(hidden, head.weight, getattr(head, "bias", None), targets, argmax, layer)
             if self._takes_mask:
                 keep = torch.zeros(embeddings.shape[:2], dtype=torch.bool, device=at.device)
                 keep.view(-1)[at] = True
                 logits = model(inputs_embeds=embeddings, use_cache=False, logits_to_keep=keep).logits.flatten(0, -2)
             else:
                 logits = model(inputs_embeds=embeddings, use_cache=False).logits.flatten(0, 1).index_select(0, at)
-        return _Losses.apply(logits, None, None, targets, argmax)
+        return _Losses.apply(logits, None, None, targets, argmax, None)
 
     def fused(self, size: int) -> bool:
         """Whether rows of ``size`` positions use the fused attention, which never waits for the device."""
@@ -135,22 +139,26 @@ class _Losses(torch.autograd.Function):
         bias: torch.Tensor | None,
         targets: torch.Tensor,
         argmax: torch.Tensor | None,
+        layer: PackedLinear | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         with_gradient = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if with_gradient else None
-        vocabulary = hidden.shape[-1] if weight is None else weight.shape[0]
+        vocabulary = layer.out_features if layer else hidden.shape[-1] if weight is None else weight.shape[0]
         size = max(1, LOGITS_AT_ONCE.get(hidden.device.type, 1 << 25) // vocabulary)
         nats, margins = [], []
         for start in range(0, len(hidden), size):
             rows = slice(start, start + size)
-            logits = hidden[rows].clone() if weight is None else linear(hidden[rows], weight, bias)
+            if layer:
+                logits = layer.product(hidden[rows])
+            else:
+                logits = hidden[rows].clone() if weight is None else linear(hidden[rows], weight, bias)
             loss, margin, d_logits = _scored(
                 logits, targets[rows], with_gradient, None if argmax is None else argmax[rows]
             )
             nats.append(loss)
             margins.append(margin)
             if gradient is not None:
-                gradient[rows] = d_logits if weight is None else d_logits @ weight
+                gradient[rows] = layer.back(d_logits) if layer else d_logits if weight is None else d_logits @ weight
         if gradient is not None:
             ctx.save_for_backward(gradient)
         loss, margin = torch.cat(nats), torch.cat(margins)
@@ -160,7 +168,7 @@ class _Losses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Any:
         (gradient,) = ctx.saved_tensors
-        return (gradient * upstream[0][:, None]).to(gradient.dtype), None, None, None, None
+        return (gradient * upstream[0][:, None]).to(gradient.dtype), *[None] * 5
 
 
 def _scored(

@@ -19,6 +19,8 @@ from memlab.models.families import TOYS
 from memlab.models.presets import PRESETS
 from memlab.models.sources import ModelError, weight_files
 
+COLLECTING = "transformers.utils.output_capturing"
+"""Module of the hooks with which transformers collects hidden states and attention."""
 _IGNORED = re.compile(
     "|".join(
         (
@@ -175,9 +177,14 @@ class Watch:
         return ""
 
     def hooks(self) -> tuple[int, ...]:
-        """Ids of all hooks of forward passes."""
+        """Ids of all hooks of forward passes, but those with which transformers collects hidden states.
+
+        transformers 5 adds these when a program first asks for ``output_hidden_states`` or ``output_attentions``, and
+        never removes them. They change nothing.
+        """
         modules = self._model.modules()
-        return tuple(id(hook) for m in modules for hook in (*m._forward_pre_hooks.values(), *m._forward_hooks.values()))
+        hooks = (hook for m in modules for hook in (*m._forward_pre_hooks.values(), *m._forward_hooks.values()))
+        return tuple(id(hook) for hook in hooks if getattr(hook, "__module__", None) != COLLECTING)
 
     def require_unchanged(self) -> None:
         """Raise ``ModelError`` if the model has changed."""

@@ -48,8 +48,8 @@ class Layers:
         self._model, self._name, self._lock = model, name, lock
 
     @cached_property
-    def _path(self) -> str:
-        """Name of the list in the model."""
+    def path(self) -> str:
+        """Name of the list in the model. Raises ``ModelError`` for a model without one."""
         lists = [(path, len(m)) for path, m in self._model.named_modules() if isinstance(m, torch.nn.ModuleList)]
         for path, _ in sorted(lists, key=lambda found: -found[1]):
             with self._lock:
@@ -63,7 +63,7 @@ class Layers:
     @property
     def count(self) -> int:
         """Number of layers."""
-        return len(self._model.get_submodule(self._path))
+        return len(self._model.get_submodule(self.path))
 
     def at(self, where: str) -> tuple[int, ...]:
         """The layers that a recipe's ``where`` names, () for the input. Raises ``ModelError`` for an unknown layer."""
@@ -78,13 +78,13 @@ class Layers:
         """Inside this context a pass of ``model``, which may be a copy in another dtype, has these states written."""
         if not overwrites:
             return nullcontext()
-        return _hooked(model.get_submodule(self._path), [(o.layer, _writes(o)) for o in overwrites])
+        return _hooked(model.get_submodule(self.path), [(o.layer, _writes(o)) for o in overwrites])
 
     @torch.no_grad()
     def states(self, embeddings: torch.Tensor) -> torch.Tensor:
         """(layers, b, s, d): the hidden states at the input of each layer, for ``embeddings`` (b, s, d)."""
         with self._lock:
-            return torch.stack(_inputs(self._model, self._path, embeddings))
+            return torch.stack(_inputs(self._model, self.path, embeddings))
 
 
 Change = Callable[[torch.Tensor], torch.Tensor]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from memlab.models.families import Family
+from memlab.models.packed import packed
 from memlab.models.sources import ModelError
 
 LENGTH = 10
@@ -92,8 +93,11 @@ def probe(model: Any, family: Family, name: str) -> Behaviour:
     )
 
 
-def cast(model: Any, dtype: torch.dtype, given: torch.Tensor, name: str) -> Any:
-    """A copy of the model with weights in ``dtype``. Raises ``ModelError`` if it cannot be trained with ``given``."""
+def cast(model: Any, dtype: torch.dtype, given: torch.Tensor, name: str, *, pack: bool = True) -> Any:
+    """A copy of the model with weights in ``dtype``. Raises ``ModelError`` if it cannot be trained with ``given``.
+
+    On a CPU its bfloat16 weights are packed, see ``packed``; not with ``pack=False``.
+    """
     # deepcopy uses these parameters instead of the originals, tied ones too, so no weight is copied twice.
     weights = {id(p): torch.nn.Parameter(p.to(dtype), requires_grad=False) for p in model.parameters()}
     copied = copy.deepcopy(model, dict(weights)).eval()
@@ -107,7 +111,7 @@ def cast(model: Any, dtype: torch.dtype, given: torch.Tensor, name: str) -> Any:
     if reason:
         short = str(dtype).removeprefix("torch.")
         raise ModelError(f'{name} cannot run in {short}: {reason}. Use load(..., dtype="float32") or --dtype float32.')
-    return copied
+    return packed(copied, given) if pack and dtype == torch.bfloat16 else copied
 
 
 def _why_not(model: Any, given: torch.Tensor) -> str | None:

@@ -24,6 +24,8 @@ from memlab.panels.capacity import capacity_panel as capacity_panel
 from memlab.panels.cram import CramPanel as CramPanel
 from memlab.panels.cram import cram_panel as cram_panel
 from memlab.panels.decoded import readout as readout
+from memlab.panels.encoder import EncoderPanel as EncoderPanel
+from memlab.panels.encoder import encoder_panel as encoder_panel
 from memlab.panels.horizons import HorizonsInText as HorizonsInText
 from memlab.panels.horizons import horizons_in_text as horizons_in_text
 from memlab.panels.information import InformationPanel as InformationPanel

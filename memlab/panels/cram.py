@@ -132,13 +132,7 @@ class CramPanel(LivePanel):
 
     def passage(self) -> Passage:
         """What will be crammed: the first tokens of the text, or all of it if it is shorter."""
-        text = self.given.text()
-        try:
-            return self.lm.passage(text, self.tokens.value)
-        except PassageError:
-            if len(whole := self.lm.passage(text, None)) <= self.tokens.value:
-                return whole
-            raise
+        return self.given.passage(self.lm, self.tokens.value)
 
     # What comes out ---------------------------------------------------------------------------------------------------
 

@@ -51,8 +51,8 @@ class LandscapePanel(Panel):
         }
         for family, button in self.families.items():
             button.tooltip = f"Show or hide: {FAMILIES[family]}"
-            button.observe(self._draw, "value")
-        self.chart = LiveChart(height=500)
+            button.observe(self._on_family, "value")
+        self.chart = LiveChart(height=460)
         self.verdict, self.brushed, self.links = w.HTML(), w.HTML(), w.HTML()
         self.status = w.HTML(status_line("Click a point to read what came back. Drag over points to list them."))
         self.tokens = TokenText("What the reader writes", hint="Point at a token", height="9em")
@@ -77,6 +77,7 @@ class LandscapePanel(Panel):
         means = rows.groupby(["family", "system", "method", "sees", "decoder"], sort=False)
         return means.agg(
             stored_share=("stored_share", "mean"),
+            read_share=("read_share", "mean"),
             recovered_share=("recovered_share", "mean"),
             net_share=("net_share", "mean"),
             exact=("exact", "sum"),
@@ -122,7 +123,7 @@ class LandscapePanel(Panel):
             self.tokens.clear()
             self.tokens.hint = "This method finds a text among others, and writes nothing."
             return
-        passage = self._passage(one.text_id)
+        passage = self._passage(one.text_id)[: one.tokens]
         kinds = ["wrong"] * len(ids)
         for _, start, size in SequenceMatcher(
             None, passage.tolist(), ids.tolist(), autojunk=False
@@ -137,9 +138,15 @@ class LandscapePanel(Panel):
         return rows[rows.texts == name] if kind == "kind" else rows[rows.text_id == name]
 
     def _passage(self, text_id: str) -> np.ndarray:
-        """Token ids of a text: what an exact method wrote. Empty if no method is exact."""
+        """Token ids of a text: the longest that an exact method wrote. Empty if no method is exact."""
         exact = self.table[(self.table.text_id == text_id) & self.table.exact]
-        return np.asarray(exact.ids.iloc[0], np.int64) if len(exact) else np.empty(0, np.int64)
+        return np.asarray(exact.loc[exact.tokens.idxmax()].ids, np.int64) if len(exact) else np.empty(0, np.int64)
+
+    def _on_family(self, change: Any) -> None:
+        if any(button.value for button in self.families.values()):
+            self._draw()
+        else:
+            change["owner"].value = True  # the last family stays, or there would be nothing to look at
 
     def _draw(self, _: Any = None) -> None:
         self._ranges = {}

@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as w
 
 from memlab.charts.names import text_title
-from memlab.models import PassageError
+from memlab.models import FrozenLM, Passage, PassageError
 from memlab.panels.style import dropdown, text_area
 from memlab.texts import Text, originals
 
@@ -56,6 +56,16 @@ class TextInput(w.VBox):
         if not self.words.value.strip():
             raise PassageError("There is no text yet. Type or paste some words, or choose a text from the list.")
         return Text("typed", self.words.value, "typed")
+
+    def passage(self, lm: FrozenLM, tokens: int) -> Passage:
+        """The first tokens of the text, or all of it if it is shorter. Raises ``PassageError``."""
+        text = self.text()
+        try:
+            return lm.passage(text, tokens)
+        except PassageError:
+            if len(whole := lm.passage(text, None)) <= tokens:
+                return whole
+            raise
 
     def _original(self) -> Text | None:
         return next((text for text in originals() if text.id == self.source.value), None)

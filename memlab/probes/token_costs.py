@@ -14,6 +14,12 @@ from memlab.models import FrozenLM, Overwrite
 from memlab.results.mem_vector import MemVector, VectorError
 
 
+def own_bits(lm: FrozenLM, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+    """(n,) ``lm.token_bits``, but a token that nothing precedes is one of the vocabulary, all equally likely."""
+    bits = lm.token_bits(ids)
+    return np.where(np.isnan(bits), np.log2(lm.vocabulary), bits)
+
+
 def token_scores(
     lm: FrozenLM, ids: np.ndarray, context: torch.Tensor, written: Sequence[Overwrite] = ()
 ) -> tuple[np.ndarray, np.ndarray]:

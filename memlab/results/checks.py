@@ -1,4 +1,4 @@
-"""``Check``: the outcome of one free-running decode of a vector, with its settings."""
+"""``Check``: what a free-running decode of a vector gives, with its settings and its proof."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from memlab.results.metadata import TOKENS, stored
 EXACT = ("float32", 1, True, False)
 PORTABLE = (EXACT, ("bfloat16", 1, True, False), ("float32", 1, False, False), ("float32", 8, True, False))
 """Settings that a portable vector passes: the exact check, and one each in bfloat16, without cache, in a batch of 8."""
+
+
+DECODE, ONE_PASS = "decode", "one pass"
+"""Proofs of a check."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,9 @@ class Check:
     """Position in the passage (from 0) of the first wrong token. None: all tokens are right."""
     margin: float
     """Smallest margin up to and including the first wrong token: true token's logit minus the best other logit."""
+    proof: str = field(default=DECODE, metadata=stored({"type": "string", "enum": [DECODE, ONE_PASS]}))
+    """``decode``: token by token. ``one pass``: over the true tokens, with a margin that leaves no doubt (see
+    ``decoding.one_pass``)."""
 
     @property
     def passed(self) -> bool:

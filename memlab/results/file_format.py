@@ -22,9 +22,12 @@ from memlab.errors import MemlabError
 
 DEEPEST = 32
 """Largest nesting depth of metadata."""
-SCHEMA = 1
+SCHEMA = 2
 """Version of the file format. It is not part of a result's key."""
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    # All checks were decodes.
+    1: lambda metadata: metadata | {"checks": [{**check, "proof": "decode"} for check in metadata["checks"]]},
+}
 """{version: function from the metadata of that version to the metadata of the next one}. They run when an older file
 is read; the file does not change.
 

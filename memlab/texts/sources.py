@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from memlab.texts import hub
+from memlab.texts import hub, kinds
 from memlab.texts.files import from_path
 from memlab.texts.text import Text, TextError
 
@@ -86,7 +86,7 @@ SOURCES: dict[str, Source] = {
     "pg19": Source(lambda count, seed, words: pg19(count or 50), unlimited=True),
 }
 """The sources by name."""
-SOURCE_NAMES = ", ".join([*SOURCES, hub.SYNTAX])
+SOURCE_NAMES = ", ".join([*SOURCES, kinds.SYNTAX, hub.SYNTAX])
 """For help texts and errors."""
 
 
@@ -103,7 +103,8 @@ def load_texts(
     words: int = 400,
     column: str | None = None,
 ) -> list[Text]:
-    """Texts of a source in ``SOURCES``, of ``hf:DATASET[:CONFIG[:SPLIT]]`` (Hugging Face), or of a file or folder.
+    """Texts of a source in ``SOURCES``, of ``kind:NAME``, such as ``kind:german`` (see ``kinds``), of
+    ``hf:DATASET[:CONFIG[:SPLIT]]`` (Hugging Face), or of a file or folder.
 
     ``seed`` and ``words`` (words per text) are used by ``random``; more words do not change the first ones. ``column``
     names the text column of a table or data set, see ``from_path``. Raises ``TextError``.
@@ -119,6 +120,10 @@ def load_texts(
     if isinstance(name, str):
         if source := SOURCES.get(name):
             return list(source.load(count, seed, words))[:count]
+        if name.startswith(kinds.BEGINNING):
+            words, seed = _whole("words", words, 1), _whole("seed", seed)
+            folder = data_folder() / "texts"
+            return list(kinds.texts_of(name, folder, originals(), count, seed=seed, words=words))[:count]
         if name.startswith("hf:"):
             return hub.from_name(name, column=column, count=count or 100)
     path = Path(os.path.expanduser(name))

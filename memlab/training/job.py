@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import time
 import warnings
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -15,6 +12,7 @@ import torch
 
 from memlab._version import __version__
 from memlab.decoding import decode as decoding
+from memlab.decoding.one_pass import Pass
 from memlab.models import FrozenLM, Passage, PassageError
 from memlab.recipes import STOP_RULES, Recipe, look_up
 from memlab.results.checkpoints import CheckpointStore
@@ -22,6 +20,8 @@ from memlab.results.mem_vector import MemVector, VectorError, make_key
 from memlab.scoring.objective import Row
 from memlab.training.optimizers import Optimizer, make_optimizer
 from memlab.training.preconditioner import Preconditioner, preconditioner_of
+from memlab.training.provenance import made_with
+from memlab.training.starts import initial_mem, start_digest
 from memlab.training.state import STATE, Best, JobState, load_state_arrays, state_arrays
 
 TRACE_POINTS = 100
@@ -30,18 +30,6 @@ RECHECK_AFTER = 3
 """Steps to wait after a failed check."""
 ADOPTED = "adopted"
 """Entry in the provenance of a copied result of an older version: the key of that result."""
-
-
-def initial_mem(lm: FrozenLM, passage: Passage, recipe: Recipe) -> torch.Tensor:
-    """The vectors that training starts from: normal noise with the standard deviation of the embeddings.
-
-    (k, d), or (layers * k, d) if they are written into layers.
-    The seed depends only on the recipe's seed and on the passage, so batch and order do not matter.
-    """
-    name = f"memlab init {recipe.seed} {passage.ids.tolist()}"
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
-    rows = recipe.k * max(1, len(lm.layers.at(recipe.where)))
-    return torch.randn(rows, lm.d, generator=torch.Generator().manual_seed(seed)) * lm.embedding_stats["std"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +84,8 @@ class TrainingJob:
         """Where an earlier run may have left a checkpoint."""
         self._passed: MemVector | None = None
         """The vectors that passed the stop rule, with their check."""
+        self._proof: Pass | None = None
+        """The pass that proved them, if it was one."""
         self._began = self._suspended = 0.0
 
     def _check_inputs(self) -> None:
@@ -161,7 +151,9 @@ class TrainingJob:
             torch.tensor(parent.mem) if parent else initial_mem(self.lm, self.passage, recipe)
         )
         self.preconditioner = preconditioner_of(self.lm, progress=progress) if recipe.whiten else None
-        previous_steps = (parent.steps if parent.recipe.rule == recipe.rule else 0) if parent else None
+        previous_steps = None if recipe.start == "noise" else 0
+        if parent:
+            previous_steps = parent.steps if parent.recipe.rule == recipe.rule else 0
         self.optimizer = make_optimizer(recipe, self.preconditioner, previous_steps)
 
     @property
@@ -186,7 +178,7 @@ class TrainingJob:
     def _compatibility(self) -> dict[str, Any]:
         """What must be equal for a checkpoint to be used."""
         software = {"state": STATE, "memlab": __version__, "torch": torch.__version__, "dtype": str(self.lm.dtype)}
-        return software | {"device": self.lm.device.type} | self._preconditioner_digest()
+        return software | {"device": self.lm.device.type} | self._digests()
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         state, prefix = self._fresh_state(self.state.mem), "optimizer."
@@ -230,17 +222,29 @@ class TrainingJob:
             return False
         return candidate and state.steps >= state.next_check
 
+    def confirm_by_pass(self) -> bool:
+        """``confirm`` by the pass that may be the proof of the decode as well. False: only a decode proves anything."""
+        candidate = self.snapshot(self.state.mem)
+        seen = decoding.read_pass(self.lm, candidate) if self.recipe.first_scored == 1 else None
+        if seen is None:
+            return False
+        self._confirm(candidate, seen.accuracy, seen.margin, seen)
+        return True
+
     def confirm(self, accuracy: float, min_margin: float) -> None:
         """End training if the current vectors pass the stop rule in float32, whatever dtype they were trained in.
 
         ``accuracy`` and ``min_margin`` are teacher-forced in float32. They predict the decode nearly always, at a
         fraction of its cost. The decode decides.
         """
+        self._confirm(self.snapshot(self.state.mem), accuracy, min_margin)
+
+    def _confirm(self, candidate: MemVector, accuracy: float, min_margin: float, seen: Pass | None = None) -> None:
         if accuracy == 1 and self.stop_rule.worth_a_decode(self.recipe, min_margin):
-            candidate = self.snapshot(self.state.mem)
-            check = decoding.check(self.lm, candidate)
+            check = decoding.check(self.lm, candidate, one_pass=seen or True)
             if self.stop_rule.is_met(self.recipe, check.exact, check.margin):
                 self._passed = candidate.with_checks(check)
+                self._proof = seen if seen and seen.proves else None
                 self.ended = self.recipe.stop
                 return
         self.state.next_check = self.state.steps + RECHECK_AFTER
@@ -261,8 +265,10 @@ class TrainingJob:
         self.state.mem = self.state.mem + self.optimizer.step(self.state.mem, gradient)
         self.state.steps += 1
 
-    def _preconditioner_digest(self) -> dict[str, str]:
-        return {"metric": self.preconditioner.digest} if self.preconditioner else {}
+    def _digests(self) -> dict[str, str]:
+        """Of what the training reads beside model, passage and recipe."""
+        metric = {"metric": self.preconditioner.digest} if self.preconditioner else {}
+        return metric | ({} if self.parent else start_digest(self.lm, self.recipe))
 
     def _add_to_trace(self, bits: float, accuracy: float) -> None:
         state = self.state
@@ -308,8 +314,8 @@ class TrainingJob:
                 **({"stage": self.state.length} if self.recipe.grow else {}),
                 **({"resumed": self.state.resumed} if self.state.resumed else {}),
                 **self.batch_info,
-                **self._preconditioner_digest(),
-                **_provenance(self.lm),
+                **self._digests(),
+                **made_with(self.lm),
             },
         )
 
@@ -324,26 +330,13 @@ class TrainingJob:
 
     def _measured(self, mem: MemVector) -> MemVector:
         """The vectors with what this model does with them."""
-        accuracy, bits, _ = decoding.teacher_forced(self.lm, mem)
+        if self._proof and mem is self._passed:
+            accuracy, bits = self._proof.accuracy, self._proof.bits
+        else:
+            accuracy, bits, _ = decoding.teacher_forced(self.lm, mem)
         if not mem.checks:
             mem = mem.with_checks(decoding.check(self.lm, mem))
         if self.recipe.first_scored > 1 and mem.n > 1:
             # The 2025 paper's code never trains the first token. A second check gives that token to the decode.
             mem = mem.with_checks(decoding.check(self.lm, mem, first_given=True))
         return replace(mem, teacher_forced=accuracy, loss_bits=bits if np.isfinite(bits) else None)
-
-
-def _provenance(lm: FrozenLM) -> dict[str, Any]:
-    return {
-        "memlab": __version__,
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "device": str(lm.device),
-        "dtype": str(lm.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        **({"replay": True} if lm.graph_cache and lm.graph_cache.replayed else {}),
-        "machine": platform.machine(),
-        "config_sha256": lm.config_hash,
-        "tokenizer_sha256": lm.tokenizer_hash,
-        "trained": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }

@@ -24,6 +24,7 @@ from memlab.models.sources import cache_folder
 from memlab.results.atomic import atomic_write
 from memlab.scoring.memory import in_halves
 from memlab.scoring.objective import Batch, Row
+from memlab.texts import data_folder
 
 SAMPLES = 768
 """Random directions that are measured."""
@@ -60,7 +61,11 @@ class Preconditioner:
 
 
 def preconditioner_of(lm: FrozenLM, *, progress: bool = False) -> Preconditioner:
-    """The model's preconditioner: from memory, from the disk cache, or measured now (768 short rows, seconds)."""
+    """The model's preconditioner: from memory, shipped with memlab, from the disk cache, or measured now.
+
+    That of the default model is shipped. To measure one takes 768 short rows: 25 seconds for 135 M weights on a core,
+    minutes for 1.5 B.
+    """
     if lm not in _known:
         _known[lm] = _cached(lm, progress)
     return _known[lm]
@@ -69,11 +74,14 @@ def preconditioner_of(lm: FrozenLM, *, progress: bool = False) -> Preconditioner
 def _cached(lm: FrozenLM, progress: bool) -> Preconditioner:
     if not lm.has_files:
         return measure_preconditioner(lm, progress=progress)
-    file = cache_folder() / "metrics" / f"{lm.fingerprint}.safetensors"
-    try:
-        return Preconditioner(**load_file(file))
-    except (OSError, SafetensorError, TypeError):
-        preconditioner = measure_preconditioner(lm, progress=progress)
+    name = f"{lm.fingerprint}.safetensors"
+    file = cache_folder() / "metrics" / name
+    for known in (data_folder() / "preconditioners" / name, file):
+        try:
+            return Preconditioner(**load_file(known))
+        except (OSError, SafetensorError, TypeError):
+            continue
+    preconditioner = measure_preconditioner(lm, progress=progress)
     try:
         atomic_write(file, save({"basis": preconditioner.basis, "spectrum": preconditioner.spectrum}))
     except OSError:

@@ -115,7 +115,11 @@ class BatchScheduler:
         return [measured[i] for i in range(len(self.running))]
 
     def _confirm(self, candidates: list[TrainingJob]) -> None:
-        """Score candidates in float32, together (unless they just were). Decode those that still pass, one by one."""
+        """Score candidates in float32, together (unless they just were). Decode those that still pass, one by one.
+
+        Where one pass can be the proof of a decode, it is the only one.
+        """
+        candidates = [job for job in candidates if not job.confirm_by_pass()]
         if self.lm.dtype == torch.float32:
             for job in candidates:
                 job.confirm(job.last.accuracy, job.last.min_margin)

@@ -18,7 +18,6 @@ Predicted before the run, for passages of 64 tokens (mean of a kind of text, sto
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,11 +30,15 @@ from memlab.experiments import codecs as model_codes
 from memlab.experiments.landscape import reading
 from memlab.experiments.landscape.bits import pack_ids, pack_mask, unpack_ids, unpack_mask
 from memlab.experiments.landscape.method import Base, Context, LandscapeError, Method
-from memlab.experiments.landscape.vectors import Vector, unpack
+from memlab.experiments.landscape.vectors import in_fewest_bits, in_store, unpack
 from memlab.measures import codecs
 from memlab.measures.capacity_fits import equal_information
 from memlab.models import FrozenLM, Passage
+from memlab.probes.token_costs import own_bits
+from memlab.recipes import Recipe
+from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store
+from memlab.training.cram import cram
 
 SIZES = {False: (16, 32, 64, 128, 256), True: (16, 64, 256)}
 """{whether the context is kept: bits per window}."""
@@ -212,7 +215,10 @@ class _Shares:
 
 @dataclass(frozen=True)
 class VectorWindows(Code):
-    """One mem vector per window of ``bits`` bits of text, each in the fewest bits that still decode."""
+    """One mem vector per window of ``bits`` bits of text, each in the fewest bits that still decode.
+
+    Vectors that the store lacks are trained.
+    """
 
     bits: int = 256
     shelf: Store | None = None
@@ -232,10 +238,13 @@ class VectorWindows(Code):
             raise LandscapeError(
                 f"{passage!r} has {len(parts)} windows, at most 255 are possible. Give more bits each."
             )
-        one = Vector(shelf=self.shelf, bits=0)
+        known = in_store(self.shelf, lm) if self.shelf else {}
+        lacking = [part for part in parts if part.ids.tobytes() not in known]
+        trained = cram(lm, lacking, Recipe.default(), progress=False) if lacking else []
+        known = known | {mem.token_ids.tobytes(): mem for mem in trained if mem.exact}
         ends = np.cumsum([len(part) for part in parts])[:-1] - 1
         mask = pack_mask(ends, len(passage) - 1)
-        return bytes([len(parts)]) + mask + b"".join(one.store(lm, part) for part in parts)
+        return bytes([len(parts)]) + mask + b"".join(_fewest(lm, known, part) for part in parts)
 
     def ids(self, lm: FrozenLM, data: bytes, tokens: int) -> list[int]:
         m = data[0]
@@ -251,11 +260,15 @@ class VectorWindows(Code):
         return ids
 
 
+def _fewest(lm: FrozenLM, known: Mapping[bytes, MemVector], part: Passage) -> bytes:
+    if part.ids.tobytes() not in known:
+        raise LandscapeError(f"The search found no exact vector of {part!r}. Give windows of fewer bits.")
+    return in_fewest_bits(lm, known[part.ids.tobytes()])
+
+
 def vector_windows(lm: FrozenLM, passage: Passage, bits: int) -> list[Passage]:
     """The windows of a passage that need a vector each: ``bits`` bits to the nearest token, and the rest."""
-    costs = lm.token_bits(passage.ids)
-    costs = np.where(np.isnan(costs), math.log2(lm.vocabulary), costs)
-    cuts = equal_information(costs, bits)
+    cuts = equal_information(own_bits(lm, passage.ids), bits)
     ends = [end for _, end in cuts]
     ends = ends if ends and ends[-1] == len(passage) else [*ends, len(passage)]
     starts = [0, *ends[:-1]]

@@ -5,7 +5,8 @@ own special tokens come first. Its texts are not bundled, so values compare mode
 
 Predicted before the run: with the mixed bias both models are below 0. English prose has about 35 bits of UTF-8 per
 token, and SmolLM2-135M codes it in about 5, so without a bias it is at (35 - 5) / log2(3e8) = 1.07, and with -24 at
-0.21. Gemma-3-270M has a larger vocabulary: more bits of text per token, a higher value.
+0.21. (This contradicts the first sentence; both stay.) Gemma-3-270M has a larger vocabulary: more bits of text per
+token, a higher value.
 """
 
 from __future__ import annotations

@@ -18,10 +18,18 @@ from memlab.experiments.landscape.method import Context, LandscapeError, Method
 from memlab.experiments.session import Session
 from memlab.experiments.tables import require_columns
 from memlab.measures.landscape import COLUMNS, edit_share
+from memlab.measures.systems import SAMPLED
 from memlab.models import FrozenLM, Passage
+from memlab.probes.token_costs import own_bits
+from memlab.recipes import Recipe
+from memlab.results.store import Store
+from memlab.training.cram import cram
 
 CUES = ("", "\n", "\n\n", "\nThe same text again:\n", "\nRepeat the text above, word for word:\n")
 """Words between a stored text, or its cache, and the passage that the reader writes."""
+
+OTHERS = 24
+"""Vectors of sampled passages that are in no row."""
 
 
 def choose_cue(lm: FrozenLM, passages: Sequence[Passage]) -> str:
@@ -46,13 +54,13 @@ def cue_ids(lm: FrozenLM, cue: str) -> tuple[int, ...]:
 
 
 def landscape(
-    session: Session, texts: Mapping[str, Sequence[Passage]], methods: Sequence[Method], *, cue: str
+    session: Session, texts: Mapping[str, Sequence[Passage]], methods: Sequence[Method], *, cue: str, write: bool = True
 ) -> pd.DataFrame:
     """One row per method and passage, with the columns ``measures.landscape.COLUMNS``.
 
     ``texts``: {kind of text: passages}, at least two passages of a kind, because the control reads what was stored of
     the next one. Rows of ``session.resume_from`` are not measured again. A passage that a method cannot store is left
-    out, and the log says why.
+    out, and the log says why. Without ``write`` readers write no text, so ``edit`` and ``ids`` are empty.
     """
     earlier = session.resume_from if session.resume_from is not None else pd.DataFrame(columns=list(COLUMNS))
     require_columns(earlier, COLUMNS)
@@ -66,7 +74,7 @@ def landscape(
             if done >= {passage.span.id for passage in passages}:
                 continue
             started = time.perf_counter()
-            rows = _rows(session, method, kind, passages, cue)
+            rows = _rows(session, method, kind, passages, cue, write)
             if rows:
                 new = pd.DataFrame(rows, columns=list(COLUMNS))
                 kept = table[~((table.method == method.name) & (table.texts == kind))]
@@ -79,7 +87,9 @@ def landscape(
     return table
 
 
-def _rows(session: Session, method: Method, kind: str, passages: Sequence[Passage], cue: str) -> list[dict[str, Any]]:
+def _rows(
+    session: Session, method: Method, kind: str, passages: Sequence[Passage], cue: str, write: bool
+) -> list[dict[str, Any]]:
     lm = session.lm
     method = method.with_cue(cue)
     between = cue_ids(lm, cue) if method.cued else ()
@@ -98,7 +108,7 @@ def _rows(session: Session, method: Method, kind: str, passages: Sequence[Passag
         return []
     readers = [context for _, _, context, *_ in stored]
     tokens = len(passages[0])
-    if all(context.found is None for context in readers):
+    if write and all(context.found is None for context in readers):
         ids = reading.written(lm, readers, tokens, [between] * len(readers))
     else:
         ids = [np.empty(0, np.int64)] * len(readers)
@@ -111,7 +121,7 @@ def _rows(session: Session, method: Method, kind: str, passages: Sequence[Passag
                 "texts": kind,
                 "stored_bits": stored_bits(data, fixed_size=method.fixed_size),
                 "cue": cue if method.cued else "",
-                "edit": edit_share(passage.ids, ids[i]),
+                "edit": edit_share(passage.ids, ids[i]) if write else np.nan,
                 "ids": ids[i].tolist(),
                 "seconds_store": to_store,
                 "seconds_read": to_read,
@@ -123,8 +133,7 @@ def _rows(session: Session, method: Method, kind: str, passages: Sequence[Passag
 def _row(
     lm: FrozenLM, method: Method, passage: Passage, context: Context, other: Context | None, cue: Sequence[int]
 ) -> dict[str, Any]:
-    plain = lm.token_bits(passage.ids)
-    without = float(np.where(np.isnan(plain), np.log2(lm.vocabulary), plain).sum())
+    without = float(own_bits(lm, passage.ids).sum())
     if context.found is not None:
         cost, shuffled = without - context.found(passage.ids), np.nan
         right = np.zeros(len(passage), bool)
@@ -156,8 +165,19 @@ def _row(
     }
 
 
+def sampled_shelf(lm: FrozenLM, passages: Sequence[Passage], store: Store) -> None:
+    """Trains a vector per sampled passage into a store, and ``OTHERS`` more for what codebooks learn from.
+
+    A passage whose vector is not exact gets four.
+    """
+    others = sampled_passages(lm, OTHERS, len(passages[0]), seed=1, name="other")
+    mems = cram(lm, [*passages, *others], Recipe.default(), store=store, progress=False)
+    if left := [passage for passage, mem in zip(passages, mems[: len(passages)], strict=True) if not mem.exact]:
+        cram(lm, left, Recipe.default(k=4), store=store, progress=False)
+
+
 @torch.no_grad()
-def sampled_passages(lm: FrozenLM, count: int, tokens: int, *, seed: int = 0) -> list[Passage]:
+def sampled_passages(lm: FrozenLM, count: int, tokens: int, *, seed: int = 0, name: str = SAMPLED) -> list[Passage]:
     """Passages that the model itself wrote: sampled at temperature 1 from its whole vocabulary, after its sink prefix.
 
     On these, no method can recover more bits than it stores, on average.
@@ -173,4 +193,4 @@ def sampled_passages(lm: FrozenLM, count: int, tokens: int, *, seed: int = 0) ->
         columns.append(torch.multinomial(torch.softmax(logits.double(), -1), 1, generator=generator))
         logits, cache = lm.step(torch.float32, ids=columns[-1], cache=cache)
     ids = torch.cat(columns, 1).cpu().numpy()
-    return [lm.passage_of_ids(row, name=f"sampled-{i}") for i, row in enumerate(ids)]
+    return [lm.passage_of_ids(row, name=f"{name}-{i}") for i, row in enumerate(ids)]

@@ -35,6 +35,8 @@ class Context:
     """Keys and values of earlier positions, the sink prefix among them. It takes the place of the embeddings."""
     given: Mapping[int, int] = field(default_factory=dict)
     """{position in the passage: token id} that the reader knows without the model. They cost no bits."""
+    bag: Mapping[int, int] | None = None
+    """{token id: times}: the reader knows the tokens of the passage, not their order. It needs no other context."""
     found: Callable[[np.ndarray], float] | None = None
     """For methods that identify a passage among others: the bits that a passage (n,) has been narrowed down by."""
 

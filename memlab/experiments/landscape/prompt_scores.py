@@ -15,6 +15,7 @@ from memlab.measures import selection
 from memlab.measures.systems import ROWS
 from memlab.models import FrozenLM, Passage, PassageError
 from memlab.models.sentences import sentence_starts
+from memlab.probes.token_costs import own_bits
 from memlab.texts import load_texts
 
 _S = ParamSpec("_S")
@@ -61,8 +62,7 @@ def fit_passages(lm: FrozenLM, tokens: int, count: int) -> tuple[Passage, ...]:
 @once
 def surprisal(lm: FrozenLM, passage: Passage) -> np.ndarray:
     """Bits (n,) of each token behind the sink prefix. The first is log2 V if nothing precedes it."""
-    bits = lm.token_bits(passage.ids)
-    return np.where(np.isnan(bits), np.log2(lm.vocabulary), bits)
+    return own_bits(lm, passage.ids)
 
 
 @torch.no_grad()

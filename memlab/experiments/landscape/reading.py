@@ -8,6 +8,7 @@ from itertools import groupby
 import numpy as np
 import torch
 
+from memlab.experiments.landscape import bags
 from memlab.experiments.landscape.method import Context
 from memlab.models import FrozenLM, Overwrite
 from memlab.probes import kept_cache
@@ -23,6 +24,8 @@ def token_bits(lm: FrozenLM, context: Context, ids: np.ndarray, cue: Sequence[in
     ids = np.asarray(ids, np.int64)
     if _knows_all(context, len(ids)):  # no pass of the model would change anything
         bits, right = np.zeros(len(ids)), np.ones(len(ids), bool)
+    elif context.bag is not None:
+        bits, right = bags.token_bits(lm, context.bag, ids)
     elif context.cache is not None:
         bits, right = kept_cache.token_scores(lm, context.cache, ids, cue)
     else:
@@ -43,6 +46,7 @@ def written(
     """
     known_all = {i: c.given for i, c in enumerate(contexts) if _knows_all(c, tokens)}
     done = {i: np.array([given[t] for t in range(tokens)], np.int64) for i, given in known_all.items()}
+    done |= {i: bags.written(lm, c.bag, tokens) for i, c in enumerate(contexts) if c.bag is not None}
     left = {i: c for i, c in enumerate(contexts) if i not in done}
     plain = {i: _embeddings(lm, c, cues[i]) for i, c in left.items() if c.cache is None}
     order = sorted(plain, key=lambda i: len(plain[i]))

@@ -10,11 +10,12 @@ from memlab.results.store import Store
 FAMILIES = {
     "F1": ("vectors",),
     "F2": ("prompts",),
+    "F3": ("soft",),
     "F4": ("caches",),
     "F5": ("codes",),
     "F6": ("shelves", "retrieval"),
 }
-"""{family: files next to this one}. F3, trained encoders, and F7, smaller models, are not measured yet."""
+"""{family: files next to this one}. F7, smaller models, stores nothing of a text; see ``smaller_models``."""
 
 
 def methods(shelf: Store, families: list[str] | None = None, only: list[str] | None = None) -> list[Method]:
@@ -32,3 +33,8 @@ def methods(shelf: Store, families: list[str] | None = None, only: list[str] | N
     if unknown := [name for name in only or () if name not in names]:
         raise LandscapeError(f"There is no method {unknown[0]!r}. Use one of: {'; '.join(names)}.")
     return [method for method in chosen if not only or method.name in only]
+
+
+def of_length(chosen: list[Method], tokens: int) -> list[Method]:
+    """The methods that take passages of this many tokens: methods of encoders are for one length."""
+    return [method for method in chosen if getattr(method, "tokens", tokens) == tokens]

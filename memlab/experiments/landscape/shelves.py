@@ -29,7 +29,7 @@ from memlab.experiments.landscape.method import Context, LandscapeError, Method
 from memlab.experiments.landscape.vectors import input_vectors, vector_of
 from memlab.experiments.vector_codes import Grids
 from memlab.measures.quantisers import Cosines, HashFit, Levels, LowRankFit, ProductFit, Quantiser, ResidualFit
-from memlab.measures.systems import ROWS
+from memlab.measures.systems import ROWS, SAMPLED
 from memlab.models import FrozenLM, Passage
 from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store
@@ -141,13 +141,17 @@ def fit_vectors(shelf: Store | None, lm: FrozenLM) -> tuple[MemVector, ...]:
     """The exact vectors (k = 1) of a shelf whose texts are in no row, by key. Raises ``LandscapeError``."""
     rows = {text.id for kind in KINDS for text in load_texts(kind, count=ROWS)}
     all_of_them = input_vectors(shelf, lm) if shelf else []
-    found = tuple(mem for mem in all_of_them if mem.k == 1 and mem.text.id not in rows)
+    found = tuple(mem for mem in all_of_them if mem.k == 1 and not _is_row(mem, rows))
     if len(found) < SMALLEST:
         raise LandscapeError(
             f"The store has {len(found)} exact vectors of {lm.name} of texts outside the measured ones, and a codebook "
             f"needs {SMALLEST}. Add some with `memlab cram`, or give the store that has them."
         )
     return found
+
+
+def _is_row(mem: MemVector, rows: set[str]) -> bool:
+    return mem.text.id in rows or mem.text.id.startswith(f"{SAMPLED}-")
 
 
 def _vector(shelf: Store | None, lm: FrozenLM, passage: Passage) -> MemVector:

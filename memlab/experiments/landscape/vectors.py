@@ -42,21 +42,26 @@ class Vector(Base):
         mem = vector_of(self.shelf, lm, passage)
         if self.bits == 32:
             return mem.mem.astype("<f4").tobytes()
-        for bits in range(2, 17):  # rounding is not monotonic, but the coarsest exact form is the first that is found
-            rounded = mem.quantise(bits)
-            # A pass over the true text is ten times quicker than a decode, and finds most of those that fail.
-            if token_scores(lm, mem.token_ids, context_of(lm, rounded))[1].all() and check(lm, rounded).exact:
-                return pack(mem.mem, bits)
-        raise LandscapeError(f"{mem!r} is not exact at 16 bits per number. Train it with a larger margin.")
+        return in_fewest_bits(lm, mem)
 
     def context(self, lm: FrozenLM, data: bytes, tokens: int) -> Context:
         numbers = np.frombuffer(data, "<f4").reshape(-1, lm.d) if self.bits == 32 else unpack(data, lm.d)
         return Context(torch.from_numpy(numbers.copy()))
 
 
+def in_fewest_bits(lm: FrozenLM, mem: MemVector) -> bytes:
+    """``pack`` of a vector in the fewest bits per number at which it is exact, at most 16, or a ``LandscapeError``."""
+    for bits in range(2, 17):  # rounding is not monotonic, but the coarsest exact form is the first that is found
+        rounded = mem.quantise(bits)
+        # A pass over the true text is ten times quicker than a decode, and finds most of those that fail.
+        if token_scores(lm, mem.token_ids, context_of(lm, rounded))[1].all() and check(lm, rounded).exact:
+            return pack(mem.mem, bits)
+    raise LandscapeError(f"{mem!r} is not exact at 16 bits per number. Train it with a larger margin.")
+
+
 def vector_of(shelf: Store | None, lm: FrozenLM, passage: Passage) -> MemVector:
     """The exact vector of a passage with the smallest k, in a store. Raises ``LandscapeError`` if there is none."""
-    found = _vectors(shelf, lm).get(passage.ids.tobytes()) if shelf else None
+    found = in_store(shelf, lm).get(passage.ids.tobytes()) if shelf else None
     if found is None:
         raise LandscapeError(
             f"The store has no exact vector of {passage!r} for {lm.name}. Make it with `memlab cram`, or give the "
@@ -78,7 +83,7 @@ def input_vectors(store: Store, lm: FrozenLM) -> list[MemVector]:
     return _KNOWN[name]
 
 
-def _vectors(store: Store, lm: FrozenLM) -> dict[bytes, MemVector]:
+def in_store(store: Store, lm: FrozenLM) -> dict[bytes, MemVector]:
     """{token ids: exact vector} of a store and a model: the first by key among those with the smallest k."""
     found: dict[bytes, MemVector] = {}
     for mem in input_vectors(store, lm):
