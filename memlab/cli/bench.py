@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from memlab.cli.bench_encoders import bench_encoder_gap, bench_warm_start
+from memlab.cli.bench_hidden import bench_hidden_states
 from memlab.cli.bench_horizon import bench_horizon
 from memlab.cli.bench_kinds import bench_kinds
 from memlab.cli.bench_landscape import bench_landscape
@@ -218,6 +219,7 @@ COMMANDS = {
     "use": bench_use,
     "harm": bench_harm,
     "use-training": bench_use_training,
+    "hidden-states": bench_hidden_states,
     "families": bench_families,
     "step-profile": bench_step_profile,
     "store-crash": bench_store_crash,

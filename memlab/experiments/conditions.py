@@ -20,6 +20,7 @@ from memlab.models import FrozenLM, Passage
 from memlab.probes.attention import attention_layers
 from memlab.probes.hidden_attention import eager_attention, hiding
 from memlab.recipes import Recipe
+from memlab.results.mem_vector import MemVector
 from memlab.results.store import Store
 from memlab.training.cram import cram, key_of
 from memlab.training.encoders import Encoder
@@ -54,21 +55,27 @@ def trained_vectors(
     session: Session, passages: Sequence[Passage], ks: Sequence[int], shelf: Store | None
 ) -> dict[int, list[torch.Tensor]]:
     """{k: vectors (k, d) of the default recipe, one per passage}. What ``shelf`` lacks is trained into the store."""
-    lm, found = session.lm, {}
+    found = {}
     for k in ks:
-        recipe = Recipe.default(k=k)
-        keys = [key_of(lm, passage, recipe) for passage in passages]
-        stored = [shelf.get(key) for key in dict.fromkeys(keys) if key in shelf] if shelf is not None else []
-        mems = {mem.key: mem for mem in check_first_use(lm, stored)}
-        missing = {key: passage for key, passage in zip(keys, passages, strict=True) if key not in mems}
-        if missing:
-            session.log(f"{len(missing)} vectors with k = {k} are trained, or taken from the store")
-            trained = cram(lm, list(missing.values()), recipe, session.store, progress=session.progress)
-            mems |= dict(zip(missing, trained, strict=True))
-        if lost := [mem.text.id for mem in mems.values() if not mem.exact]:
+        mems = results_of(session, passages, Recipe.default(k=k), shelf)
+        if lost := [mem.text.id for mem in mems if not mem.exact]:
             session.log(f"k = {k}: the vectors of these texts are not exact: {', '.join(lost)}")
-        found[k] = [torch.from_numpy(mems[key].mem.copy()).to(lm.device) for key in keys]
+        found[k] = [torch.from_numpy(mem.mem.copy()).to(session.lm.device) for mem in mems]
     return found
+
+
+def results_of(session: Session, passages: Sequence[Passage], recipe: Recipe, shelf: Store | None) -> list[MemVector]:
+    """One result of a recipe per passage. What ``shelf`` lacks is trained into the store."""
+    lm = session.lm
+    keys = [key_of(lm, passage, recipe) for passage in passages]
+    stored = [shelf.get(key) for key in dict.fromkeys(keys) if key in shelf] if shelf is not None else []
+    mems = {mem.key: mem for mem in check_first_use(lm, stored)}
+    missing = {key: passage for key, passage in zip(keys, passages, strict=True) if key not in mems}
+    if missing:
+        session.log(f"{len(missing)} vectors ({recipe}) are trained, or taken from the store")
+        trained = cram(lm, list(missing.values()), recipe, session.store, progress=session.progress)
+        mems |= dict(zip(missing, trained, strict=True))
+    return [mems[key] for key in keys]
 
 
 def random_like(vectors: torch.Tensor, ids: np.ndarray) -> torch.Tensor:

@@ -101,6 +101,11 @@ EXPERIMENTS = {
             "use_training:use_training",
             "What it costs to train a vector under several contexts at once, and whether others work then.",
         ),
+        Experiment(
+            "hidden-states",
+            "hidden_states:hidden_states",
+            "The vector's position layer by layer, and states of one run put into another.",
+        ),
         Experiment("families", "families:families", "Which causal model types of transformers memlab works on."),
         Experiment("store-crash", "store_stress:crash_writers", "What a store holds after its writers were killed."),
         Experiment(

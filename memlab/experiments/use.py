@@ -18,15 +18,36 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from memlab.experiments import use_tasks as tasks
-from memlab.experiments.conditions import Condition, conditions, context_of, ids_of, read, read_many, trained_vectors
+from memlab.experiments.conditions import (
+    Condition,
+    conditions,
+    context_of,
+    ids_of,
+    random_like,
+    read,
+    read_many,
+    trained_vectors,
+)
 from memlab.experiments.landscape.method import Context
 from memlab.experiments.landscape.reading import written
 from memlab.experiments.session import Session
 from memlab.experiments.tables import require_columns
 from memlab.measures.retrieval import ranks
-from memlab.measures.use import CLOZE, COLUMNS, CONTINUATION, IDENTIFICATION, INSTRUCTIONS, PARTS
+from memlab.measures.use import (
+    CLOZE,
+    COLUMNS,
+    CONTINUATION,
+    IDENTIFICATION,
+    INSTRUCTIONS,
+    NOTHING,
+    PARTS,
+    RANDOM,
+    TEXT,
+    VECTOR,
+)
 from memlab.models import FrozenLM, Passage, PassageError
 from memlab.results.store import Store
 from memlab.texts import Text
@@ -203,34 +224,70 @@ def _choice(given: Material, stored: Any, cue: np.ndarray, texts: Sequence[np.nd
     }  # fmt: skip
 
 
+def output(lm: FrozenLM, task: str, passage: Passage) -> np.ndarray:
+    """Token ids (m,) of what a model writes that obeys an instruction of ``use_tasks.TASKS``."""
+    return passage.ids if task == "repeat" else ids_of(lm, tasks.wanted(task, passage.string))
+
+
+def obeyed(lm: FrozenLM, task: str, ids: np.ndarray, wrote: np.ndarray) -> bool:
+    """Whether an answer is the wanted output ``ids``, and ends there if the task is shorter than the passage.
+
+    ``wrote``: at least one token more than ``ids``.
+    """
+    ended = task not in tasks.SHORTER or tasks.ends(lm, int(wrote[len(ids)]))
+    return bool(np.array_equal(wrote[: len(ids)], ids) and ended)
+
+
+def answers(
+    lm: FrozenLM, vectors: torch.Tensor, passage: Passage, words: tuple[str, str], tokens: int
+) -> dict[str, np.ndarray]:
+    """{condition: what the model writes, ids (tokens,)}: behind the vectors (k, d), random ones, the text, and nothing.
+
+    ``words``: those before and after what stands in the context, see ``use_tasks.around``. Greedy, in float32.
+    """
+    empty = lm.embed(passage.ids[:0]).reshape(0, lm.d)
+    rows = {
+        VECTOR: vectors.to(lm.device), RANDOM: random_like(vectors, passage.ids).to(lm.device),
+        TEXT: lm.embed(passage.ids), NOTHING: empty,
+    }  # fmt: skip
+    held = [_held(lm, _standing(lm, words, row)) for row in rows.values()]
+    return dict(zip(rows, written(lm, held, tokens, [()] * len(held)), strict=True))
+
+
+def _standing(lm: FrozenLM, words: tuple[str, str], stored: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The rows of the context: words, what is stored, words."""
+    before, after = (lm.embed(ids_of(lm, part)).reshape(-1, lm.d) for part in words)
+    return before, stored, after
+
+
+def _held(lm: FrozenLM, parts: Sequence[torch.Tensor]) -> Context:
+    """The same as the context of a free decode, which adds the sink prefix itself."""
+    return Context(context_of(lm, *parts)[len(lm.sink_prefix) :])
+
+
 def _instructions(given: Material, item: str, condition: Condition) -> list[dict[str, Any]]:
     # Up to the first wrong token, a pass over the wanted output and the free decode agree. So only an output without a
     # wrong token is decoded to its end.
     lm, rows = given.lm, []
-    outputs = [
-        passage.ids if item == "repeat" else ids_of(lm, tasks.wanted(item, passage.string))
-        for passage in given.passages
-    ]
+    outputs = [output(lm, item, passage) for passage in given.passages]
     for instruction in (i for i in tasks.INSTRUCTIONS if i.task == item):
         for position in tasks.POSITIONS:
             words = tasks.around(lm.tokenizer, position, instruction.words)
             if words is None:
                 continue
-            before, after = (lm.embed(ids_of(lm, part)).reshape(-1, lm.d) for part in words)
-            stands = [(before, stored, after) for stored in condition.rows]
+            stands = [_standing(lm, words, stored) for stored in condition.rows]
             found = [read(lm, context_of(lm, *parts), ids) for parts, ids in zip(stands, outputs, strict=True)]
-            held = [Context(context_of(lm, *parts)[len(lm.sink_prefix) :]) for parts in stands]
+            held = [_held(lm, parts) for parts in stands]
             decoded = written(lm, held, WROTE, [()] * len(held))
             for i, (passage, ids, reading) in enumerate(zip(given.passages, outputs, found, strict=True)):
                 hits, wrote = reading.right(ids), decoded[i]
                 if hits.all() and len(ids) >= len(wrote):
                     (wrote,) = written(lm, [held[i]], len(ids) + 1, [()])
-                whole = hits.all() and np.array_equal(wrote[: len(ids)], ids)
                 rows.append(
                     {"text_id": passage.span.id, "position": position, "words": instruction.words,
                      "held_out": instruction.held_out, "tokens": len(ids), "bits": reading.bits.sum(),
                      "right": int(hits.sum()), "begun": len(ids) if hits.all() else int(hits.argmin()),
-                     "obeyed": float(whole and (item not in tasks.SHORTER or tasks.ends(lm, int(wrote[len(ids)])))),
+                     "obeyed": float(hits.all() and obeyed(lm, item, ids, wrote)),
                      "recites": float(np.array_equal(wrote[:RECITED], passage.ids[:RECITED])),
                      "wrote": lm.decode_ids(wrote)}
                 )  # fmt: skip

@@ -86,6 +86,41 @@ class Layers:
         with self._lock:
             return torch.stack(_inputs(self._model, self.path, embeddings))
 
+    @torch.no_grad()
+    def stream(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(layers + 1, b, s, d): the hidden states at the input of each layer, and those that leave the last layer."""
+        last: list[torch.Tensor] = []
+        with self._lock, _last_output(self._model.get_submodule(self.path)[-1], last.append):
+            inputs = _inputs(self._model, self.path, embeddings)
+        return torch.stack([*inputs, last[0].clone()])
+
+    @torch.no_grad()
+    def read_out(self, states: torch.Tensor) -> torch.Tensor:
+        """(b, s, vocabulary): the logits if these hidden states (b, s, d) had left the last layer.
+
+        With the states of an earlier layer this is the logit lens: what the model would write if it stopped there.
+        """
+        with self._lock, _last_output(self._model.get_submodule(self.path)[-1], lambda _: states):
+            return self._model(inputs_embeds=states.clone(), use_cache=False).logits.float()
+
+
+@contextmanager
+def _last_output(layer: Any, change: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
+    """The hidden states that leave a layer are what ``change`` returns for them; None: as they are."""
+
+    def hook(_: Any, args: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        other = change(hidden)
+        if other is None:
+            return output
+        return (other, *output[1:]) if isinstance(output, tuple) else other
+
+    handle = layer.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 

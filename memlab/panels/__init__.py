@@ -44,6 +44,8 @@ from memlab.panels.runs import run_panel as run_panel
 from memlab.panels.study import StudyPanel as StudyPanel
 from memlab.panels.study import study_panel as study_panel
 from memlab.panels.text_input import OWN as OWN
+from memlab.panels.use import UsePanel as UsePanel
+from memlab.panels.use import use_panel as use_panel
 from memlab.panels.vector_map import MapPanel as MapPanel
 from memlab.panels.vector_map import map_panel as map_panel
 from memlab.results.store import Store

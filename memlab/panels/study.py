@@ -133,7 +133,6 @@ class StudyPanel(LivePanel):
         self._show_passage()
         group = self._group
         order = list(dict.fromkeys(progress_curves(group).contender))  # as in the chart
-        self._draw()
         self.ranked.value = _ranking_html(ranking(group).set_index("contender").loc[order].reset_index())
         names = [name for name in order if name in self._settings(group)]
         self.setting.options = [(display(name), name) for name in names]
@@ -141,6 +140,7 @@ class StudyPanel(LivePanel):
         self.setting.value = others[0] if others else names[0] if names else None
         self.start.disabled = not names
         self.show_status("Ready." if names else "These settings did not win. Their code was removed.")
+        self._draw()  # last: who sees the chart can choose among its settings
 
     def _forget(self, _: Any) -> None:
         """Another passage: the marks of the last one go."""
