@@ -495,6 +495,10 @@ def tables(n, label=""):
                 dict(mode=names("until", "only"), layer=i // 2, value=share(), low=share() - 1, high=share() + 1)
             )
         ],
+        "by_layer": [
+            table(dict(name=names("a", "b"), layer=i // 2, value=share(), low=share() - 1, high=share() + 1)),
+            dict(y_title="share"),
+        ],
         "words_instead": [
             table(
                 dict(passage=names("p"), nearest=names("w"), tokens=8, right=8, right_snapped=i % 8, right_scaled=i % 8)

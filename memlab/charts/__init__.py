@@ -30,6 +30,7 @@ from memlab.charts.encoders import gap_units as gap_units
 from memlab.charts.encoders import searches_from as searches_from
 from memlab.charts.encoders import steps_saved as steps_saved
 from memlab.charts.expected import predicted_and_measured as predicted_and_measured
+from memlab.charts.hidden_states import by_layer as by_layer
 from memlab.charts.information import before_and_after as before_and_after
 from memlab.charts.information import cut_into_tokens as cut_into_tokens
 from memlab.charts.information import horizons_tokens_and_bits as horizons_tokens_and_bits

@@ -33,7 +33,7 @@ def bench_hidden_states(
 ) -> None:
     """Hidden states, the logit lens and exchanged states of two solutions per passage, with controls.
 
-    Takes about five minutes on one core; the bundled store has the vectors of the default passages.
+    Takes about five minutes on one core; the bundled store has the vectors of most default passages.
     """
     from memlab.experiments.hidden_states import hidden_states
     from memlab.experiments.session import Session

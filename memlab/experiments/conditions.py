@@ -72,7 +72,9 @@ def results_of(session: Session, passages: Sequence[Passage], recipe: Recipe, sh
     mems = {mem.key: mem for mem in check_first_use(lm, stored)}
     missing = {key: passage for key, passage in zip(keys, passages, strict=True) if key not in mems}
     if missing:
-        session.log(f"{len(missing)} vectors ({recipe}) are trained, or taken from the store")
+        session.log(
+            f"{len(missing)} vectors with k = {recipe.k} and seed {recipe.seed} are trained, or taken from the store"
+        )
         trained = cram(lm, list(missing.values()), recipe, session.store, progress=session.progress)
         mems |= dict(zip(missing, trained, strict=True))
     return [mems[key] for key in keys]
