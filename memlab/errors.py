@@ -83,16 +83,16 @@ def as_list(argument: str, value: Any, kind: Kind, expected: str) -> list[Any]:
     return items
 
 
-def plain_value(value: Any, deep: bool = True) -> Any:
+def plain_value(value: Any, depth: int = 1) -> Any:
     """Numbers of numpy, arrays and lists as numbers and tuples of Python: a list cannot be hashed, JSON has no numpy.
 
     A float32 or float16 becomes the shortest decimal that it stands for, 0.3 and not 0.30000001192092896. This is the
-    number that is trained with, and that the key is made of.
+    number that is trained with, and that the key is made of. ``depth``: how many lists may lie inside each other.
     """
     if isinstance(value, np.ndarray):
         value = tuple(value) if value.ndim else value[()]
-    if deep and isinstance(value, (list, tuple)):
-        return tuple(plain_value(one, deep=False) for one in value)
+    if depth and isinstance(value, (list, tuple)):
+        return tuple(plain_value(one, depth - 1) for one in value)
     if isinstance(value, np.floating):
         return float(str(value))
     return value.item() if isinstance(value, np.generic) else value

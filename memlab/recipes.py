@@ -16,9 +16,10 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from memlab.errors import MemlabError, are_ids, is_integer, is_number, plain_value
+from memlab.stop_rules import STOP_RULES
 
 PREFIXES = ("sink", "none", "bos")
 PLACES = ("input", "every layer")
@@ -38,38 +39,6 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
 }
 """{name: function of (step from 0, budget)}. The result is the factor of ``Recipe.lr`` at that step."""
 
-
-class StopRule(Protocol):
-    """Decides whether training ends early. It is called only if every scored token is right, teacher-forced."""
-
-    def worth_a_decode(self, recipe: Recipe, min_margin: float) -> bool:
-        """Whether vectors with this smallest teacher-forced margin (logits) should be decoded."""
-
-    def is_met(self, recipe: Recipe, exact: bool, min_margin: float) -> bool:
-        """Whether training ends, given the decode: is it exact, and its smallest margin (logits)."""
-
-
-class ExactStop:
-    """The decode is exact, with at least the recipe's margin."""
-
-    def worth_a_decode(self, recipe: Recipe, min_margin: float) -> bool:
-        return min_margin >= recipe.margin
-
-    def is_met(self, recipe: Recipe, exact: bool, min_margin: float) -> bool:
-        return exact and min_margin >= recipe.margin
-
-
-class TeacherForcedStop:
-    """Every scored token is right, teacher-forced. The decode is recorded and decides nothing."""
-
-    def worth_a_decode(self, recipe: Recipe, min_margin: float) -> bool:
-        return True
-
-    def is_met(self, recipe: Recipe, exact: bool, min_margin: float) -> bool:
-        return True
-
-
-STOP_RULES: dict[str, StopRule] = {"exact": ExactStop(), "teacher_forced": TeacherForcedStop()}
 
 RETIRED: dict[str, Any] = {
     "adapt": 0.0, "exponent": 0.5, "focus": 0.0, "hinge": 0.0, "init": "noise", "init_scale": 1.0, "rank": 0,
@@ -118,6 +87,10 @@ class Recipe:
     """Tokens before the vectors: ``"sink"`` (the model's measured sink prefix), ``"none"``, ``"bos"``, or ids."""
     suffix: tuple[int, ...] = ()
     """Token ids between the vectors and the text."""
+    contexts: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+    """More contexts in which the same vectors have to write the text, as pairs of token ids: (before, behind). They
+    stand between prefix and vectors, and between suffix and text. The loss is the mean over all contexts, with the
+    plain one, and training ends when the text is right in each."""
     first_scored: int = 1
     """Number (from 1) of the first token in the loss. 1: all tokens. The 2025 paper's code scores from token 2."""
     stop: str = "exact"
@@ -165,7 +138,8 @@ class Recipe:
                 raise RecipeError(f"The recipe's {field} is {getattr(self, field)!r:.80}. Give {expected}.")
 
         for name in self.__dataclass_fields__:
-            object.__setattr__(self, name, plain_value(getattr(self, name)))
+            depth = 3 if name == "contexts" else 1
+            object.__setattr__(self, name, plain_value(getattr(self, name), depth))
         smallest = dict(k=1, first_scored=1, budget=0, patience=0, history=1, seed=0, grow=0, token_budget=0)
         for name, low in smallest.items():
             value = getattr(self, name)
@@ -196,6 +170,11 @@ class Recipe:
         known = self.prefix in PREFIXES if isinstance(self.prefix, str) else are_ids(self.prefix)
         need(known, "prefix", f"one of: {', '.join(PREFIXES)}, or a list of token ids")
         need(are_ids(self.suffix), "suffix", "a list of token ids")
+        pairs = isinstance(self.contexts, tuple) and all(
+            isinstance(pair, tuple) and len(pair) == 2 and are_ids(pair[0]) and are_ids(pair[1]) and any(pair)
+            for pair in self.contexts
+        )
+        need(pairs, "contexts", "a list of pairs of lists of token ids, (before, behind), not both empty")
 
     @classmethod
     def of(cls, recipe: Self | str | Mapping[str, Any]) -> Self:
@@ -307,9 +286,9 @@ class Recipe:
     def to_json(self) -> str:
         """All fields as JSON, for people and files. ``from_json`` reads it.
 
-        Only ``where`` and ``start`` are left out at their defaults: older versions read and write the same files.
+        ``where``, ``start`` and ``contexts`` are left out at their defaults: older versions write the same files.
         """
-        later = {"where": "input", "start": "noise"}
+        later = {"where": "input", "start": "noise", "contexts": ()}
         fields = {name: value for name, value in dataclasses.asdict(self).items() if value != later.get(name)}
         return json.dumps(fields, sort_keys=True)
 
@@ -339,7 +318,8 @@ class Recipe:
     def _differences(self, base: Recipe) -> list[str]:
         """Fields that differ from ``base``, as field=value."""
         names = [f.name for f in dataclasses.fields(self)]
-        return [f"{n}={getattr(self, n)}" for n in names if getattr(self, n) != getattr(base, n)]
+        changed = {n: getattr(self, n) for n in names if getattr(self, n) != getattr(base, n)}
+        return [f"{n}={len(value) if n == 'contexts' else value}" for n, value in changed.items()]
 
 
 NAMED = ("default", "growing", "warm", "layers", "fullmatrix", "paper2025", "progressive2026")

@@ -16,7 +16,7 @@ LAYERS = (
     ("scoring",),
     ("models",),
     ("results",),
-    ("measures", "charts", "recipes", "texts", "errors", "_version"),
+    ("measures", "charts", "recipes", "stop_rules", "texts", "errors", "_version"),
 )
 """From the top down. A room imports from its own layer or from a lower one."""
 ORDER = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from memlab import Recipe, RecipeError, cram
-from memlab.recipes import OPTIMIZERS, SCHEDULES, STOP_RULES, ExactStop
+from memlab.recipes import OPTIMIZERS, SCHEDULES
 from memlab.results.checkpoints import CheckpointStore
+from memlab.stop_rules import STOP_RULES, ExactStop
 from memlab.training.job import TrainingJob
 from memlab.training.optimizers import FullMatrix, Optimizer, make_optimizer, step_size
 from memlab.training.preconditioner import Preconditioner

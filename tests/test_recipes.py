@@ -19,8 +19,12 @@ def test_a_recipe_is_a_frozen_hashable_value():
 
 
 @pytest.mark.parametrize(
-    "recipe", [Recipe.default(), Recipe.paper2025(k=4, seed=3), Recipe(prefix=(1, 2), suffix=(5,))]
-)
+    "recipe",
+    [
+        Recipe.default(), Recipe.paper2025(k=4, seed=3), Recipe(prefix=(1, 2), suffix=(5,)),
+        Recipe.default(contexts=[([1, 2], []), ([], [3])]),
+    ],
+)  # fmt: skip
 def test_a_recipe_survives_json(recipe):
     assert Recipe.from_json(recipe.to_json()) == recipe
     assert Recipe.from_json(recipe.canonical()) == recipe
@@ -66,6 +70,15 @@ def test_named_recipes_never_change():
     assert json.loads(Recipe.progressive2026().canonical()) == progressive
 
 
+def test_contexts_change_the_key_and_old_keys_stay():
+    recipe = Recipe.default(contexts=[(np.array([1, 2]), []), ([], (3,))])
+    assert recipe.contexts == (((1, 2), ()), ((), (3,)))
+    assert hash(recipe) == hash(Recipe.default(contexts=(((1, 2), ()), ((), (3,)))))
+    assert '"contexts":[[[1,2],[]],[[],[3]]]' in recipe.canonical()
+    assert "contexts" not in Recipe.default().to_json() + Recipe.default().canonical()
+    assert recipe.name == "default contexts=2"
+
+
 def test_the_name_of_a_recipe_does_not_depend_on_k():
     assert Recipe.growing(k=4, grow=32, seed=2).name == "growing k=4 grow=32 seed=2"
     mine = Recipe.default(grow=8, patience=300, margin=0.3)
@@ -87,7 +100,8 @@ def test_paper2025_is_the_published_protocol():
         ("k", 0), ("k", 1.5), ("k", True), ("budget", -1), ("lr", 0), ("lr", float("nan")), ("lr", "fast"),
         ("betas", (0.9, 1.0)), ("betas", (0.9,)), ("rule", "sgd"), ("prefix", "eos"), ("prefix", (-1,)),
         ("margin", 0), ("betas", 0.9), ("lr", 10**400), ("schedule", None), ("suffix", ("a",)), ("rule", ["adamw"]),
-        ("stop", {}),
+        ("stop", {}), ("contexts", "again"), ("contexts", [[1, 2]]), ("contexts", [([], [])]),
+        ("contexts", [([1], [2], [3])]), ("contexts", [([-1], [])]), ("contexts", [(1, 2)]),
     ],
 )  # fmt: skip
 def test_bad_fields_are_named(field, value):

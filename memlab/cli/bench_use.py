@@ -107,11 +107,12 @@ def bench_use_training(
     k: VectorsOption = "1,2,4",
     budget: Annotated[int, typer.Option(help="steps of a training at most", min=1)] = 400,
     model: ModelOption = "smollm2-135m",
+    store: StoreOption = None,
     out: Annotated[
-        Path | None, file_option("Parquet table; written after each vector, and read to resume", ".parquet")
+        Path | None, file_option("Parquet table; written after each training, and read to resume", ".parquet")
     ] = None,
 ) -> None:
-    """Trains a vector plainly, with an instruction before it too, and with one behind it too. Stores no vector.
+    """Trains a vector plainly, with an instruction before it too, and with one behind it too.
 
     About an hour on one core with all defaults.
     """
@@ -122,7 +123,7 @@ def bench_use_training(
 
     ks, (texts, _) = numbers(k, "--k"), _originals(count)
     earlier, lm = read_table(out), load(model)
-    session = Session(lm, Store(None), earlier, typer.echo, lambda rows: write_table(rows, out), progress=False)
+    session = Session(lm, Store(store), earlier, typer.echo, lambda rows: write_table(rows, out), progress=False)
     passages = [lm.passage(text, tokens) for text in texts]
     table = use_training(session, passages, ks=ks, recipe=Recipe.default(budget=budget))
     write_table(table, out)

@@ -1,7 +1,7 @@
 """Results report: writes the tables of ``data/bench/README.md`` from the Parquet and CSV files next to it.
 
 A table is between ``<!-- table: NAME -->`` and ``<!-- end -->``. Its writer is in ``report_models``,
-``report_training``, ``report_vectors``, ``report_landscape`` or ``report_encoders``.
+``report_training``, ``report_vectors``, ``report_landscape``, ``report_encoders`` or ``report_use``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from memlab.experiments import (  # noqa: F401  # they register tables
     report_landscape,
     report_models,
     report_training,
+    report_use,
     report_vectors,
 )
 from memlab.experiments.report_tables import TABLES, ReportError, Rows

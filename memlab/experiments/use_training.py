@@ -2,7 +2,7 @@
 
 All contexts have the same vectors and the same passage. The loss is the mean over the contexts. Training ends when
 every token is right in every context, teacher-forced, with the recipe's margin. Then the passage is decoded freely in
-all of them, and in wordings that the training did not use. Nothing goes into a store: no recipe says this yet.
+all of them, and in wordings that the training did not use. The recipe's field ``contexts`` says which they are.
 
 Predicted before the run, for SmolLM2-135M-Instruct, 12 originals of 32 tokens:
 1. A vector of the plain context is exact with a held-out wording before it for less than a third of the passages, and
@@ -14,7 +14,6 @@ Predicted before the run, for SmolLM2-135M-Instruct, 12 originals of 32 tokens:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,10 +29,7 @@ from memlab.experiments.tables import require_columns
 from memlab.experiments.use_tasks import INSTRUCTIONS, around
 from memlab.models import FrozenLM, Passage
 from memlab.recipes import Recipe
-from memlab.scoring.objective import Batch, Row
-from memlab.training.optimizers import make_optimizer
-from memlab.training.preconditioner import preconditioner_of
-from memlab.training.starts import initial_mem
+from memlab.training.cram import cram
 
 Around = tuple[str, str]
 """Words before and behind the vector."""
@@ -61,27 +57,10 @@ def trainings(lm: FrozenLM) -> dict[str, list[Around]]:
     return {"plain": [PLAIN], "before": [PLAIN, *before], "before and after": [PLAIN, *before, *after]}
 
 
-def train(lm: FrozenLM, passage: Passage, recipe: Recipe, contexts: Sequence[Around]) -> tuple[torch.Tensor, int, bool]:
-    """(vectors (k, d), steps, whether they ended all right): one vector for one passage under several contexts.
-
-    With the plain context it takes the steps of ``cram``. If they do not end all right, the vectors of the lowest loss.
-    """
-    rows = [
-        Row(passage.ids, [*lm.sink_prefix, *ids_of(lm, before)], ids_of(lm, behind).tolist(), recipe.k)
-        for before, behind in contexts
-    ]
-    batch, mem = Batch(lm, rows), initial_mem(lm, passage, recipe)
-    optimizer = make_optimizer(recipe, preconditioner_of(lm) if recipe.whiten else None)
-    best, lowest = mem, float("inf")
-    for step in range(recipe.budget + 1):
-        scores, gradients = batch.scores([mem] * len(rows), torch.float32, gradient=True)
-        if float(scores.loss.sum()) < lowest:
-            best, lowest = mem, float(scores.loss.sum())
-        if float(scores.min_margin.min()) >= recipe.margin:
-            return mem, step, True
-        if step < recipe.budget:
-            mem = mem + optimizer.step(mem, torch.stack(gradients).mean(0))
-    return best, recipe.budget, False
+def recipe_for(lm: FrozenLM, recipe: Recipe, contexts: Sequence[Around]) -> Recipe:
+    """The recipe with these contexts. The first one must be the plain one, which every training has."""
+    pairs = [(ids_of(lm, before).tolist(), ids_of(lm, behind).tolist()) for before, behind in contexts[1:]]
+    return recipe.replace(contexts=pairs)
 
 
 def exact_in(lm: FrozenLM, mem: torch.Tensor, passage: Passage, contexts: Sequence[Around]) -> np.ndarray:
@@ -111,21 +90,25 @@ def use_training(
     for k in ks:
         for name, contexts in trainings(lm).items():
             done = set(table.text_id[(table.training == name) & (table.k == k)])
-            for passage in (p for p in passages if p.span.id not in done):
-                began = time.perf_counter()
-                mem, steps, ended = train(lm, passage, (recipe or Recipe.default()).replace(k=k), contexts)
+            left = [passage for passage in passages if passage.span.id not in done]
+            if not left:
+                continue
+            asked = recipe_for(lm, (recipe or Recipe.default()).replace(k=k), contexts)
+            rows: list[dict[str, Any]] = []
+            for passage, found in zip(left, cram(lm, left, asked, session.store, progress=False), strict=True):
+                mem = torch.from_numpy(found.mem.copy())
                 exact = exact_in(lm, mem, passage, contexts)
                 shares = [float(exact_in(lm, mem, passage, some).mean()) for some in held]
-                row: dict[str, Any] = {
-                    "training": name, "k": k, "contexts": len(contexts), "text_id": passage.span.id,
-                    "tokens": len(passage), "steps": steps, "ended": ended, "plain": bool(exact[0]),
-                    "trained": float(exact.mean()), "held_before": shares[0], "held_after": shares[1],
-                    "seconds": time.perf_counter() - began, "model": lm.name,
-                }  # fmt: skip
-                new = pd.DataFrame([row])[list(COLUMNS)]
-                table = pd.concat([table, new], ignore_index=True) if len(table) else new
-                session.on_rows(table)
-                session.log(f"{name}, k = {k}, {passage.span.id}: {steps} steps, exact in {exact.mean():.0%} of them")
+                rows.append(
+                    {"training": name, "k": k, "contexts": len(contexts), "text_id": passage.span.id,
+                     "tokens": len(passage), "steps": found.steps, "ended": found.provenance["ended"] == asked.stop,
+                     "plain": bool(exact[0]), "trained": float(exact.mean()), "held_before": shares[0],
+                     "held_after": shares[1], "seconds": found.seconds, "model": lm.name}
+                )  # fmt: skip
+            new = pd.DataFrame(rows)[list(COLUMNS)]
+            table = pd.concat([table, new], ignore_index=True) if len(table) else new
+            session.on_rows(table)
+            session.log(f"{name}, k = {k}: {new.steps.median():.0f} steps, exact in {new.trained.mean():.0%} of them")
     return table
 
 

@@ -14,10 +14,12 @@ from memlab._version import __version__
 from memlab.decoding import decode as decoding
 from memlab.decoding.one_pass import Pass
 from memlab.models import FrozenLM, Passage, PassageError
-from memlab.recipes import STOP_RULES, Recipe, look_up
+from memlab.recipes import Recipe, look_up
 from memlab.results.checkpoints import CheckpointStore
 from memlab.results.mem_vector import MemVector, VectorError, make_key
 from memlab.scoring.objective import Row
+from memlab.stop_rules import STOP_RULES
+from memlab.training.contexts import checks_in, exact_in_contexts, rows_in
 from memlab.training.optimizers import Optimizer, make_optimizer
 from memlab.training.preconditioner import Preconditioner, preconditioner_of
 from memlab.training.provenance import made_with
@@ -95,12 +97,13 @@ class TrainingJob:
                 f"{passage!r} was cut with another model's tokenizer, so its ids mean nothing to {lm.name}. "
                 "Cut it again with this model's passage()."
             )
-        lm.check_ids(np.array(recipe.suffix, np.int64))
-        lm.check_ids(passage.ids)
-        if lm.context and self.row.length > lm.context:
-            longest = lm.context - self.row.context + 1
+        for given in (recipe.suffix, *(ids for context in recipe.contexts for ids in context), passage.ids):
+            lm.check_ids(np.array(given, np.int64))
+        row = max(rows_in(self.row, recipe.contexts), key=lambda row: row.length)
+        if lm.context and row.length > lm.context:
+            longest = lm.context - row.context + 1
             raise PassageError(
-                f"{len(passage)} tokens after {self.row.context} positions of prefix, vectors and suffix exceed "
+                f"{len(passage)} tokens after {row.context} positions of prefix, vectors and suffix exceed "
                 f"{lm.name}'s context of {lm.context} positions. "
                 + (f"Cut the passage to {longest} tokens." if longest > 0 else "Use fewer vectors (k).")
             )
@@ -194,16 +197,16 @@ class TrainingJob:
         self._began = time.perf_counter() - state.seconds
 
     @property
-    def current(self) -> Row:
-        """What is trained now: the passage, or the prefix that a growing recipe has reached."""
-        return replace(self.row, token_ids=self.passage.ids[: self.state.length])
+    def current(self) -> list[Row]:
+        """What is trained now, a row per context: the passage, or the prefix that a growing recipe has reached."""
+        return rows_in(replace(self.row, token_ids=self.passage.ids[: self.state.length]), self.recipe.contexts)
 
     def record_scores(self, loss: float, right: int, min_margin: float) -> bool:
         """Record scores of the current vectors (``loss``: nats). True: they may pass the stop rule, see ``confirm``."""
         state, recipe, total = self.state, self.recipe, len(self.passage)
         accuracy = right / (total - recipe.first_scored + 1)
         self.last = Measurement(state.steps, loss, accuracy, min_margin, state.mem)
-        state.passes += state.length
+        state.passes += state.length * (1 + len(recipe.contexts))
         if not np.isfinite(loss):
             self.ended = "diverged"
             return False
@@ -242,7 +245,9 @@ class TrainingJob:
     def _confirm(self, candidate: MemVector, accuracy: float, min_margin: float, seen: Pass | None = None) -> None:
         if accuracy == 1 and self.stop_rule.worth_a_decode(self.recipe, min_margin):
             check = decoding.check(self.lm, candidate, one_pass=seen or True)
-            if self.stop_rule.is_met(self.recipe, check.exact, check.margin):
+            checks = [check, *checks_in(self.lm, candidate, self.recipe.contexts if check.exact else ())]
+            exact, margin = all(each.exact for each in checks), min(each.margin for each in checks)
+            if self.stop_rule.is_met(self.recipe, exact, margin):
                 self._passed = candidate.with_checks(check)
                 self._proof = seen if seen and seen.proves else None
                 self.ended = self.recipe.stop
@@ -303,8 +308,9 @@ class TrainingJob:
 
     def result(self) -> MemVector:
         """The final vectors with their checks: exactly the vectors that were measured, not those one step later."""
+        mem = self._measured(self._passed or self.snapshot())
         return replace(
-            self._measured(self._passed or self.snapshot()),
+            mem,
             trace=self._trace_columns(),
             steps=self.state.steps,
             seconds=round(self.age, 3),
@@ -312,6 +318,7 @@ class TrainingJob:
                 "ended": self.ended,
                 "token_passes": self.state.passes,
                 **({"stage": self.state.length} if self.recipe.grow else {}),
+                **exact_in_contexts(self.lm, mem),
                 **({"resumed": self.state.resumed} if self.state.resumed else {}),
                 **self.batch_info,
                 **self._digests(),

@@ -11,6 +11,7 @@ from memlab.models import FrozenLM
 from memlab.scoring.cuda_graphs import release_graphs
 from memlab.scoring.memory import MemoryBudget, group_by_length, in_halves, measure_budget, out_of_memory
 from memlab.scoring.objective import Batch
+from memlab.training.contexts import Scored, together
 from memlab.training.job import TrainingJob
 
 
@@ -55,7 +56,7 @@ class BatchScheduler:
 
     @staticmethod
     def _fit(jobs: list[TrainingJob], budget: MemoryBudget) -> bool:
-        lengths = [job.current.length for job in jobs]
+        lengths = [row.length for job in jobs for row in job.current]
         groups = group_by_length(lengths)
         return sum(len(group) / budget.rows(max(lengths[i] for i in group)) for group in groups) <= 1
 
@@ -94,25 +95,31 @@ class BatchScheduler:
         self.between_steps = True
         return True
 
-    def _measure(self) -> list[tuple[float, int, float, torch.Tensor]]:
+    def _measure(self) -> list[Scored]:
         """(loss, right, min_margin, gradient) of each running job, in order."""
-        rows = [job.current for job in self.running]
-        groups = group_by_length([row.length for row in rows])
-        self.positions = sum(len(group) * max(rows[i].length for i in group) for group in groups)
-        self.padding = self.positions - sum(row.length for row in rows)
-        signatures = [tuple((self.running[i].key, rows[i].length) for i in group) for group in groups]
+        cells = [(job, number, row) for job in self.running for number, row in enumerate(job.current)]
+        groups = group_by_length([row.length for *_, row in cells])
+        self.positions = sum(len(group) * max(cells[i][2].length for i in group) for group in groups)
+        self.padding = self.positions - sum(row.length for *_, row in cells)
+        signatures = [
+            tuple((job.key, number, row.length) for job, number, row in (cells[i] for i in g)) for g in groups
+        ]
         self._batches = {s: b for s, b in self._batches.items() if s in signatures}
-        measured: dict[int, tuple[float, int, float, torch.Tensor]] = {}
+        scored: dict[tuple[str, int], Scored] = {}
         for group, signature in zip(groups, signatures, strict=True):
             if signature not in self._batches:
-                self._batches[signature] = Batch(self.lm, [rows[i] for i in group])
-            batch, mems = self._batches[signature], [self.running[i].state.mem for i in group]
+                self._batches[signature] = Batch(self.lm, [cells[i][2] for i in group])
+            batch, mems = self._batches[signature], [cells[i][0].state.mem for i in group]
             scores, gradients = batch.scores(mems, self.lm.dtype, gradient=True, argmax=self.argmax)
             for i, ids in zip(group, scores.argmax, strict=False):  # none from CUDA graphs
-                self.running[i].argmax = ids.numpy()
+                job, number, _ = cells[i]
+                if number == 0:  # the plain context
+                    job.argmax = ids.numpy()
             columns = (scores.loss.tolist(), scores.right.tolist(), scores.min_margin.tolist(), gradients)
-            measured |= dict(zip(group, zip(*columns, strict=True), strict=True))
-        return [measured[i] for i in range(len(self.running))]
+            names = [(job.key, number) for job, number, _ in (cells[i] for i in group)]
+            scored |= dict(zip(names, zip(*columns, strict=True), strict=True))
+        contexts = [range(1 + len(job.recipe.contexts)) for job in self.running]
+        return [together([scored[job.key, n] for n in some]) for job, some in zip(self.running, contexts, strict=True)]
 
     def _confirm(self, candidates: list[TrainingJob]) -> None:
         """Score candidates in float32, together (unless they just were). Decode those that still pass, one by one.
