@@ -114,3 +114,45 @@ def test_predictions(eleven):
     (title,) = eleven["predicted_and_measured"]
     held, all_of_them = map(int, re.search(r"(\d+) of (\d+) predictions held", title).groups())
     assert 0 < held < all_of_them
+
+
+@pytest.fixture(scope="module")
+def smaller():
+    return stored("smaller-models")
+
+
+def share_of_exact(table, part):
+    """{model: share of exact rows of a part}."""
+    rows = table[table.part == part]
+    return rows.exact.astype(bool).groupby(rows.model).mean()
+
+
+def test_what_breaks_first_in_a_smaller_model(eleven, smaller):
+    (title,) = eleven["what_breaks_first"]
+    told = re.search(r"perplexity in (\d+) of (\d+) models, new searches in (\d+)", title)
+    sooner, models, searches = map(int, told.groups())
+    cost = smaller[smaller.part == "text"].groupby("model").code_bits.mean()
+    left = 2.0 ** (cost["full model"] - cost)
+    changed = left.index[((1 - left).abs() > 0.01) & (left.index != "full model")]
+    moved, found = (share_of_exact(smaller, part) for part in ("transfer", "search"))
+    assert models == len(changed)
+    assert sooner == int((moved[changed] / moved["full model"] < left[changed]).sum()) == models
+    assert searches == int((found[changed] / found["full model"] < left[changed]).sum()) == 0
+    assert "fourteen smaller models" in TEXT
+    assert len(cost) == 15
+    assert "24 stored vectors" in TEXT
+    assert (smaller[smaller.part == "transfer"].groupby("model").size() == 24).all()
+
+
+def test_what_the_prose_says_of_smaller_models(smaller):
+    cost = smaller[smaller.part == "text"].groupby("model").code_bits.mean()
+    more = cost - cost["full model"]
+    moved, found = (share_of_exact(smaller, part) for part in ("transfer", "search"))
+    assert "prose a little *cheaper* (by 0.03 bits a token)" in TEXT
+    assert round(more["smallest 10 % pruned"], 2) == -0.03
+    assert moved["smallest 10 % pruned"] == 0
+    assert moved["8 bits"] == moved["4 bits"] == 1
+    assert moved["4 bits, blocks shifted"] == 0
+    assert "costs the model 3 bits more, and 7 of 8 new searches still end exact" in TEXT
+    assert round(more["smallest 50 % pruned"]) == 3
+    assert found["smallest 50 % pruned"] == 7 / 8
