@@ -7,6 +7,7 @@ import pytest
 
 from memlab import panels
 from memlab.experiments.tables import stored
+from memlab.measures.encoder_gap import savings
 from memlab.training.encoders.shelf import trained
 from tests.test_pictures_map import prose_of, run_cells
 
@@ -100,6 +101,11 @@ def test_the_steps_that_a_start_saves(eleven):
         assert share == round(100 * (1 - told.steps[(told.arm == arm) & (told.lr == lr)].sum() / cold))
     assert f"own encoding saves {own} % of the steps" in TEXT
     assert abs(another - 33) < 3  # "still saves a third"
+    assert "a better place to begin than noise, at 64 tokens, too" in TEXT
+    long = savings(stored("warm-start"))
+    long = long[(long.tokens == 64) & (long.texts == "all")].set_index("arm")
+    assert (long.low[["own", "another", "constant"]] > 0.1).all()
+    assert long.low["gradient"] < 0 < long.high["gradient"]
     seconds = table[table.exact].groupby(["arm", "lr"]).seconds.mean()
     assert "saves about a second at 32 tokens, so it pays after seven thousand texts" in TEXT
     assert 7200 / (seconds["cold"].iloc[0] - seconds["own", 0.2]) == pytest.approx(7000, rel=0.1)
