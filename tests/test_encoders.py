@@ -77,9 +77,11 @@ def test_gradients_through_scores_are_those_of_autograd_through_the_whole_model(
     loss.backward()
     assert bits == pytest.approx(loss.item(), rel=1e-5)
     compared = 0
+    whole = torch.stack([p.grad.norm() for p in encoder.network.parameters() if p.grad is not None]).norm()
     for name, p in encoder.network.named_parameters():
         if p.grad is not None and p.grad.norm() > 1e-6:
-            assert (through_scores[name] - p.grad).norm() < 1e-4 * p.grad.norm(), name
+            scale = max(p.grad.norm(), 0.01 * whole)  # the gradient of one number is a sum of parts that cancel
+            assert (through_scores[name] - p.grad).norm() < 1e-4 * scale, name
             compared += 1
     assert compared > 10
 

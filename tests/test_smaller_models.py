@@ -140,7 +140,7 @@ def test_norms_of_inputs_are_those_of_the_states_that_a_layer_is_given(toy):
     squares = 0
     with torch.no_grad():
         for ids in rows:
-            states = toy.layers.states(toy.embed([*prefix, *ids])[None])[1]
+            states = toy.layers.stream(toy.embed([*prefix, *ids])[None])[1]
             squares = squares + layer.input_layernorm(states).double().square().sum((0, 1))
     assert torch.allclose(found[f"{toy.layers.path}.1.self_attn.q_proj"].double(), squares.sqrt(), rtol=1e-5)
 
@@ -156,7 +156,7 @@ def test_no_layer_left_out_is_the_full_model(any_toy):
 def test_an_early_exit_reads_the_state_before_the_layers_that_are_left_out(toy):
     """Control: the state that the first layer is given, which is the embedding, gives other logits."""
     rows = toy.embed(torch.arange(18).view(2, 9))
-    states = toy.layers.states(rows)
+    states = toy.layers.stream(rows)[:-1]
     less = smaller.without_layers(toy, [1])
     given = less.model(inputs_embeds=rows.clone(), use_cache=False).logits
     exits = [toy.model.lm_head(toy.model.model.norm(states[layer])) for layer in (0, 1)]

@@ -108,6 +108,16 @@ def test_the_answers_can_be_downloaded(panel):
     assert (table.words == INSTRUCTIONS[0].words).all()
 
 
+def test_a_vector_that_stands_elsewhere_is_refused(toy, mems, panel, tmp_path):
+    passage = toy.passage_of_ids(mems[0].token_ids)
+    for recipe in (Recipe.layers(budget=1), Recipe.default(prefix="none" if toy.sink_prefix else (1,), budget=1)):
+        made = use_panel(toy, cram(toy, passage, recipe, progress=False), Store(tmp_path))
+        made.wait(60)
+        assert "Choose a vector of the default recipe" in made.status.value
+        assert "panel.result" not in made.status.value
+        assert made.wrote == {}
+
+
 def test_without_a_vector_nothing_is_asked(toy, tmp_path):
     panel = use_panel(toy, [], Store(tmp_path))
     panel.wait(60)

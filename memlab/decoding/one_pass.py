@@ -83,7 +83,7 @@ def difference(lm: FrozenLM, where: str = "input") -> Difference:
 
 
 def possible(lm: FrozenLM, tokens: int = 1) -> bool:
-    """Whether a pass can be the proof of a passage of so many tokens with this model. If not, only a decode can.
+    """Whether one pass can prove a passage of ``tokens`` tokens with this model. If not, only a decode can.
 
     Not for a model with a hook: it may do one thing to a whole row and another to its last token. Not for a model of a
     family that is not known to be ``Family.dense``.

@@ -81,12 +81,6 @@ class Layers:
         return _hooked(model.get_submodule(self.path), [(o.layer, _writes(o)) for o in overwrites])
 
     @torch.no_grad()
-    def states(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """(layers, b, s, d): the hidden states at the input of each layer, for ``embeddings`` (b, s, d)."""
-        with self._lock:
-            return torch.stack(_inputs(self._model, self.path, embeddings))
-
-    @torch.no_grad()
     def stream(self, embeddings: torch.Tensor) -> torch.Tensor:
         """(layers + 1, b, s, d): the hidden states at the input of each layer, and those that leave the last layer."""
         last: list[torch.Tensor] = []

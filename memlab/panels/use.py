@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 import ipywidgets as w
 import numpy as np
@@ -19,7 +20,7 @@ from memlab.panels.instant import InstantPanel
 from memlab.panels.picker import VectorPicker
 from memlab.panels.style import badge, download_links, dropdown, row
 from memlab.panels.tokens import TokenText
-from memlab.results.mem_vector import MemVector
+from memlab.results.mem_vector import MemVector, VectorError
 from memlab.results.store import Store
 
 HEADINGS = {
@@ -36,7 +37,7 @@ LENGTHS = (16, 40, 80)
 """Tokens of an answer that can be chosen."""
 
 
-def use_panel(lm: FrozenLM, mems: list[MemVector], store: Store | None = None) -> UsePanel:
+def use_panel(lm: FrozenLM, mems: Sequence[MemVector], store: Store | None = None) -> UsePanel:
     """Pick a vector and an instruction: what the model writes behind the vector, its text, a random vector, neither.
 
     ``mems``: the vectors that the list offers first. ``store``: your own, None for the default one.
@@ -47,7 +48,7 @@ def use_panel(lm: FrozenLM, mems: list[MemVector], store: Store | None = None) -
 class UsePanel(InstantPanel):
     """The panel of ``use_panel``. ``wrote`` holds the token ids of the answers, by what stood in the context."""
 
-    def __init__(self, lm: FrozenLM, mems: list[MemVector], store: Store | None = None) -> None:
+    def __init__(self, lm: FrozenLM, mems: Sequence[MemVector], store: Store | None = None) -> None:
         super().__init__()
         self.lm = lm
         self.wrote: dict[str, np.ndarray] = {}
@@ -83,12 +84,19 @@ class UsePanel(InstantPanel):
         self.ask()
 
     def work(self) -> None:
-        self.result = mem = self.vector.value
+        self.result, mem = None, self.vector.value
         if mem is None:
             self.wrote = {}
             self.clear()
             self.show_status("No vector is chosen.")
             return
+        if mem.recipe.where != "input" or (tuple(mem.prefix_ids), len(mem.suffix_ids)) != (self.lm.sink_prefix, 0):
+            self.wrote = {}
+            self.clear()
+            raise VectorError(
+                f"{mem!r} does not stand at the model's input behind its sink prefix, as the controls do. Choose a "
+                "vector of the default recipe."
+            )
         self.show_status("Writing ...")
         passage = self.lm.passage_of_ids(mem.token_ids)
         words = self._around()
@@ -104,6 +112,7 @@ class UsePanel(InstantPanel):
             rows.append((name, self.words.value, self.place.value, told, self.lm.decode_ids(ids)))
         table = pd.DataFrame(rows, columns=["context", "words", "position", "outcome", "wrote"])
         self.links.value = download_links(f"answers-{mem.key[:12]}", table.to_csv(index=False))
+        self.result = mem
         self.show_status(f"Done: {self.tokens.value} tokens each, the likeliest token every time.")
 
     # What is asked ----------------------------------------------------------------------------------------------------
