@@ -267,6 +267,19 @@ def test_the_charts_keep_the_rules_and_name_every_model(made_up, name):
     assert "no data" in charts.to_svg(getattr(charts, name)(points[points.kind == "full"]))
 
 
+@pytest.mark.parametrize("name", ["what_breaks_first", "what_is_left"])
+def test_a_measure_that_nearly_no_model_has_is_not_drawn(made_up, name):
+    points = summary(made_up, draws=20)
+    known = points.index[points.kind != "full"]
+    assert "bits that a new vector holds" in charts.to_svg(getattr(charts, name)(points))
+    points.loc[known[1:], "held_share"] = np.nan
+    svg = charts.to_svg(getattr(charts, name)(points))
+    assert "bits that a new vector holds" not in svg
+    assert "new searches that end exact" in svg
+    points.loc[known, ["transfer_exact", "search_exact", "held_share"]] = np.nan
+    assert ("no data" in charts.to_svg(getattr(charts, name)(points))) == (name == "what_breaks_first")
+
+
 def test_stored_vectors_read_by_smaller_models_are_rows_of_the_landscape(made_up):
     table = made_up.assign(kind=made_up.kind.where(made_up.model != "another", "early exit"))
     table["texts"], table["ids"] = "random", [[1, 2]] * len(table)

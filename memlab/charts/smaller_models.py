@@ -23,6 +23,8 @@ PANELS = {
     "held_share": "bits that a new vector holds",
 }
 """{column of the summary: what it is, as a share of the full model's}."""
+FEW = 2
+"""Models that must have a measure; else it is not drawn."""
 _WIDTH, _HEIGHT = 190, 250
 _BEND = 0.05
 """Bits a token below which the axis is linear, and above which it is logarithmic."""
@@ -37,7 +39,7 @@ def what_breaks_first(points: pd.DataFrame, *, title: Any = "") -> Any:
     Rows of ``measures.smaller_models.summary``. The selection ``pick`` holds the clicked ``model``.
     """
     shares = _shares(points)
-    if shares.empty:
+    if shares.empty or shares[[*PANELS]].isna().all(axis=None):
         return no_data()
     high = max(1.0, float(shares.more_bits.max()) * 1.15)
     low = min(-0.2 * _BEND, float(shares.more_bits.min()) * 1.15)
@@ -58,7 +60,8 @@ def what_breaks_first(points: pd.DataFrame, *, title: Any = "") -> Any:
     curve = pd.DataFrame({"more_bits": _BEND * np.expm1(line)}).assign(share=lambda t: 2.0**-t.more_bits)
     says = curve.iloc[[int(np.argmin(np.abs(curve.share - 0.5)))]].assign(says="perplexity")
     panels = []
-    for place, (name, what) in enumerate(PANELS.items()):
+    measured = {name: what for name, what in PANELS.items() if shares[name].notna().any()}
+    for place, (name, what) in enumerate(measured.items()):
         scale = alt.Scale(domain=[0, _top(shares, name)], nice=False)
         y, y_curve = (alt.Y(f"{column}:Q", title=what, scale=scale, axis=SHARE) for column in (name, "share"))
         tips = [
@@ -137,5 +140,5 @@ def _shares(points: pd.DataFrame) -> pd.DataFrame:
     for name in PANELS:
         whole = float(full[name].iloc[0]) if len(full) else 1.0
         own = points.loc[shares.index, name].astype(float) / (whole or np.nan)
-        shares[name] = own.where(np.isfinite(own))
+        shares[name] = own.where(np.isfinite(own) & (np.isfinite(own).sum() >= FEW))
     return shares[np.isfinite(shares.more_bits.astype(float))]
