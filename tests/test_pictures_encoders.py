@@ -144,8 +144,8 @@ def test_what_breaks_first_in_a_smaller_model(eleven, smaller):
     assert models == len(changed)
     assert sooner == int((moved[changed] / moved["full model"] < left[changed]).sum()) == models
     assert searches == int((found[changed] / found["full model"] < left[changed]).sum()) == 0
-    assert "fourteen smaller models" in TEXT
-    assert len(cost) == 15
+    assert "fifteen smaller models" in TEXT
+    assert len(cost) == 16
     assert "24 stored vectors" in TEXT
     assert (smaller[smaller.part == "transfer"].groupby("model").size() == 24).all()
 
